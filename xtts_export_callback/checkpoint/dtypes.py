@@ -1,0 +1,125 @@
+"""The element types of torch, and what numpy, safetensors and torch's pickles call them.
+
+numpy has no bfloat16 and no 8-bit floats: their elements travel as the unsigned integers that hold their bits, and
+`to_float64` / `from_float64` are the only places that look inside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class DType(NamedTuple):
+    """One element type.
+
+    Attributes:
+        name: What torch calls it, without ``torch.``.
+        itemsize: Bytes an element takes.
+        numpy: The numpy type that carries its bits.
+        storage: The class in ``torch`` that a pickle names for its storages; empty where torch uses
+            ``UntypedStorage`` (the types that came after torch 2.0, see ``torch.storage._new_dtypes``).
+        safetensors: Its code in a safetensors header.
+        is_float: Whether it is a real floating-point type, the only kind that is cast or averaged.
+    """
+
+    name: str
+    itemsize: int
+    numpy: str
+    storage: str
+    safetensors: str
+    is_float: bool
+
+
+_TABLE = (
+    DType("float64", 8, "<f8", "DoubleStorage", "F64", True),
+    DType("float32", 4, "<f4", "FloatStorage", "F32", True),
+    DType("float16", 2, "<f2", "HalfStorage", "F16", True),
+    DType("bfloat16", 2, "<u2", "BFloat16Storage", "BF16", True),
+    DType("int64", 8, "<i8", "LongStorage", "I64", False),
+    DType("int32", 4, "<i4", "IntStorage", "I32", False),
+    DType("int16", 2, "<i2", "ShortStorage", "I16", False),
+    DType("int8", 1, "|i1", "CharStorage", "I8", False),
+    DType("uint8", 1, "|u1", "ByteStorage", "U8", False),
+    DType("bool", 1, "|b1", "BoolStorage", "BOOL", False),
+    DType("complex64", 8, "<c8", "ComplexFloatStorage", "C64", False),
+    DType("complex128", 16, "<c16", "ComplexDoubleStorage", "C128", False),
+    DType("uint16", 2, "<u2", "", "U16", False),
+    DType("uint32", 4, "<u4", "", "U32", False),
+    DType("uint64", 8, "<u8", "", "U64", False),
+    DType("float8_e4m3fn", 1, "|u1", "", "F8_E4M3", False),
+    DType("float8_e5m2", 1, "|u1", "", "F8_E5M2", False),
+)
+
+BY_NAME = {dtype.name: dtype for dtype in _TABLE}
+BY_STORAGE = {dtype.storage: dtype for dtype in _TABLE if dtype.storage}
+BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in _TABLE}
+
+CASTS = ("float32", "float16", "bfloat16")
+"""The types that an inference model can be cast to; XTTS reads each of them and computes in float32."""
+
+
+def to_float64(bits: npt.NDArray[Any], dtype: DType) -> npt.NDArray[np.float64]:
+    """The exact values of floating-point elements.
+
+    Args:
+        bits: Elements as read from a file, any shape, of numpy type ``dtype.numpy``.
+        dtype: Their type; ``dtype.is_float`` must hold.
+
+    Returns:
+        float64 array of the same shape. Every supported type converts without rounding.
+    """
+    import numpy as np
+
+    if dtype.name == "bfloat16":  # the upper half of a float32
+        return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return bits.astype(np.float64)
+
+
+def from_float64(values: npt.NDArray[np.float64], dtype: DType) -> npt.NDArray[Any]:
+    """Values rounded once, to nearest with ties to even.
+
+    Args:
+        values: float64 array, any shape. NaN and infinity stay what they are; what is too large becomes infinity.
+        dtype: The type to round to; ``dtype.is_float`` must hold.
+
+    Returns:
+        Array of numpy type ``dtype.numpy`` and the same shape.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        if dtype.name != "bfloat16":
+            return values.astype(dtype.numpy)
+        return _bfloat16_from_odd(_round_to_odd(values))
+
+
+def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
+    """Float32 bits rounded to odd.
+
+    Rounding float64 to float32 and that to bfloat16 rounds twice and is off by one unit where the first lands on a
+    tie. A first step to odd keeps the information which side of the tie the value was on (Boldo and Melquiond,
+    "When double rounding is odd", 2005).
+    """
+    import numpy as np
+
+    nearest = values.astype(np.float32)
+    bits = nearest.view(np.uint32).copy()
+    back = nearest.astype(np.float64)
+    inexact = (back != values) & np.isfinite(values)
+    away = inexact & (np.abs(back) > np.abs(values))
+    bits -= away.astype(np.uint32)  # the neighbour towards zero, also from infinity back to the largest finite
+    bits |= inexact.astype(np.uint32)
+    return bits
+
+
+def _bfloat16_from_odd(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
+    import numpy as np
+
+    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    with np.errstate(over="ignore"):
+        rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16).astype(np.uint16)
+    return np.where(nan, ((bits >> 16) | np.uint32(0x0040)).astype(np.uint16), rounded)

@@ -1,0 +1,153 @@
+"""Files as this package needs them: reads and writes at an offset, range copies, and syncs that mean it.
+
+What only some systems have (``preadv``, ``copy_file_range``, opening a directory) is used where it is there and has a
+portable path beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+_O_BINARY = getattr(os, "O_BINARY", 0)
+_COPY_BLOCK = 1 << 20
+# What copy_file_range raises where the file systems cannot do it: the bytes are then copied through memory.
+_NO_RANGE_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+
+
+class RandomFile:
+    """An open file that is read and written at offsets, by several threads at once.
+
+    It keeps its descriptor, so that a file deleted meanwhile (the Trainer's retention does that) stays readable on
+    POSIX systems.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Open ``path`` for reading, or create it (it must not exist) for reading and writing.
+
+        Raises:
+            OSError: As ``os.open``.
+        """
+        self.path = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL if create else os.O_RDONLY
+        self._fd = os.open(path, flags | _O_BINARY, 0o666)
+        self._lock = threading.Lock()  # guards the one file position where there is no preadv
+
+    def __enter__(self) -> RandomFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file now."""
+        return os.fstat(self._fd).st_size
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` from ``offset``.
+
+        Raises:
+            EOFError: When the file ends before the buffer is full.
+            OSError: As the system reports it.
+        """
+        done = 0
+        while done < len(buffer):
+            count = self._read_some(buffer[done:], offset + done)
+            if count == 0:
+                msg = f"{self.path}: the file ends at byte {offset + done}, expected {offset + len(buffer)}"
+                raise EOFError(msg)
+            done += count
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``; errors as `read_into`."""
+        buffer = bytearray(size)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def write_at(self, data: memoryview | bytes, offset: int) -> None:
+        """Write all of ``data`` at ``offset``.
+
+        Raises:
+            OSError: As the system reports it, no space left included.
+        """
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += self._write_some(view[done:], offset + done)
+
+    def copy_range_from(self, source: RandomFile, source_offset: int, offset: int, size: int) -> None:
+        """Copy ``size`` bytes out of ``source``, inside the kernel where it can.
+
+        Raises:
+            EOFError: When the source ends early.
+            OSError: As the system reports it.
+        """
+        done = self._copy_in_kernel(source, source_offset, offset, size)
+        buffer = memoryview(bytearray(min(_COPY_BLOCK, size - done)))
+        while done < size:
+            part = buffer[: min(len(buffer), size - done)]
+            source.read_into(part, source_offset + done)
+            self.write_at(part, offset + done)
+            done += len(part)
+
+    def sync(self) -> None:
+        """Return once the bytes are on the disk."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _copy_in_kernel(self, source: RandomFile, source_offset: int, offset: int, size: int) -> int:
+        if not hasattr(os, "copy_file_range"):
+            return 0
+        done = 0
+        while done < size:
+            try:
+                count = os.copy_file_range(source._fd, self._fd, size - done, source_offset + done, offset + done)
+            except OSError as error:
+                if error.errno in _NO_RANGE_COPY:
+                    break
+                raise
+            if count == 0:  # the source ended, or a file system that lies: the portable path finds out which
+                break
+            done += count
+        return done
+
+    def _read_some(self, buffer: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [buffer], offset)
+        with self._lock:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            data = os.read(self._fd, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _write_some(self, data: memoryview, offset: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._fd, data, offset)
+        with self._lock:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.write(self._fd, data)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable, where the system lets a directory be synced (Windows does not)."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

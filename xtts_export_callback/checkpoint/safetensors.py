@@ -1,0 +1,106 @@
+"""The header of a ``.safetensors``: eight bytes of length, JSON, then the bytes of the tensors.
+
+Read here rather than through the library because that one returns arrays of a framework, while everything here works
+on ranges of a file. Format: the ``safetensors`` README; the checks are the ones its validator makes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.dtypes import BY_SAFETENSORS
+from xtts_export_callback.checkpoint.tensor import FileStorage, Tensor
+from xtts_export_callback.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from xtts_export_callback.checkpoint.files import RandomFile
+
+_LENGTH = 8
+_MAX_HEADER = 100_000_000  # the bound of the safetensors library
+DOCUMENT_KEY = "xtts_export"
+"""Where in ``__metadata__`` the document of a checkpoint lies, as JSON: safetensors allows only strings there."""
+
+
+def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read and check the header.
+
+    Args:
+        file: The open file.
+
+    Returns:
+        The tensors by name, not read, and the document (config, step ...) that our own writer put beside them.
+
+    Raises:
+        CheckpointError: When the header is damaged or describes bytes that are not there.
+    """
+    header, data_start = _load_json(file)
+    metadata = header.pop("__metadata__", {})
+    tensors: dict[str, Tensor] = {}
+    ranges: list[tuple[int, int, str]] = []
+    for name, entry in header.items():
+        try:
+            dtype = BY_SAFETENSORS[entry["dtype"]]
+            shape = tuple(entry["shape"])
+            start, stop = entry["data_offsets"]
+            numbers_ok = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"{file.path}: {name}: entry not understood ({error}); the file is damaged, get it again"
+            raise CheckpointError(msg) from error
+        storage = FileStorage(file, data_start + start, stop - start, None, name)
+        tensor = Tensor.contiguous(storage, dtype, shape) if numbers_ok else None
+        if tensor is None or tensor.nbytes != stop - start or data_start + stop > file.size:
+            msg = (
+                f"{file.path}: {name}: bytes {start} to {stop} for {entry['dtype']} of shape {list(shape)} in a file "
+                f"of {file.size}; the file is damaged, get it again or use another checkpoint"
+            )
+            raise CheckpointError(msg)
+        tensors[name] = tensor
+        ranges.append((start, stop, name))
+    _check_cover(file, sorted(ranges), file.size - data_start)
+    if not tensors:
+        msg = f"{file.path}: holds no tensors"
+        raise CheckpointError(msg)
+    return tensors, _document(metadata)
+
+
+def _load_json(file: RandomFile) -> tuple[dict[str, Any], int]:
+    if file.size < _LENGTH:
+        msg = f"{file.path}: {file.size} bytes are too few for a safetensors header; get the file again"
+        raise CheckpointError(msg)
+    length = int.from_bytes(file.read(0, _LENGTH), "little")
+    if length > min(_MAX_HEADER, file.size - _LENGTH):
+        msg = f"{file.path}: a header of {length} bytes in a file of {file.size}; truncated or no safetensors file"
+        raise CheckpointError(msg)
+    try:
+        header = json.loads(file.read(_LENGTH, length))
+    except (ValueError, RecursionError) as error:
+        msg = f"{file.path}: the safetensors header is no JSON ({error}); the file is damaged, get it again"
+        raise CheckpointError(msg) from error
+    if not isinstance(header, dict):
+        msg = f"{file.path}: the safetensors header is no JSON object; the file is damaged, get it again"
+        raise CheckpointError(msg)
+    return header, _LENGTH + length
+
+
+def _check_cover(file: RandomFile, ranges: list[tuple[int, int, str]], data_size: int) -> None:
+    position = 0
+    for start, stop, name in ranges:
+        if start != position:
+            what = "overlap" if start < position else "leave a gap"
+            msg = f"{file.path}: {name}: its bytes {what} at {start}, expected {position}; the file is damaged"
+            raise CheckpointError(msg)
+        position = stop
+    if position != data_size:
+        msg = f"{file.path}: {data_size} bytes of data, expected {position}; truncated or damaged, get the file again"
+        raise CheckpointError(msg)
+
+
+def _document(metadata: Any) -> dict[str, Any]:
+    if not isinstance(metadata, dict) or DOCUMENT_KEY not in metadata:
+        return {}
+    try:
+        document = json.loads(metadata[DOCUMENT_KEY])
+    except (ValueError, TypeError, RecursionError):
+        return {}  # somebody else's metadata under our name: not ours to refuse
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,258 @@
+"""Tensors that have not been read: where the bytes are and what shape they take, not the bytes.
+
+A `Storage` is a run of bytes that can be read from front to back; a `Tensor` is a strided view of one, as in torch.
+Everything that changes a model (cast, average, merge) is a storage whose reader computes, so a model can be selected,
+renamed and merged as a mapping while nothing is read until the writer pulls.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType
+from xtts_export_callback.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from xtts_export_callback.checkpoint.files import RandomFile
+
+    Reader: TypeAlias = Callable[[memoryview], None]
+
+BLOCK = 1 << 20
+"""Bytes that are read, computed and written at a time; small enough to stay in a core's cache."""
+
+
+class Storage(ABC):
+    """A run of bytes.
+
+    Attributes:
+        nbytes: Its length in bytes.
+        crc32: The CRC-32 of all of it where that is known without reading, else None.
+    """
+
+    nbytes: int
+    crc32: int | None = None
+
+    @abstractmethod
+    def reader(self) -> Reader:
+        """A function that fills the buffer it is given with the bytes that follow the last call's.
+
+        The calls together must ask for `nbytes` bytes. Each reader has a state of its own, so that several can be
+        used at once; one reader belongs to one thread.
+        """
+
+
+class FileStorage(Storage):
+    """A range of a file. Reading all of it checks the checksum that the file holds for it, if any."""
+
+    def __init__(self, file: RandomFile, offset: int, nbytes: int, crc32: int | None, label: str) -> None:
+        """Describe ``nbytes`` bytes at ``offset`` of ``file``; ``label`` names them in errors."""
+        self.file = file
+        self.offset = offset
+        self.nbytes = nbytes
+        self.crc32 = crc32
+        self.label = label
+
+    def reader(self) -> Reader:
+        """See `Storage.reader`.
+
+        Raises:
+            CheckpointError: From the reader, when the file is shorter than its directory says or the checksum of
+                what was read is not the one that the directory holds.
+        """
+        position = 0
+        crc = 0
+
+        def fill(buffer: memoryview) -> None:
+            nonlocal position, crc
+            try:
+                self.file.read_into(buffer, self.offset + position)
+            except EOFError as error:
+                msg = f"{self.file.path}: {self.label}: truncated; get the file again or use another checkpoint"
+                raise CheckpointError(msg) from error
+            position += len(buffer)
+            if self.crc32 is not None:
+                crc = zlib.crc32(buffer, crc)
+                if position == self.nbytes and crc != self.crc32:
+                    msg = (
+                        f"{self.file.path}: {self.label}: checksum {crc:08x}, expected {self.crc32:08x}; "
+                        "the file is damaged, get it again or use another checkpoint"
+                    )
+                    raise CheckpointError(msg)
+
+        return fill
+
+
+class ArrayStorage(Storage):
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        """Wrap ``data``."""
+        self.data = memoryview(data).cast("B")
+        self.nbytes = len(self.data)
+
+    def reader(self) -> Reader:
+        """See `Storage.reader`."""
+        position = 0
+
+        def fill(buffer: memoryview) -> None:
+            nonlocal position
+            buffer[:] = self.data[position : position + len(buffer)]
+            position += len(buffer)
+
+        return fill
+
+
+class SliceStorage(Storage):
+    """A part of another storage. All of the other is read, so that a damaged one does not pass unnoticed."""
+
+    def __init__(self, base: Storage, start: int, stop: int) -> None:
+        """Describe the bytes from ``start`` to ``stop`` of ``base``."""
+        self.base = base
+        self.start = start
+        self.nbytes = stop - start
+
+    def reader(self) -> Reader:
+        """See `Storage.reader`."""
+        fill_base = self.base.reader()
+        remaining = self.nbytes
+        skip(fill_base, self.start)
+
+        def fill(buffer: memoryview) -> None:
+            nonlocal remaining
+            fill_base(buffer)
+            remaining -= len(buffer)
+            if remaining == 0:
+                skip(fill_base, self.base.nbytes - self.start - self.nbytes)
+
+        return fill
+
+
+class GatheredStorage(Storage):
+    """The elements of a strided view, in row-major order. The view is held in memory while it is read."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Describe the elements of ``tensor``."""
+        self.tensor = tensor
+        self.nbytes = tensor.nbytes
+
+    def reader(self) -> Reader:
+        """See `Storage.reader`."""
+        return ArrayStorage(self.tensor.read().tobytes()).reader()
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A strided view of a storage, as in torch. Two names of one `Tensor`'s view are tied.
+
+    Attributes:
+        storage: The bytes.
+        dtype: Element type.
+        shape: Elements along each dimension; empty for a scalar.
+        stride: Step along each dimension, in elements; 0 where the tensor is expanded.
+        offset: Index of the first element in the storage.
+    """
+
+    storage: Storage
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int = 0
+
+    @classmethod
+    def contiguous(cls, storage: Storage, dtype: DType | str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor that is all of ``storage``, in row-major order."""
+        return cls(storage, BY_NAME[dtype] if isinstance(dtype, str) else dtype, shape, row_major(shape))
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, written out in row-major order."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """First and past-the-last byte of the storage that the tensor touches."""
+        if self.numel == 0:
+            return 0, 0
+        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return self.offset * self.dtype.itemsize, (last + 1) * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without gaps, anywhere in the storage."""
+        expected = 1
+        for size, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size != 1:
+                if step != expected:
+                    return self.numel == 0
+                expected *= size
+        return True
+
+    @property
+    def view_key(self) -> tuple[Any, ...]:
+        """Equal for two tensors exactly when they are the same view of the same storage, that is, tied."""
+        return (id(self.storage), self.dtype.name, self.shape, self.stride, self.offset)
+
+    def packed(self) -> Storage:
+        """The elements in row-major order as a storage of their own; no copy where they lie so already."""
+        if not self.is_contiguous:
+            return GatheredStorage(self)
+        start, stop = self.extent
+        if (start, stop) == (0, self.storage.nbytes):
+            return self.storage
+        return SliceStorage(self.storage, start, stop)
+
+    def read(self) -> npt.NDArray[Any]:
+        """Read the elements.
+
+        Returns:
+            Array of `shape` and numpy type ``dtype.numpy``; bfloat16 and 8-bit floats come as their bits.
+
+        Raises:
+            CheckpointError: When the file is damaged there.
+        """
+        import numpy as np
+
+        start, stop = self.extent
+        base = self.storage if (start, stop) == (0, self.storage.nbytes) else SliceStorage(self.storage, start, stop)
+        data = np.empty(base.nbytes, np.uint8)
+        if base.nbytes:
+            base.reader()(memoryview(data))
+        elements = data.view(self.dtype.numpy)
+        strides = tuple(step * self.dtype.itemsize for step in self.stride)
+        if self.numel == 0:
+            return np.empty(self.shape, self.dtype.numpy)
+        return np.lib.stride_tricks.as_strided(elements, self.shape, strides, writeable=False)
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides, in elements, of a contiguous tensor of ``shape``, as torch computes them."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def skip(fill: Reader, nbytes: int) -> None:
+    """Read ``nbytes`` bytes and forget them."""
+    buffer = memoryview(bytearray(min(nbytes, BLOCK)))
+    while nbytes > 0:
+        part = buffer[: min(len(buffer), nbytes)]
+        fill(part)
+        nbytes -= len(part)

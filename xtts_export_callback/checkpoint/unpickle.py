@@ -1,0 +1,302 @@
+"""An unpickler that resolves nothing.
+
+``data.pkl`` is a small program. This interpreter runs its stack operations and answers every name it mentions with an
+inert `Global`, so that reading a file can build plain values and descriptions of tensors and can do nothing else. It is
+in Python rather than a subclass of ``pickle.Unpickler`` because that one lets a file of ten bytes ask for a memo of
+32 GB. Opcodes: the standard library's ``pickletools``, protocols 2 to 5 and what older ones share with them.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class UnpicklingError(Exception):
+    """The stream is damaged or asks for something that no checkpoint needs."""
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name that the stream mentions, not looked up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False)
+class Opaque:
+    """What calling a `Global` would have built, had it been called.
+
+    Attributes:
+        callee: What the stream wanted to call.
+        args: With which arguments.
+        state: What it wanted to set afterwards (a pickled config keeps its fields here).
+        items: Items appended or set afterwards.
+    """
+
+    callee: Any
+    args: tuple[Any, ...]
+    state: Any = None
+    items: list[Any] = field(default_factory=list)
+
+
+class _Mark:
+    pass
+
+
+_MARK = _Mark()
+_PAIR = 2
+
+
+class Unpickler:
+    """Interprets one pickle stream."""
+
+    def __init__(
+        self, data: bytes, *, persistent_load: Callable[[Any], Any], build: Callable[[Global, tuple[Any, ...]], Any]
+    ) -> None:
+        """Prepare to read ``data``.
+
+        Args:
+            data: The stream.
+            persistent_load: Called with each persistent id (torch: a storage's description).
+            build: Called with a `Global` and the arguments it would be called with; returns the value that stands
+                for the result, usually an `Opaque`.
+        """
+        self._data = data
+        self._position = 0
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._persistent_load = persistent_load
+        self._build = build
+
+    def load(self) -> Any:
+        """Run the stream.
+
+        Returns:
+            The value it builds: plain Python values, what ``persistent_load`` and ``build`` gave, and `Opaque`.
+
+        Raises:
+            UnpicklingError: When the stream is damaged or uses an opcode that no checkpoint needs.
+        """
+        data = self._data
+        try:
+            while True:
+                opcode = data[self._position]
+                self._position += 1
+                if opcode == 0x2E:  # STOP
+                    return self._stack.pop()
+                _OPCODES[opcode](self)
+        except KeyError as error:
+            msg = f"unknown opcode or memo entry {error} at byte {self._position}"
+            raise UnpicklingError(msg) from error
+        except (IndexError, ValueError, TypeError, struct.error, OverflowError, AttributeError) as error:
+            msg = f"damaged at byte {self._position} ({error})"
+            raise UnpicklingError(msg) from error
+
+    # Reading the stream
+
+    def _take(self, size: int) -> bytes:
+        start = self._position
+        self._position += size
+        if size < 0 or self._position > len(self._data):
+            msg = "it ends too early"
+            raise ValueError(msg)
+        return self._data[start : self._position]
+
+    def _uint(self, size: int) -> int:
+        return int.from_bytes(self._take(size), "little")
+
+    def _line(self) -> str:
+        end = self._data.index(b"\n", self._position)
+        line = self._data[self._position : end]
+        self._position = end + 1
+        return line.decode("utf-8")
+
+    def _pop_mark(self) -> list[Any]:
+        for index in range(len(self._stack) - 1, -1, -1):
+            if self._stack[index] is _MARK:
+                items = self._stack[index + 1 :]
+                del self._stack[index:]
+                return items
+        msg = "no mark"
+        raise ValueError(msg)
+
+    # Opcodes
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _text(self, size: int) -> None:
+        self._push(self._take(self._uint(size)).decode("utf-8"))
+
+    def _bytes(self, size: int) -> None:
+        self._push(self._take(self._uint(size)))
+
+    def _long(self, size: int) -> None:
+        self._push(int.from_bytes(self._take(self._uint(size)), "little", signed=True))
+
+    def _tuple(self, size: int) -> None:
+        if size > len(self._stack):
+            msg = "stack too short"
+            raise ValueError(msg)
+        items = tuple(self._stack[-size:])
+        del self._stack[-size:]
+        self._push(items)
+
+    def _put(self, index: int) -> None:
+        self._memo[index] = self._stack[-1]
+
+    def _memoize(self) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _append(self, values: list[Any]) -> None:
+        target = self._stack[-1]
+        if isinstance(target, Opaque):
+            target.items.extend(values)
+        elif isinstance(target, list):
+            target.extend(values)
+        elif isinstance(target, set):
+            target.update(map(_check_key, values))
+        else:
+            msg = f"append to {type(target).__name__}"
+            raise TypeError(msg)
+
+    def _set_items(self, values: list[Any]) -> None:
+        target = self._stack[-1]
+        if len(values) % _PAIR:
+            msg = "odd number of items"
+            raise ValueError(msg)
+        pairs = zip(map(_check_key, values[::2]), values[1::2], strict=True)
+        if isinstance(target, Opaque):
+            target.items.extend(pairs)
+        elif isinstance(target, dict):
+            target.update(pairs)
+        else:
+            msg = f"items for {type(target).__name__}"
+            raise TypeError(msg)
+
+    def _global(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            msg = "a global's name is no string"
+            raise TypeError(msg)
+        self._push(Global(module, name))
+
+    def _stack_global(self) -> None:
+        name = self._stack.pop()
+        self._global(self._stack.pop(), name)
+
+    def _reduce(self) -> None:
+        args = self._stack.pop()
+        callee = self._stack.pop()
+        if not isinstance(args, tuple):
+            msg = "arguments are no tuple"
+            raise TypeError(msg)
+        self._push(self._build(callee, args) if isinstance(callee, Global) else Opaque(callee, args))
+
+    def _new_object(self, *, with_keywords: bool) -> None:
+        if with_keywords:
+            keywords = self._stack.pop()
+            args = self._stack.pop()
+            self._push(Opaque(self._stack.pop(), (*tuple(args), keywords)))
+        else:
+            self._reduce()
+
+    def _build_state(self) -> None:
+        state = self._stack.pop()
+        target = self._stack[-1]
+        if isinstance(target, Opaque):
+            target.state = state
+        # On anything else it is an attribute such as an OrderedDict's _metadata, which no tensor depends on.
+
+    def _persistent(self) -> None:
+        self._push(self._persistent_load(self._stack.pop()))
+
+    def _frozen_set(self) -> None:
+        self._push(frozenset(map(_check_key, self._pop_mark())))
+
+
+def _pop_and(method: Callable[[Unpickler, list[Any]], None], count: int) -> Callable[[Unpickler], None]:
+    def run(machine: Unpickler) -> None:
+        values = machine._stack[-count:]
+        del machine._stack[-count:]
+        method(machine, values)
+
+    return run
+
+
+_OPCODES: dict[int, Callable[[Unpickler], None]] = {
+    0x80: lambda m: _check_protocol(m._uint(1)),  # PROTO
+    0x95: lambda m: m._take(8) and None,  # FRAME: only a hint for reading ahead
+    0x28: lambda m: m._push(_MARK),  # MARK
+    0x30: lambda m: m._stack.pop() and None,  # POP
+    0x31: lambda m: m._pop_mark() and None,  # POP_MARK
+    0x32: lambda m: m._push(m._stack[-1]),  # DUP
+    0x4E: lambda m: m._push(None),  # NONE
+    0x88: lambda m: m._push(True),  # NEWTRUE
+    0x89: lambda m: m._push(False),  # NEWFALSE
+    0x4A: lambda m: m._push(int.from_bytes(m._take(4), "little", signed=True)),  # BININT
+    0x4B: lambda m: m._push(m._uint(1)),  # BININT1
+    0x4D: lambda m: m._push(m._uint(2)),  # BININT2
+    0x8A: lambda m: m._long(1),  # LONG1
+    0x8B: lambda m: m._long(4),  # LONG4
+    0x47: lambda m: m._push(struct.unpack(">d", m._take(8))[0]),  # BINFLOAT
+    0x58: lambda m: m._text(4),  # BINUNICODE
+    0x8C: lambda m: m._text(1),  # SHORT_BINUNICODE
+    0x8D: lambda m: m._text(8),  # BINUNICODE8
+    0x54: lambda m: m._bytes(4),  # BINSTRING
+    0x55: lambda m: m._bytes(1),  # SHORT_BINSTRING
+    0x42: lambda m: m._bytes(4),  # BINBYTES
+    0x43: lambda m: m._bytes(1),  # SHORT_BINBYTES
+    0x8E: lambda m: m._bytes(8),  # BINBYTES8
+    0x96: lambda m: m._bytes(8),  # BYTEARRAY8
+    0x5D: lambda m: m._push([]),  # EMPTY_LIST
+    0x7D: lambda m: m._push({}),  # EMPTY_DICT
+    0x29: lambda m: m._push(()),  # EMPTY_TUPLE
+    0x8F: lambda m: m._push(set()),  # EMPTY_SET
+    0x74: lambda m: m._push(tuple(m._pop_mark())),  # TUPLE
+    0x6C: lambda m: m._push(m._pop_mark()),  # LIST
+    0x85: lambda m: m._tuple(1),  # TUPLE1
+    0x86: lambda m: m._tuple(2),  # TUPLE2
+    0x87: lambda m: m._tuple(3),  # TUPLE3
+    0x91: Unpickler._frozen_set,  # FROZENSET
+    0x61: _pop_and(Unpickler._append, 1),  # APPEND
+    0x65: lambda m: m._append(m._pop_mark()),  # APPENDS
+    0x90: lambda m: m._append(m._pop_mark()),  # ADDITEMS
+    0x73: _pop_and(Unpickler._set_items, 2),  # SETITEM
+    0x75: lambda m: m._set_items(m._pop_mark()),  # SETITEMS
+    0x71: lambda m: m._put(m._uint(1)),  # BINPUT
+    0x72: lambda m: m._put(m._uint(4)),  # LONG_BINPUT
+    0x94: Unpickler._memoize,  # MEMOIZE
+    0x68: lambda m: m._push(m._memo[m._uint(1)]),  # BINGET
+    0x6A: lambda m: m._push(m._memo[m._uint(4)]),  # LONG_BINGET
+    0x63: lambda m: m._global(m._line(), m._line()),  # GLOBAL
+    0x93: Unpickler._stack_global,  # STACK_GLOBAL
+    0x52: Unpickler._reduce,  # REDUCE
+    0x81: lambda m: m._new_object(with_keywords=False),  # NEWOBJ
+    0x92: lambda m: m._new_object(with_keywords=True),  # NEWOBJ_EX
+    0x62: Unpickler._build_state,  # BUILD
+    0x51: Unpickler._persistent,  # BINPERSID
+}
+
+
+def _check_key(key: Any) -> Any:
+    """Hashing a tuple nested a million deep overflows the C stack, and no checkpoint needs such a key."""
+    parts = key if isinstance(key, tuple) else (key,)
+    if any(isinstance(part, (tuple, frozenset)) for part in parts):
+        msg = "a nested key"
+        raise ValueError(msg)
+    return key
+
+
+def _check_protocol(version: int) -> None:
+    if version > 5:  # noqa: PLR2004
+        msg = f"pickle protocol {version}"
+        raise ValueError(msg)
