@@ -106,7 +106,9 @@ def _locate_directory(file: RandomFile) -> tuple[int, int, int, int]:
         raise CheckpointError(msg)
     _, disk, directory_disk, _, count, directory_size, start, _ = _END.unpack_from(tail, position)
     end = tail_start + position
-    if count == _FULL16 or directory_size == _FULL32 or start == _FULL32:
+    locator = tail[max(position - _END64_LOCATOR.size, 0) : position]
+    # torch writes the zip64 records always, needed or not.
+    if count == _FULL16 or _FULL32 in (directory_size, start) or locator.startswith(b"PK\x06\x07"):
         end, disk, directory_disk, count, directory_size, start = _read_end64(file, end)
     if disk or directory_disk or directory_size > _MAX_DIRECTORY or start + directory_size != end:
         msg = (

@@ -39,7 +39,7 @@ def load_legacy(path: Path) -> Any:
             raw = value.untyped_storage()
             key = raw.data_ptr()
             if key not in storages:
-                storages[key] = ArrayStorage(bytes(raw.tolist()) if raw.nbytes() < 64 else _bytes_of(raw))  # noqa: PLR2004
+                storages[key] = ArrayStorage(memoryview(torch.empty(0, dtype=torch.uint8).set_(raw).numpy()))
             name = str(value.dtype).removeprefix("torch.")
             if name not in BY_NAME:
                 msg = f"{path}: a tensor of the unsupported dtype {name}"
@@ -50,9 +50,5 @@ def load_legacy(path: Path) -> Any:
         if isinstance(value, (list, tuple)):
             return [convert(item) for item in value]
         return value
-
-    def _bytes_of(raw: Any) -> memoryview:
-        flat = torch.empty(0, dtype=torch.uint8).set_(raw)
-        return memoryview(flat.numpy())
 
     return convert(loaded)

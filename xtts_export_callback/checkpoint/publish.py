@@ -1,0 +1,154 @@
+"""Files and folders that appear whole or not at all.
+
+Both are made under a hidden temporary name beside their final one, synced and then renamed. The name begins with a dot
+and ends with the writer's process id, so that nothing that globs for checkpoints takes it for one and a later run can
+tell a leftover from work in progress.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import sys
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.checkpoint.files import sync_directory
+from xtts_export_callback.errors import OutputExistsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
+_HOST = f"{uuid.getnode() & 0xFFFFFFFF:08x}"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextmanager
+def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Write a file that appears under its name only when the block ends without an error.
+
+    Args:
+        path: The final name.
+        force: Replace a file of that name.
+
+    Yields:
+        The temporary path to create. It is renamed at the end, and removed when the block raises.
+
+    Raises:
+        OutputExistsError: When ``path`` exists and ``force`` is not given.
+    """
+    _check_free(path, force=force)
+    temporary = _temporary_name(path, "tmp")
+    try:
+        yield temporary
+        _check_free(path, force=force)  # something may have appeared meanwhile
+        temporary.replace(path)
+        sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when the block ends without an error.
+
+    Args:
+        path: The final name.
+        force: Replace a folder of that name; it stays in place and whole until the new one is.
+
+    Yields:
+        The temporary folder, created and empty. Removed when the block raises.
+
+    Raises:
+        OutputExistsError: When ``path`` exists and ``force`` is not given.
+    """
+    _check_free(path, force=force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_name(path, "tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_directory(temporary)
+        _check_free(path, force=force)
+        _move_into_place(temporary, path)
+        sync_directory(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path) -> list[str]:
+    """Clean up after writers that were killed.
+
+    A folder that was set aside to be replaced comes back if the new one never arrived; everything else temporary is
+    removed. What belongs to a process that still runs, or to another machine, is left alone.
+
+    Args:
+        directory: Where outputs are published. It need not exist.
+
+    Returns:
+        The names that were cleaned up.
+    """
+    cleaned = []
+    for entry in sorted(directory.glob(".*")):
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match is None or match["host"] != _HOST or _is_running(int(match["pid"])):
+            continue
+        final = directory / match["name"]
+        if match["kind"] == "old" and not final.exists():
+            entry.rename(final)
+        elif entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+        cleaned.append(match["name"])
+    return cleaned
+
+
+def _check_free(path: Path, *, force: bool) -> None:
+    if not force and (path.exists() or path.is_symlink()):
+        msg = f"{path}: exists already; name another output or replace it with --force"
+        raise OutputExistsError(msg)
+
+
+def _temporary_name(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}-{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+    elif not _exchange(temporary, path):
+        # Where two folders cannot be swapped in one step, the old one is set aside first and comes back
+        # (`remove_leftovers`) should we be killed in between.
+        aside = _temporary_name(path, "old")
+        path.rename(aside)
+        temporary.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step (``renameat2`` of Linux); False where that cannot be done."""
+    if not sys.platform.startswith("linux"):
+        return False
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    result = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    return bool(result == 0)
+
+
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # nothing of ours is under way while we clean up
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

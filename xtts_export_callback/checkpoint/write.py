@@ -1,0 +1,290 @@
+"""Writing a checkpoint: the one place where tensors are pulled, checksummed, verified and synced.
+
+The layout of the file is settled first. Threads then fill it storage by storage through small buffers (numpy, zlib and
+file calls release the interpreter lock); bytes that stand in a source file as they are needed are copied inside the
+kernel together with their checksum. Everything is read back before the file gets its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import zlib
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.files import RandomFile
+from xtts_export_callback.checkpoint.packing import pack
+from xtts_export_callback.checkpoint.pickling import dumps
+from xtts_export_callback.checkpoint.publish import whole_file
+from xtts_export_callback.checkpoint.safetensors import DOCUMENT_KEY
+from xtts_export_callback.checkpoint.tensor import BLOCK, ArrayStorage, FileStorage, Storage, Tensor
+from xtts_export_callback.checkpoint.zipping import directory, lay_out
+from xtts_export_callback.errors import CheckpointError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import TypeAlias
+
+    Progress: TypeAlias = Callable[[int], None]
+
+_THREADS = min(4, os.cpu_count() or 1)
+_SYNC_EVERY = 64 << 20
+_VERSION = b"3\n"  # torch/csrc/jit/serialization: the file format version torch.save writes
+
+
+@dataclass
+class _Job:
+    """Bytes to write: a storage, where it goes, and its checksum once written."""
+
+    storage: Storage
+    offset: int
+    label: str
+    crc32: int = 0
+
+
+def write_pth(path: Path, document: dict[str, Any], *, force: bool = False, progress: Progress | None = None) -> None:
+    """Write a file that ``torch.load(weights_only=True)``, also with ``mmap=True``, and ``unzip -t`` accept.
+
+    Args:
+        path: The file to write.
+        document: What it holds: nested dicts and lists of plain values and `Tensor`. Tensors that share storage
+            share it in the file.
+        force: Replace an existing file.
+        progress: Called with the number of bytes written since the last call, from any thread.
+
+    Raises:
+        CheckpointError: When a source turns out to be damaged.
+        OutputExistsError: When the file exists and ``force`` is not given.
+        VerificationError: When what is read back differs from what was written.
+        OSError: As the system reports it. Nothing is left behind in any case.
+    """
+    packed = pack(_tensors_in(document))
+    keys: dict[int, str] = {}
+    storages: list[Storage] = []
+    for tensor in packed.values():
+        if id(tensor.storage) not in keys:
+            keys[id(tensor.storage)] = str(len(storages))
+            storages.append(tensor.storage)
+
+    def place(tensor: Tensor) -> tuple[Tensor, str]:
+        rebased = packed[id(tensor)]
+        return rebased, keys[id(rebased.storage)]
+
+    records: list[tuple[str, Storage]] = [("data.pkl", ArrayStorage(dumps(document, place)))]
+    small = ((".format_version", b"1"), (".storage_alignment", b"64"), ("byteorder", b"little"))
+    records += [(name, ArrayStorage(content)) for name, content in small]
+    records += [(f"data/{key}", storage) for key, storage in enumerate(storages)]
+    records.append(("version", ArrayStorage(_VERSION)))
+
+    slots = lay_out([(f"archive/{name}", storage.nbytes) for name, storage in records])
+    jobs = [_Job(storage, slot.data, slot.name) for slot, (_, storage) in zip(slots, records, strict=True)]
+
+    def finish(out: RandomFile) -> None:
+        for slot, job in zip(slots, jobs, strict=True):
+            slot.crc32 = job.crc32
+            out.write_at(slot.local_header, slot.header)
+        out.write_at(directory(slots), slots[-1].data + slots[-1].nbytes)
+
+    _write_file(path, jobs, finish, force=force, progress=progress)
+
+
+def write_safetensors(
+    path: Path,
+    tensors: dict[str, Tensor],
+    document: dict[str, Any],
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a ``.safetensors``.
+
+    The format knows neither strides nor ties: each name gets its elements in row-major order.
+
+    Args:
+        path: The file to write.
+        tensors: The state_dict.
+        document: Plain values to keep beside it, as JSON in ``__metadata__``.
+        force: Replace an existing file.
+        progress: As for `write_pth`.
+
+    Raises:
+        CheckpointError, OutputExistsError, VerificationError, OSError: As for `write_pth`.
+    """
+    # Largest element first keeps every tensor aligned to its element, as the library's own serializer does.
+    order = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    metadata = {"format": "pt", DOCUMENT_KEY: json.dumps(document)}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    jobs = []
+    for name, tensor in order:
+        header[name] = {
+            "dtype": tensor.dtype.safetensors,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + tensor.nbytes],
+        }
+        jobs.append(_Job(tensor.packed(), position, name))
+        position += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    for job in jobs:
+        job.offset += start
+
+    def finish(out: RandomFile) -> None:
+        out.write_at(len(text).to_bytes(8, "little") + text, 0)
+
+    _write_file(path, jobs, finish, force=force, progress=progress)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+def _write_file(
+    path: Path,
+    jobs: list[_Job],
+    finish: Callable[[RandomFile], None],
+    *,
+    force: bool,
+    progress: Progress | None,
+) -> None:
+    with whole_file(path, force=force) as temporary, RandomFile(temporary, create=True) as out:
+        sync = _Syncer(out)
+        try:
+            _in_threads(jobs, lambda job, stop: _write_job(out, job, stop, sync, progress))
+            finish(out)
+            sync.start_last()  # reading back happens while the disk still writes
+            _in_threads(jobs, lambda job, stop: _verify_job(out, job, stop))
+        finally:
+            sync.close()
+
+
+class _Syncer:
+    """Has the disk write while we still compute: left alone, the system keeps gigabytes for the final sync."""
+
+    def __init__(self, out: RandomFile) -> None:
+        self._out = out
+        self._pending = 0
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="xtts-export-sync", daemon=True)
+        self._thread.start()
+
+    def written(self, nbytes: int) -> None:
+        with self._lock:
+            self._pending += nbytes
+            if self._pending < _SYNC_EVERY:
+                return
+            self._pending = 0
+        self._wake.set()
+
+    def start_last(self) -> None:
+        self._closing = True
+        self._wake.set()
+
+    def close(self) -> None:
+        self.start_last()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._wake.wait()
+                self._wake.clear()
+                self._out.sync()
+        except OSError as error:
+            self._error = error
+
+
+def _in_threads(jobs: list[_Job], work: Callable[[_Job, threading.Event], None]) -> None:
+    """Run ``work`` on every job, largest first, and raise the first error once every thread has stopped."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="xtts-export") as pool:
+        tasks = [pool.submit(work, job, stop) for job in sorted(jobs, key=lambda job: -job.storage.nbytes)]
+        try:
+            done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+        finally:  # Ctrl-C arrives in the wait
+            if not all(task.done() and task.exception() is None for task in tasks):
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+        for task in done:
+            task.result()
+
+
+class _StoppedError(Exception):
+    """Another thread failed."""
+
+
+def _write_job(
+    out: RandomFile, job: _Job, stop: threading.Event, sync: _Syncer, progress: Progress | None
+) -> None:
+    storage = job.storage
+    copies = isinstance(storage, FileStorage) and storage.crc32 is not None
+    fill = None if copies else storage.reader()
+    buffer = memoryview(bytearray(0 if copies else min(BLOCK, storage.nbytes)))
+    crc = 0
+    for start in range(0, storage.nbytes, BLOCK):
+        if stop.is_set():
+            raise _StoppedError
+        size = min(BLOCK, storage.nbytes - start)
+        if fill is None:
+            _copy_block(out, job, start, size)
+        else:
+            part = buffer[:size]
+            fill(part)
+            crc = zlib.crc32(part, crc)
+            out.write_at(part, job.offset + start)
+        sync.written(size)
+        if progress is not None:
+            progress(size)
+    job.crc32 = storage.crc32 if copies and storage.crc32 is not None else crc
+
+
+def _copy_block(out: RandomFile, job: _Job, start: int, size: int) -> None:
+    source = job.storage
+    assert isinstance(source, FileStorage)  # noqa: S101 - narrows the type
+    try:
+        out.copy_range_from(source.file, source.offset + start, job.offset + start, size)
+    except EOFError as error:
+        msg = f"{source.file.path}: {source.label}: truncated; get the file again or use another checkpoint"
+        raise CheckpointError(msg) from error
+
+
+def _verify_job(out: RandomFile, job: _Job, stop: threading.Event) -> None:
+    buffer = memoryview(bytearray(min(BLOCK, job.storage.nbytes)))
+    crc = 0
+    for start in range(0, job.storage.nbytes, BLOCK):
+        if stop.is_set():
+            raise _StoppedError
+        part = buffer[: min(BLOCK, job.storage.nbytes - start)]
+        out.read_into(part, job.offset + start)
+        crc = zlib.crc32(part, crc)
+    if crc == job.crc32:
+        return
+    if isinstance(job.storage, FileStorage):
+        _blame_source(job.storage)
+    msg = f"{out.path}: {job.label}: read back with checksum {crc:08x}, expected {job.crc32:08x}; check the disk"
+    raise VerificationError(msg)
+
+
+def _blame_source(storage: FileStorage) -> None:
+    """Raise if it was the source that did not match its own checksum."""
+    fill = storage.reader()
+    buffer = memoryview(bytearray(BLOCK))
+    for start in range(0, storage.nbytes, BLOCK):
+        fill(buffer[: min(BLOCK, storage.nbytes - start)])
