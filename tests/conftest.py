@@ -1,0 +1,64 @@
+"""What the tests share: the tiny model's files, configs to train it with, and no network."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training import close_trainer_logs
+from xtts_export_callback.tiny_model import TinyAssets, tiny_trainer_config, write_tiny_assets
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the packages of others warn in integration tests; warnings about our own lines stay errors."""
+    for item in items:
+        if item.get_closest_marker("integration"):
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+            item.add_marker(pytest.mark.filterwarnings("error:::(xtts_export_callback|tests)"))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything works offline: whoever opens a connection fails."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            message = f"a test opened a connection to {address}"
+            raise AssertionError(message)
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def tiny_assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyAssets]:
+    """Generated speech, vocabulary, DVAE and mel statistics."""
+    folder = tmp_path_factory.mktemp("assets")
+    yield write_tiny_assets(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def tiny_config(tiny_assets: TinyAssets, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """A function that makes configs for the tiny model, with fields of ``XttsExportTrainerConfig`` as arguments.
+
+    Every config gets an output folder of its own, because the Trainer names its run folders by the minute. Runs are
+    removed after the test: a checkpoint takes 0.3 GB. One epoch is 5 steps; ``save_best_after`` is set so that the only
+    checkpoints are those a test asks for.
+    """
+    outputs: list[Path] = []
+
+    def make(**fields: Any) -> Any:
+        outputs.append(tmp_path / f"training{len(outputs) + 1}")
+        return tiny_trainer_config(tiny_assets, outputs[-1], **{"save_best_after": 1_000_000, **fields})
+
+    yield make
+    close_trainer_logs()
+    for output in outputs:
+        shutil.rmtree(output, ignore_errors=True)

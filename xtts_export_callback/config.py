@@ -1,0 +1,155 @@
+"""The config flag: what to export during training, and how.
+
+Coqpit reads the annotations of its dataclasses as objects, so this module must not postpone their evaluation with a
+``__future__`` import.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from coqpit import Coqpit
+
+from xtts_export_callback.errors import ConfigError
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+# Names by which the Trainer finds its own files in the run folder, to resume from them and to delete them
+# (`trainer.io.keep_n_checkpoints`, `get_last_checkpoint`, `save_best_model`).
+_TRAINER_PREFIXES = ("checkpoint", "best_model")
+
+
+@dataclass
+class ExportConfig(Coqpit):
+    """Options of the export, carried as the field ``export`` of :class:`XttsExportTrainerConfig`.
+
+    Raises:
+        ConfigError: On construction, from JSON and from the command line alike, for an unknown option or a value of
+            the wrong type or out of range. (Coqpit on its own would drop the first and replace the second with the
+            default, and the user would notice after days of training.)
+
+    Example:
+        >>> ExportConfig(enabled=True, keep_last=3).dtype
+        'float32'
+    """
+
+    enabled: bool = field(
+        default=False,
+        metadata={
+            "help": "Write an inference folder beside every checkpoint that the Trainer saves. Defaults to False"
+        },
+    )
+    folder: str = field(
+        default="inference",
+        metadata={"help": "Name of the folder inside the run folder that holds the exports. Defaults to 'inference'"},
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Floating-point type of the exported weights: float32 (bit-identical to the checkpoint), float16 "
+            "or bfloat16 (half the size). Defaults to 'float32'"
+        },
+    )
+    keep_last: int = field(
+        default=0,
+        metadata={"help": "Keep the exports of the last N checkpoints, 0 keeps all. Defaults to 0"},
+    )
+    export_best: bool = field(default=True, metadata={"help": "Export the best model as well. Defaults to True"})
+    average_last: int = field(
+        default=0,
+        metadata={"help": "Average the last N exported checkpoints when training ends, 0 is off. Defaults to 0"},
+    )
+
+    def check_values(self) -> None:
+        """Refuse values that no export could be made with.
+
+        Raises:
+            ConfigError: Naming the option, its value and the values it can take.
+        """
+        check_options({option.name: getattr(self, option.name) for option in fields(self)})
+
+    def deserialize(self, data: dict[str, Any]) -> "ExportConfig":
+        """Update the options from ``data``, refusing what Coqpit would drop or replace in silence.
+
+        Raises:
+            ConfigError: For an unknown option, or a value it cannot take.
+        """
+        check_options(data)
+        super().deserialize(data)
+        return self
+
+    @classmethod
+    def deserialize_immutable(cls, data: dict[str, Any]) -> "ExportConfig":
+        """Make the options from ``data``, refusing what Coqpit would drop or replace in silence.
+
+        Raises:
+            ConfigError: For an unknown option, or a value it cannot take.
+        """
+        check_options(data)
+        options: ExportConfig = super().deserialize_immutable(data)
+        return options
+
+
+def check_options(options: object) -> None:
+    """Check raw export options, such as the value of ``export`` in a JSON file.
+
+    Args:
+        options: Mapping of option names to values. Options that are left out keep their defaults.
+
+    Raises:
+        ConfigError: If it is no mapping, has an unknown option or a value that the option cannot take.
+    """
+    known = [option.name for option in fields(ExportConfig)]
+    if not isinstance(options, Mapping):
+        msg = f"export is {options!r}, expected an object with any of: {', '.join(known)}"
+        raise ConfigError(msg)
+    for name, value in options.items():
+        if name not in known:
+            msg = f"export.{name} is not an option{did_you_mean(str(name), known)}; the options are: {', '.join(known)}"
+            raise ConfigError(msg)
+        allowed = _refusal(name, value)
+        if allowed:
+            msg = f"export.{name} is {value!r}, allowed: {allowed}"
+            raise ConfigError(msg)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return ``" (did you mean X?)"`` for the name in ``known`` nearest to ``name``, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _refusal(name: str, value: object) -> str:
+    """Return what the option allows when ``value`` is not it, else an empty string."""
+    if name in ("enabled", "export_best"):
+        return "" if isinstance(value, bool) else "true, false"
+    if name == "dtype":
+        return "" if isinstance(value, str) and value in DTYPES else ", ".join(DTYPES)
+    if name == "folder":
+        return (
+            ""
+            if isinstance(value, str) and _is_plain_folder_name(value)
+            else (
+                "the name of one folder (no path), not starting with checkpoint or best_model and not ending in .pth, "
+                "which the Trainer takes for its own files"
+            )
+        )
+    # bool is a subclass of int in Python, but `"keep_last": true` says nothing about how many.
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return "" if is_count else "a whole number, 0 or more"
+
+
+def _is_plain_folder_name(name: str) -> bool:
+    """Tell whether ``name`` is one path component on every system, and none that the Trainer would touch."""
+    one_component = PurePosixPath(name).name == name and PureWindowsPath(name).name == name
+    return (
+        one_component
+        and name not in (".", "..")
+        and name == name.strip()
+        and not name.endswith((".", ".pth"))
+        and name.isprintable()
+        and not any(character in '<>:"|?*[]' for character in name)
+        and not name.startswith(_TRAINER_PREFIXES)
+    )
