@@ -1,0 +1,104 @@
+"""Which tensors of a checkpoint make XTTS speak, and what they are called without the Trainer's prefixes.
+
+Facts from ``TTS.tts.layers.xtts.trainer.gpt_trainer.GPTTrainer`` (the modules that only training needs) and
+``TTS.tts.models.xtts.Xtts.get_compatible_checkpoint_state_dict`` (what loading strips and drops).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from xtts_export_callback.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from xtts_export_callback.checkpoint.read import Checkpoint
+    from xtts_export_callback.checkpoint.tensor import Tensor
+
+TRAINER_PREFIX = "xtts."
+_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and accelerate; torch.compile
+
+DROPPED = {
+    "dvae": "the DVAE: turns speech into training targets, silent at inference",
+    "torch_mel_spectrogram_style_encoder": "a mel filter bank for training; inference computes its own",
+    "torch_mel_spectrogram_dvae": "a mel filter bank for training; inference computes its own",
+    "gpt.gpt_inference": "leftover of a test run in training: a second set of names for the GPT",
+    "gpt.gpt.wte": "leftover of a test run in training: a second name for the mel embedding",
+}
+"""First name components that inference does not load, with the reason."""
+
+TEXT_EMBEDDING = "gpt.text_embedding.weight"
+_REQUIRED = (TEXT_EMBEDDING, "gpt.mel_embedding.weight", "hifigan_decoder.waveform_decoder.conv_pre.weight")
+
+
+class InferenceModel(NamedTuple):
+    """The part of a checkpoint that speaks.
+
+    Attributes:
+        tensors: By the names that ``Xtts.load_state_dict(strict=True)`` expects, in file order.
+        dropped: Number of tensors and bytes left out, by the keys of `DROPPED`.
+        prefix: What was stripped from the names, empty for a file that had none.
+    """
+
+    tensors: dict[str, Tensor]
+    dropped: dict[str, tuple[int, int]]
+    prefix: str
+
+
+def bare_name(name: str) -> str:
+    """A tensor's name without wrappers and the Trainer's prefix.
+
+    Example:
+        >>> bare_name("module.xtts.gpt._orig_mod.text_head.bias")
+        'gpt.text_head.bias'
+    """
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    name = name.removeprefix(TRAINER_PREFIX)
+    return name.replace("_orig_mod.", "")
+
+
+def dropped_component(name: str) -> str | None:
+    """The key of `DROPPED` that a bare name falls under, or None where inference needs the tensor."""
+    for component in DROPPED:
+        if name == component or name.startswith(f"{component}."):
+            return component
+    return None
+
+
+def inference_model(checkpoint: Checkpoint) -> InferenceModel:
+    """Select and rename the tensors that speak; nothing is read.
+
+    Args:
+        checkpoint: A checkpoint of any kind.
+
+    Returns:
+        The selection.
+
+    Raises:
+        CheckpointError: When the file is no XTTS model or two names become one.
+    """
+    tensors: dict[str, Tensor] = {}
+    dropped: dict[str, tuple[int, int]] = {}
+    prefix = ""
+    for name, tensor in checkpoint.tensors.items():
+        bare = bare_name(name)
+        component = dropped_component(bare)
+        if component is not None:
+            count, nbytes = dropped.get(component, (0, 0))
+            dropped[component] = (count + 1, nbytes + tensor.nbytes)
+            continue
+        if bare in tensors:
+            msg = f"{checkpoint.path}: two tensors are called {bare} once prefixes are stripped; not an XTTS checkpoint"
+            raise CheckpointError(msg)
+        tensors[bare] = tensor
+        prefix = prefix or name.removesuffix(bare)
+    for name in _REQUIRED:
+        if name not in tensors:
+            msg = f"{checkpoint.path}: no tensor {name}, found {len(tensors)} others; not an XTTS v2 checkpoint"
+            raise CheckpointError(msg)
+    return InferenceModel(tensors, dropped, prefix)
+
+
+def has_trainer_prefix(checkpoint: Checkpoint) -> bool:
+    """Whether the Trainer can restore from the file: whether its names carry the prefix that GPTTrainer gives."""
+    return any(name.startswith(TRAINER_PREFIX) or f".{TRAINER_PREFIX}" in name for name in checkpoint.tensors)
