@@ -65,7 +65,7 @@ class WeightedSum(Storage):
                 total = np.empty(count, np.float64)
                 scratch = memoryview(bytearray(8 * count))
             part = total[:count]
-            part[:] = 0.0
+            part[:] = -0.0  # the one number that changes nothing when it is added to, not even the sign of a zero
             for fill_source, dtype, weight in sources:
                 raw = scratch[: count * dtype.itemsize]
                 fill_source(raw)

@@ -1,0 +1,123 @@
+"""A run folder: the Trainer's checkpoints in it, our exports beside them, and which of those may go."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from xtts_export_callback.checkpoint.read import MODEL_NAMES
+from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.folder import read_provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+DEFAULT_FOLDER = "inference"
+_CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)")
+
+
+class Saved(NamedTuple):
+    """A checkpoint file of the Trainer or an export of one.
+
+    Attributes:
+        step: The number in its name.
+        kind: ``"checkpoint"`` or ``"best_model"``.
+        path: The file or folder.
+    """
+
+    step: int
+    kind: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What its export is called."""
+        return f"{self.kind}_{self.step}"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run of the Trainer rather than a model."""
+    if not path.is_dir() or any((path / name).is_file() for name in MODEL_NAMES):
+        return False
+    return bool(find_checkpoints(path)) or (path / DEFAULT_FOLDER).is_dir()
+
+
+def find_checkpoints(run: Path) -> list[Saved]:
+    """The Trainer's numbered checkpoints at a run's root, by step; ``best_model.pth``, a copy, is left out."""
+    return _find(run, suffix=".pth")
+
+
+def find_exports(folder: Path) -> list[Saved]:
+    """Our exports in a folder of exports, by step. Folders that are not ours are left out."""
+    return [saved for saved in _find(folder, suffix="") if read_provenance(saved.path) is not None]
+
+
+def _find(folder: Path, *, suffix: str) -> list[Saved]:
+    found = []
+    if not folder.is_dir():
+        return []
+    for entry in folder.iterdir():
+        match = _CHECKPOINT.fullmatch(entry.name.removesuffix(suffix)) if entry.name.endswith(suffix) else None
+        if match is not None and entry.is_dir() == (suffix == ""):
+            found.append(Saved(int(match[2]), match[1], entry))
+    return sorted(found)
+
+
+def last_checkpoints(run: Path, count: int, *, folder: str = DEFAULT_FOLDER) -> list[Saved]:
+    """The last checkpoints of a run by step, each from where it is most precise.
+
+    Args:
+        run: The run folder.
+        count: How many.
+        folder: Name of the folder of exports in it.
+
+    Returns:
+        Oldest first. An export in float32 stands for its checkpoint (it is the same bits in a third of the size);
+        one in half precision only where the full checkpoint is gone.
+
+    Raises:
+        ConfigError: When there are fewer, with a list of what there is.
+    """
+    best: dict[int, Saved] = {}
+    exports = [saved for saved in find_exports(run / folder) if saved.kind == "checkpoint"]
+    full = [saved for saved in find_checkpoints(run) if saved.kind == "checkpoint"]
+    precise = [saved for saved in exports if (read_provenance(saved.path) or {}).get("dtype") == "float32"]
+    for saved in (*exports, *full, *precise):
+        best[saved.step] = saved
+    if len(best) < count or count < 1:
+        there = ", ".join(str(step) for step in sorted(best)) or "none"
+        msg = f"{run}: expected at least {count} checkpoints, found {len(best)} (steps: {there}); choose a smaller --last"
+        raise ConfigError(msg)
+    return [best[step] for step in sorted(best)[-count:]]
+
+
+def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = ()) -> list[str]:
+    """Remove the oldest exports of ``checkpoint_*`` by step number.
+
+    Args:
+        folder: The folder of exports.
+        keep_last: How many to keep; 0 keeps all.
+        protected: Names that stay whatever their number.
+
+    Returns:
+        Names of the exports that were removed. Only folders with our provenance are ever touched.
+    """
+    if keep_last < 1:
+        return []
+    exports = [saved for saved in find_exports(folder) if saved.kind == "checkpoint"]
+    removed = []
+    for saved in exports[:-keep_last]:
+        if saved.name not in protected:
+            remove_export(saved.path)
+            removed.append(saved.name)
+    return removed
+
+
+def remove_export(path: Path) -> None:
+    """Remove an export so that it is never seen in part: it loses its name first."""
+    hidden = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
