@@ -1,0 +1,86 @@
+"""The command ``xtts-export``.
+
+Each command is a module in `commands` with ``HELP``, ``add_arguments(parser)`` and ``run(args)``; none of them imports
+anything heavy before it runs, so ``--help`` takes no longer than Python itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from xtts_export_callback import __version__
+from xtts_export_callback.errors import XttsExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = ("demo", "train", "export", "average")
+
+_DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit code: 0 done, 1 a check found a difference or fault, 2 bad usage or bad input, 130 interrupted.
+    """
+    try:
+        args = _parse(argv)
+        return int(args.run(args) or _DONE)
+    except XttsExportError as error:
+        _complain(str(error))
+        return _BAD_INPUT
+    except OSError as error:
+        _complain(_describe(error))
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing half-written is left behind")
+        return _INTERRUPTED
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="xtts-export",
+        description="From XTTS v2 training checkpoints to models that speak: export, average, merge, inspect, verify.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    modules = {name: importlib.import_module(f"xtts_export_callback.commands.{name}") for name in COMMANDS}
+    for name, module in modules.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run, parser=subparser, rest=[])
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.run is not modules["train"].run:
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
+    return args
+
+
+def _complain(message: str) -> None:
+    text = " ".join(message.split())
+    print(f"xtts-export: {text}", file=sys.stderr)
+
+
+def _describe(error: OSError) -> str:
+    where = os.fspath(error.filename) if error.filename is not None else ""
+    reason = error.strerror or str(error)
+    return f"{where}: {reason}; check the path, its permissions and the free space" if where else reason
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands of ``xtts-export``, one module each."""

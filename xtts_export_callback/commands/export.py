@@ -1,0 +1,92 @@
+"""Write the inference folder of checkpoints that exist already.
+
+Does to files what the callback does during training: takes the tensors that speak out of a full checkpoint and puts
+them, with config and vocabulary, into a folder that Xtts and TTS load. The source is never touched, and what is
+exported already is skipped.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.commands.common import add_asset_options, add_output_options, human_size, progress_bar
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "write the inference folder of full checkpoints"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.add_argument(
+        "sources", nargs="+", metavar="CHECKPOINT|RUN", help="a checkpoint, or a run folder for all of its checkpoints"
+    )
+    add_output_options(parser, default="inference/NAME beside each checkpoint; with several, DIR/NAME")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="type of the exported weights"
+    )
+    parser.add_argument("--format", default="pth", choices=("pth", "safetensors"), help="file format of the weights")
+    add_asset_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export every source, then say what was done."""
+    from xtts_export_callback.checkpoint import open_checkpoint
+    from xtts_export_callback.checkpoint.layout import inference_model
+    from xtts_export_callback.export import default_output, export_checkpoint
+
+    checkpoints = _checkpoints([Path(source) for source in args.sources])
+    total = written = 0
+    for path in checkpoints:
+        with open_checkpoint(path) as source:
+            output = _output(args.output, default_output(source.path), several=len(checkpoints) > 1)
+            needed = sum(tensor.nbytes for tensor in inference_model(source).tensors.values())
+            before = source.nbytes
+        started = time.perf_counter()
+        with progress_bar(output.name, needed) as progress:
+            result = export_checkpoint(
+                path,
+                output,
+                dtype=args.dtype,
+                format=args.format,
+                vocab=args.vocab,
+                config=args.config,
+                force=args.force,
+                progress=progress,
+            )
+        if result.written:
+            seconds = time.perf_counter() - started
+            written += 1
+            total += result.nbytes
+            print(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
+        else:
+            print(f"{output}: exported already, skipped")
+    if len(checkpoints) > 1:
+        print(f"{written} exported ({human_size(total)}), {len(checkpoints) - written} skipped")
+    return 0
+
+
+def _checkpoints(sources: list[Path]) -> list[Path]:
+    from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.runs import find_checkpoints, is_run
+
+    found: list[Path] = []
+    for source in sources:
+        if source.is_dir() and is_run(source):
+            saved = find_checkpoints(source)
+            if not saved:
+                msg = f"{source}: no checkpoint_N.pth or best_model_N.pth in this run; name a checkpoint"
+                raise ConfigError(msg)
+            found += [item.path for item in saved]
+        else:
+            found.append(source)
+    return found
+
+
+def _output(output: str | None, default: Path, *, several: bool) -> Path:
+    if output is None:
+        return default
+    return Path(output) / default.name if several else Path(output)
