@@ -21,7 +21,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s2B4HL2L2H")
 _MAX_COMMENT = 0xFFFF
-_MAX_DIRECTORY = 256 << 20  # a full-size training checkpoint has 0.2 MB
+_MAX_DIRECTORY = 32 << 20  # a full-size training checkpoint has 0.2 MB
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _ZIP64_EXTRA = 1
 _ENCRYPTED = 0x1
@@ -204,7 +204,7 @@ def _strip_root(file: RandomFile, records: list[Record]) -> dict[str, Record]:
     for record in records:
         name = record.name.removeprefix(prefix)
         strange = not record.name.startswith(prefix) or ".." in record.name.split("/") or "\\" in record.name
-        if strange or name.startswith("/") or name in found:
+        if strange or name.startswith("/") or name in found or not name.isprintable():
             msg = f"{file.path}: record name {record.name!r} is not one that torch writes; the file is hostile"
             raise CheckpointError(msg)
         found[name] = record._replace(name=name)

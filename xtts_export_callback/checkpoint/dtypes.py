@@ -107,7 +107,7 @@ def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
     import numpy as np
 
     nearest = values.astype(np.float32)
-    bits = nearest.view(np.uint32).copy()
+    bits: npt.NDArray[np.uint32] = nearest.view(np.uint32).copy()
     back = nearest.astype(np.float64)
     inexact = (back != values) & np.isfinite(values)
     away = inexact & (np.abs(back) > np.abs(values))
@@ -122,4 +122,5 @@ def _bfloat16_from_odd(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
     nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     with np.errstate(over="ignore"):
         rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16).astype(np.uint16)
-    return np.where(nan, ((bits >> 16) | np.uint32(0x0040)).astype(np.uint16), rounded)
+    quiet: npt.NDArray[np.uint16] = ((bits >> 16) | np.uint32(0x0040)).astype(np.uint16)
+    return np.where(nan, quiet, rounded)

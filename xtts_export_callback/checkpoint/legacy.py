@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.dtypes import BY_NAME
-from xtts_export_callback.checkpoint.tensor import ArrayStorage, Storage, Tensor
+from xtts_export_callback.checkpoint.tensor import ArrayStorage, Storage, Tensor, find_fault
 from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
 
 def load_legacy(path: Path) -> Any:
@@ -22,33 +24,60 @@ def load_legacy(path: Path) -> Any:
         What it holds, with every tensor replaced by a `Tensor` over bytes in memory; shared storages stay shared.
 
     Raises:
-        CheckpointError: When ``torch.load(weights_only=True)`` refuses it.
+        CheckpointError: When ``torch.load(weights_only=True)`` refuses it or it holds tensors of another kind than
+            dense ones.
     """
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises whatever the damage leads to
+        return _Converter().convert(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises whatever the damage leads to
         reason = str(error).strip().partition("\n")[0]
-        msg = f"{path}: neither a zip archive nor a file of torch's old format that torch.load accepts ({reason[:200]})"
+        msg = f"{path}: not a file of torch's old format that torch.load(weights_only=True) accepts ({reason[:200]})"
         raise CheckpointError(msg) from error
-    storages: dict[int, Storage] = {}
 
-    def convert(value: Any) -> Any:
+
+class _Converter:
+    """Replaces the tensors in a loaded file; what the file shares, itself included, stays shared."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, Storage] = {}
+        self._done: dict[int, Any] = {}
+
+    def convert(self, value: Any) -> Any:
+        import torch
+
+        if id(value) in self._done:
+            return self._done[id(value)]
         if isinstance(value, torch.Tensor):
-            raw = value.untyped_storage()
-            key = raw.data_ptr()
-            if key not in storages:
-                storages[key] = ArrayStorage(memoryview(torch.empty(0, dtype=torch.uint8).set_(raw).numpy()))
-            name = str(value.dtype).removeprefix("torch.")
-            if name not in BY_NAME:
-                msg = f"{path}: a tensor of the unsupported dtype {name}"
-                raise CheckpointError(msg)
-            return Tensor(storages[key], BY_NAME[name], tuple(value.shape), value.stride(), value.storage_offset())
+            return self._tensor(value)
         if isinstance(value, dict):
-            return {key: convert(item) for key, item in value.items()}
+            converted: dict[Any, Any] = {}
+            self._done[id(value)] = converted
+            converted.update((key, self.convert(item)) for key, item in value.items())
+            return converted
         if isinstance(value, (list, tuple)):
-            return [convert(item) for item in value]
+            items: list[Any] = []
+            self._done[id(value)] = items
+            items.extend(self.convert(item) for item in value)
+            return items
         return value
 
-    return convert(loaded)
+    def _tensor(self, value: torch.Tensor) -> Tensor:
+        import torch
+
+        name = str(value.dtype).removeprefix("torch.")
+        if value.layout != torch.strided or name not in BY_NAME or value.is_conj() or value.is_neg():
+            msg = f"a tensor of the unsupported kind {name}, {value.layout}"
+            raise ValueError(msg)
+        raw = value.untyped_storage()
+        key = raw.data_ptr()
+        if key not in self._storages:
+            self._storages[key] = ArrayStorage(torch.empty(0, dtype=torch.uint8).set_(raw).numpy().data)
+        offset = int(value.storage_offset())
+        tensor = Tensor(self._storages[key], BY_NAME[name], tuple(value.shape), value.stride(), offset)
+        fault = find_fault(tensor)
+        if fault is not None:
+            msg = f"a tensor with {fault}"
+            raise ValueError(msg)
+        return tensor

@@ -1,7 +1,7 @@
 """Pickles that name torch's rebuilding functions without importing torch.
 
-The counterpart of `unpickle`: plain values and tensors only, so that ``torch.load(weights_only=True)`` takes the result.
-Opcodes of protocol 2, the one torch.save uses, from the standard library's ``pickletools``.
+The counterpart of `unpickle`: plain values and tensors only, so that ``torch.load(weights_only=True)`` takes the
+result. Opcodes of protocol 2, the one torch.save uses, from the standard library's ``pickletools``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _int(out: bytearray, value: int) -> None:
 
 
 def _text(out: bytearray, value: str) -> None:
-    data = value.encode("utf-8")
+    data = value.encode("utf-8", "surrogatepass")
     out += b"X" + struct.pack("<I", len(data)) + data
 
 

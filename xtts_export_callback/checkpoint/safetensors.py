@@ -10,14 +10,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.dtypes import BY_SAFETENSORS
-from xtts_export_callback.checkpoint.tensor import FileStorage, Tensor
+from xtts_export_callback.checkpoint.structure import check_tensors, to_plain
+from xtts_export_callback.checkpoint.tensor import FileStorage, Tensor, find_fault
+from xtts_export_callback.checkpoint.unpickle import describe
 from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.files import RandomFile
 
 _LENGTH = 8
-_MAX_HEADER = 100_000_000  # the bound of the safetensors library
+_MAX_DIMENSIONS = 32
+_MAX_HEADER = 32 << 20  # a full-size model has 0.2 MB
 DOCUMENT_KEY = "xtts_export"
 """Where in ``__metadata__`` the document of a checkpoint lies, as JSON: safetensors allows only strings there."""
 
@@ -40,28 +43,34 @@ def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ranges: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         try:
-            dtype = BY_SAFETENSORS[entry["dtype"]]
-            shape = tuple(entry["shape"])
-            start, stop = entry["data_offsets"]
-            numbers_ok = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+            tensor, start = _read_entry(file, data_start, name, entry)
         except (KeyError, TypeError, ValueError) as error:
-            msg = f"{file.path}: {name}: entry not understood ({error}); the file is damaged, get it again"
+            reason = str(error)[:200]
+            msg = f"{file.path}: {describe(name)}: entry not understood ({reason}); the file is damaged, get it again"
             raise CheckpointError(msg) from error
-        storage = FileStorage(file, data_start + start, stop - start, None, name)
-        tensor = Tensor.contiguous(storage, dtype, shape) if numbers_ok else None
-        if tensor is None or tensor.nbytes != stop - start or data_start + stop > file.size:
-            msg = (
-                f"{file.path}: {name}: bytes {start} to {stop} for {entry['dtype']} of shape {list(shape)} in a file "
-                f"of {file.size}; the file is damaged, get it again or use another checkpoint"
-            )
-            raise CheckpointError(msg)
         tensors[name] = tensor
-        ranges.append((start, stop, name))
+        ranges.append((start, start + tensor.nbytes, name))
+    check_tensors(file.path, file.size, tensors)
     _check_cover(file, sorted(ranges), file.size - data_start)
-    if not tensors:
-        msg = f"{file.path}: holds no tensors"
-        raise CheckpointError(msg)
-    return tensors, _document(metadata)
+    return tensors, _document(file, metadata)
+
+
+def _read_entry(file: RandomFile, data_start: int, name: str, entry: Any) -> tuple[Tensor, int]:
+    """The tensor of one entry and where its bytes start, counted from the end of the header."""
+    dtype = BY_SAFETENSORS[entry["dtype"]]
+    shape = tuple(entry["shape"])
+    start, stop = entry["data_offsets"]
+    numbers = (*shape, start, stop)
+    if len(shape) > _MAX_DIMENSIONS or not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
+        msg = "sizes or offsets that no tensor has"
+        raise ValueError(msg)
+    tensor = Tensor.contiguous(FileStorage(file, data_start + start, stop - start, None, name), dtype, shape)
+    fault = find_fault(tensor)
+    if fault is None and (tensor.nbytes != stop - start or data_start + stop > file.size):
+        fault = f"bytes {start} to {stop} for {dtype.name} of shape {list(shape)} in a file of {file.size} bytes"
+    if fault is not None:
+        raise ValueError(fault)
+    return tensor, start
 
 
 def _load_json(file: RandomFile) -> tuple[dict[str, Any], int]:
@@ -73,7 +82,7 @@ def _load_json(file: RandomFile) -> tuple[dict[str, Any], int]:
         msg = f"{file.path}: a header of {length} bytes in a file of {file.size}; truncated or no safetensors file"
         raise CheckpointError(msg)
     try:
-        header = json.loads(file.read(_LENGTH, length))
+        header = json.loads(file.read(_LENGTH, length).decode(), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
         msg = f"{file.path}: the safetensors header is no JSON ({error}); the file is damaged, get it again"
         raise CheckpointError(msg) from error
@@ -81,6 +90,14 @@ def _load_json(file: RandomFile) -> tuple[dict[str, Any], int]:
         msg = f"{file.path}: the safetensors header is no JSON object; the file is damaged, get it again"
         raise CheckpointError(msg)
     return header, _LENGTH + length
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # readers differ in which of the two they take
+        msg = "a name stands in it twice"
+        raise ValueError(msg)
+    return found
 
 
 def _check_cover(file: RandomFile, ranges: list[tuple[int, int, str]], data_size: int) -> None:
@@ -96,11 +113,11 @@ def _check_cover(file: RandomFile, ranges: list[tuple[int, int, str]], data_size
         raise CheckpointError(msg)
 
 
-def _document(metadata: Any) -> dict[str, Any]:
+def _document(file: RandomFile, metadata: Any) -> dict[str, Any]:
     if not isinstance(metadata, dict) or DOCUMENT_KEY not in metadata:
         return {}
     try:
         document = json.loads(metadata[DOCUMENT_KEY])
     except (ValueError, TypeError, RecursionError):
         return {}  # somebody else's metadata under our name: not ours to refuse
-    return document if isinstance(document, dict) else {}
+    return to_plain(file.path, document) if isinstance(document, dict) else {}

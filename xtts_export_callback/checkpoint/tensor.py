@@ -7,6 +7,7 @@ renamed and merged as a mapping while nothing is read until the writer pulls.
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20
 """Bytes that are read, computed and written at a time; small enough to stay in a core's cache."""
+
+_MAX_DIMENSIONS = 32  # what every numpy can index
+_MAX_NUMBER = 1 << 48
+_MAX_EXPANSION = 64 << 20
 
 
 class Storage(ABC):
@@ -58,33 +63,51 @@ class FileStorage(Storage):
         self.nbytes = nbytes
         self.crc32 = crc32
         self.label = label
+        self.is_verified = crc32 is None
+        """Whether there is nothing (more) to find out by reading all of it."""
 
     def reader(self) -> Reader:
         """See `Storage.reader`.
 
         Raises:
-            CheckpointError: From the reader, when the file is shorter than its directory says or the checksum of
-                what was read is not the one that the directory holds.
+            CheckpointError: From the reader, when the file cannot be read or is shorter than its directory says, or
+                the checksum of what was read is not the one that the directory holds.
         """
         position = 0
         crc = 0
+        fill_range = self.range_reader(0)
 
         def fill(buffer: memoryview) -> None:
             nonlocal position, crc
-            try:
-                self.file.read_into(buffer, self.offset + position)
-            except EOFError as error:
-                msg = f"{self.file.path}: {self.label}: truncated; get the file again or use another checkpoint"
-                raise CheckpointError(msg) from error
+            fill_range(buffer)
             position += len(buffer)
-            if self.crc32 is not None:
-                crc = zlib.crc32(buffer, crc)
-                if position == self.nbytes and crc != self.crc32:
+            if self.crc32 is None:
+                return
+            crc = zlib.crc32(buffer, crc)
+            if position == self.nbytes:
+                if crc != self.crc32:
                     msg = (
                         f"{self.file.path}: {self.label}: checksum {crc:08x}, expected {self.crc32:08x}; "
                         "the file is damaged, get it again or use another checkpoint"
                     )
                     raise CheckpointError(msg)
+                self.is_verified = True
+
+        return fill
+
+    def range_reader(self, start: int) -> Reader:
+        """As `reader`, but from byte ``start``, as far as is asked for, and without a look at the checksum."""
+        position = start
+
+        def fill(buffer: memoryview) -> None:
+            nonlocal position
+            try:
+                self.file.read_into(buffer, self.offset + position)
+            except (EOFError, OSError) as error:
+                reason = "truncated" if isinstance(error, EOFError) else f"cannot be read ({error.strerror})"
+                msg = f"{self.file.path}: {self.label}: {reason}; get the file again or use another checkpoint"
+                raise CheckpointError(msg) from error
+            position += len(buffer)
 
         return fill
 
@@ -110,7 +133,11 @@ class ArrayStorage(Storage):
 
 
 class SliceStorage(Storage):
-    """A part of another storage. All of the other is read, so that a damaged one does not pass unnoticed."""
+    """A part of another storage.
+
+    All of the other is read once, so that a damaged one does not pass unnoticed; only the part is read where the other
+    has passed already: a thousand views of one flat buffer do not read it a thousand times.
+    """
 
     def __init__(self, base: Storage, start: int, stop: int) -> None:
         """Describe the bytes from ``start`` to ``stop`` of ``base``."""
@@ -120,6 +147,8 @@ class SliceStorage(Storage):
 
     def reader(self) -> Reader:
         """See `Storage.reader`."""
+        if isinstance(self.base, FileStorage) and self.base.is_verified:
+            return self.base.range_reader(self.start)
         fill_base = self.base.reader()
         remaining = self.nbytes
         skip(fill_base, self.start)
@@ -231,12 +260,36 @@ class Tensor:
         base = self.storage if (start, stop) == (0, self.storage.nbytes) else SliceStorage(self.storage, start, stop)
         data = np.empty(base.nbytes, np.uint8)
         if base.nbytes:
-            base.reader()(memoryview(data))
+            base.reader()(data.data)
         elements = data.view(self.dtype.numpy)
         strides = tuple(step * self.dtype.itemsize for step in self.stride)
         if self.numel == 0:
             return np.empty(self.shape, self.dtype.numpy)
         return np.lib.stride_tricks.as_strided(elements, self.shape, strides, writeable=False)
+
+
+def find_fault(tensor: Tensor) -> str | None:
+    """What makes it impossible to read a tensor that a file describes.
+
+    Args:
+        tensor: Any integers for shape, strides and offset.
+
+    Returns:
+        The fault in a few words, or None. Reading a tensor without one takes no more memory than its storage and
+        64 MB: shapes expanded further than that are no weights but an attempt to fill the memory.
+    """
+    numbers = (*tensor.shape, *tensor.stride, tensor.offset)
+    if len(tensor.shape) != len(tensor.stride) or len(tensor.shape) > _MAX_DIMENSIONS:
+        return f"{len(tensor.shape)} dimensions and {len(tensor.stride)} strides"
+    if any(type(number) is not int or not 0 <= number <= _MAX_NUMBER for number in numbers):
+        return "a shape, stride or offset that no tensor has"
+    if tensor.extent[1] > tensor.storage.nbytes:
+        return f"shape {list(tensor.shape)} reaching past the end of its {tensor.storage.nbytes} bytes"
+    if tensor.nbytes > tensor.storage.nbytes + _MAX_EXPANSION:
+        return f"{tensor.storage.nbytes} bytes expanded to {tensor.nbytes}"
+    if math.prod(max(size, 1) for size in tensor.shape) > _MAX_NUMBER:
+        return f"the impossible shape {list(tensor.shape)}"
+    return None
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

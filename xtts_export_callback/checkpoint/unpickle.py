@@ -31,7 +31,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Opaque:
     """What calling a `Global` would have built, had it been called.
 
@@ -47,6 +47,23 @@ class Opaque:
     state: Any = None
     items: list[Any] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"<{describe(self)}>"
+
+
+def describe(value: Any) -> str:
+    """A value in a few words, for messages.
+
+    Never the ``repr`` of a container: a stream of a hundred bytes can build one whose text fills every memory.
+    """
+    if isinstance(value, Opaque):
+        return f"an object of {value.callee}" if isinstance(value.callee, Global) else "an object"
+    if isinstance(value, (str, bytes)):
+        return repr(value) if len(value) <= _SHOWN else f"a {type(value).__name__} of length {len(value)}"
+    if value is None or isinstance(value, (int, float, Global)):
+        return str(value)
+    return f"a {type(value).__name__}"
+
 
 class _Mark:
     pass
@@ -54,6 +71,11 @@ class _Mark:
 
 _MARK = _Mark()
 _PAIR = 2
+_SHOWN = 100
+_MAX_OPERATIONS = 5_000_000  # a full-size training checkpoint has 0.1 million
+_MAX_INT_BYTES = 255
+_MAX_GLOBAL = 500
+_MAX_KEY_PARTS = 16
 
 
 class Unpickler:
@@ -88,7 +110,7 @@ class Unpickler:
         """
         data = self._data
         try:
-            while True:
+            for _ in range(_MAX_OPERATIONS):
                 opcode = data[self._position]
                 self._position += 1
                 if opcode == 0x2E:  # STOP
@@ -100,6 +122,8 @@ class Unpickler:
         except (IndexError, ValueError, TypeError, struct.error, OverflowError, AttributeError) as error:
             msg = f"damaged at byte {self._position} ({error})"
             raise UnpicklingError(msg) from error
+        msg = f"more than {_MAX_OPERATIONS} operations, far beyond what any checkpoint needs"
+        raise UnpicklingError(msg)
 
     # Reading the stream
 
@@ -135,13 +159,17 @@ class Unpickler:
         self._stack.append(value)
 
     def _text(self, size: int) -> None:
-        self._push(self._take(self._uint(size)).decode("utf-8"))
+        self._push(self._take(self._uint(size)).decode("utf-8", "surrogatepass"))
 
     def _bytes(self, size: int) -> None:
         self._push(self._take(self._uint(size)))
 
     def _long(self, size: int) -> None:
-        self._push(int.from_bytes(self._take(self._uint(size)), "little", signed=True))
+        nbytes = self._uint(size)
+        if nbytes > _MAX_INT_BYTES:  # multiplying and printing larger ones takes forever
+            msg = f"an integer of {nbytes} bytes"
+            raise ValueError(msg)
+        self._push(int.from_bytes(self._take(nbytes), "little", signed=True))
 
     def _tuple(self, size: int) -> None:
         if size > len(self._stack):
@@ -187,6 +215,9 @@ class Unpickler:
         if not isinstance(module, str) or not isinstance(name, str):
             msg = "a global's name is no string"
             raise TypeError(msg)
+        if len(module) + len(name) > _MAX_GLOBAL or not (module + name).isprintable():
+            msg = "a global's name is not one that Python code has"
+            raise ValueError(msg)
         self._push(Global(module, name))
 
     def _stack_global(self) -> None:
@@ -205,7 +236,7 @@ class Unpickler:
         if with_keywords:
             keywords = self._stack.pop()
             args = self._stack.pop()
-            self._push(Opaque(self._stack.pop(), (*tuple(args), keywords)))
+            self._push(Opaque(self._stack.pop(), (args, keywords)))
         else:
             self._reduce()
 
@@ -232,12 +263,12 @@ def _pop_and(method: Callable[[Unpickler, list[Any]], None], count: int) -> Call
     return run
 
 
-_OPCODES: dict[int, Callable[[Unpickler], None]] = {
+_OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x80: lambda m: _check_protocol(m._uint(1)),  # PROTO
-    0x95: lambda m: m._take(8) and None,  # FRAME: only a hint for reading ahead
+    0x95: lambda m: m._take(8),  # FRAME: only a hint for reading ahead
     0x28: lambda m: m._push(_MARK),  # MARK
-    0x30: lambda m: m._stack.pop() and None,  # POP
-    0x31: lambda m: m._pop_mark() and None,  # POP_MARK
+    0x30: lambda m: m._stack.pop(),  # POP
+    0x31: lambda m: m._pop_mark(),  # POP_MARK
     0x32: lambda m: m._push(m._stack[-1]),  # DUP
     0x4E: lambda m: m._push(None),  # NONE
     0x88: lambda m: m._push(True),  # NEWTRUE
@@ -288,15 +319,25 @@ _OPCODES: dict[int, Callable[[Unpickler], None]] = {
 
 
 def _check_key(key: Any) -> Any:
-    """Hashing a tuple nested a million deep overflows the C stack, and no checkpoint needs such a key."""
+    """A key or a member of a set, if it is of the kinds that checkpoints have.
+
+    Hashing a tuple nested a million deep overflows the C stack, hashing a long one again and again takes forever, and
+    so does a dict whose keys are integers chosen for their equal hashes.
+    """
     parts = key if isinstance(key, tuple) else (key,)
-    if any(isinstance(part, (tuple, frozenset)) for part in parts):
-        msg = "a nested key"
+    if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, _KEY_PARTS) for part in parts):
+        msg = f"{describe(key)} as a key"
+        raise ValueError(msg)
+    if any(isinstance(part, int) and part.bit_length() > 64 for part in parts):
+        msg = "an integer of more than 64 bits as a key"
         raise ValueError(msg)
     return key
 
 
+_KEY_PARTS = (str, bytes, int, float, type(None), Global, Opaque)
+
+
 def _check_protocol(version: int) -> None:
-    if version > 5:  # noqa: PLR2004
+    if version > 5:
         msg = f"pickle protocol {version}"
         raise ValueError(msg)

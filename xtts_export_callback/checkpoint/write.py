@@ -230,9 +230,7 @@ class _StoppedError(Exception):
     """Another thread failed."""
 
 
-def _write_job(
-    out: RandomFile, job: _Job, stop: threading.Event, sync: _Syncer, progress: Progress | None
-) -> None:
+def _write_job(out: RandomFile, job: _Job, stop: threading.Event, sync: _Syncer, progress: Progress | None) -> None:
     storage = job.storage
     copies = isinstance(storage, FileStorage) and storage.crc32 is not None
     fill = None if copies else storage.reader()
@@ -257,7 +255,7 @@ def _write_job(
 
 def _copy_block(out: RandomFile, job: _Job, start: int, size: int) -> None:
     source = job.storage
-    assert isinstance(source, FileStorage)  # noqa: S101 - narrows the type
+    assert isinstance(source, FileStorage)
     try:
         out.copy_range_from(source.file, source.offset + start, job.offset + start, size)
     except EOFError as error:

@@ -1,0 +1,132 @@
+"""What a checkpoint holds, taken apart: its state_dict, and the rest as plain values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.tensor import Tensor
+from xtts_export_callback.checkpoint.unpickle import Global, Opaque, describe
+from xtts_export_callback.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAX_DEPTH = 64
+_MAX_NODES = 1_000_000  # a full-size training checkpoint has 10 thousand
+_MAX_NAME = 1000
+_MAX_REPETITION, _SMALL = 16, 1 << 30
+_PAIR = 2
+_SHOWN_PARTS = 16
+
+
+def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Find the state_dict.
+
+    Args:
+        path: The file, for messages.
+        nbytes: Its size.
+        root: What it holds.
+
+    Returns:
+        The state_dict and the rest of the file as plain values.
+
+    Raises:
+        CheckpointError: When there is no state_dict of plain tensors, or anything in the file is beyond reason.
+    """
+    if not isinstance(root, dict):
+        msg = f"{path}: expected a dict with a state_dict, found {describe(root)}; only plain tensors are read"
+        raise CheckpointError(msg)
+    is_bare = "model" not in root
+    model = root if is_bare else root["model"]
+    if not isinstance(model, dict):
+        msg = f"{path}: 'model' should be a state_dict, found {describe(model)}; only plain tensors in a dict are read"
+        raise CheckpointError(msg)
+    for name, tensor in model.items():
+        if not isinstance(name, str):
+            msg = f"{path}: {describe(name)} is no name of a tensor; the file is damaged or no checkpoint"
+            raise CheckpointError(msg)
+        if not isinstance(tensor, Tensor):
+            shown = name if name.isprintable() else describe(name)
+            msg = f"{path}: {shown}: expected a plain tensor, found {describe(tensor)}; save it again as a plain tensor"
+            raise CheckpointError(msg)
+    check_tensors(path, nbytes, model)
+    rest = {} if is_bare else {key: value for key, value in root.items() if key != "model"}
+    return dict(model), to_plain(path, rest)
+
+
+def check_tensors(path: Path, nbytes: int, tensors: dict[str, Tensor]) -> None:
+    """Refuse a state_dict that is empty, has names that no module has, or multiplies the file.
+
+    Args:
+        path: The file, for messages.
+        nbytes: Its size.
+        tensors: The state_dict.
+
+    Raises:
+        CheckpointError: In each of these cases.
+    """
+    if not tensors:
+        msg = f"{path}: the state_dict is empty; use a file that holds a model"
+        raise CheckpointError(msg)
+    for name in tensors:
+        if len(name) > _MAX_NAME or not name.isprintable():
+            msg = f"{path}: {describe(name)} is no name of a tensor; the file is damaged or hostile"
+            raise CheckpointError(msg)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if total > _MAX_REPETITION * nbytes + _SMALL:
+        msg = f"{path}: {nbytes} bytes that expand to {total}; the file is hostile, use another checkpoint"
+        raise CheckpointError(msg)
+
+
+def to_plain(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Plain values for what a file holds beside the state_dict.
+
+    Args:
+        path: The file, for messages.
+        value: A dict of anything that the unpickler builds.
+
+    Returns:
+        Dicts, lists, strings, bytes, numbers, booleans, None and `Tensor`. An object becomes the dict of its fields.
+
+    Raises:
+        CheckpointError: When it is nested or repeated beyond what any real file comes near.
+    """
+    plain: dict[str, Any] = _Plain(path).convert(value, 0)
+    return plain
+
+
+class _Plain:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._nodes = 0
+
+    def convert(self, value: Any, depth: int) -> Any:
+        self._nodes += 1
+        if depth > _MAX_DEPTH or self._nodes > _MAX_NODES:
+            msg = f"{self._path}: its contents are nested or repeated beyond reason; the file is hostile"
+            raise CheckpointError(msg)
+        if value is None or isinstance(value, (str, int, float, bytes, Tensor)):
+            return value
+        if isinstance(value, dict):
+            return {_key(key): self.convert(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [self.convert(item, depth + 1) for item in value]
+        if isinstance(value, Opaque):
+            return self._object(value, depth)
+        return describe(value)
+
+    def _object(self, value: Opaque, depth: int) -> Any:
+        """The fields of an object, such as the XttsConfig in the official release."""
+        if isinstance(value.state, dict):
+            return self.convert(value.state, depth + 1)
+        if value.items and all(isinstance(item, tuple) and len(item) == _PAIR for item in value.items):
+            return {_key(key): self.convert(item, depth + 1) for key, item in value.items}
+        name = str(value.callee) if isinstance(value.callee, Global) else describe(value.callee)
+        return [name, *(self.convert(part, depth + 1) for part in value.items or value.args)]
+
+
+def _key(key: Any) -> Any:
+    if key is None or isinstance(key, (str, int, float)):
+        return key
+    is_short = isinstance(key, tuple) and len(key) <= _SHOWN_PARTS
+    return f"({', '.join(map(describe, key))})" if is_short else describe(key)
