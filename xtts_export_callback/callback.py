@@ -23,10 +23,12 @@ from xtts_export_callback.runs import (
     Saved,
     find_checkpoints,
     find_exports,
+    holds_models,
     last_checkpoints,
     prune_exports,
     remove_export,
 )
+from xtts_export_callback.sizes import human_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -183,7 +185,7 @@ class ExportCallback:
             is_ours = read_provenance(target) is not None
             written = export_checkpoint(saved.path, target, dtype=self._options.dtype, force=is_ours)
             seconds = time.perf_counter() - started
-            logger.info(" > EXPORT : %s (%.2f GB in %.1f s)", target, written.nbytes / 1e9, seconds)
+            logger.info(" > EXPORT : %s (%s in %.1f s)", target, human_size(written.nbytes), seconds)
 
         self._guard(f"{saved.name} was not exported", export)
 
@@ -222,7 +224,8 @@ class ExportCallback:
         written = average_checkpoints(paths, target, dtype=self._options.dtype, force=is_ours)
         seconds = time.perf_counter() - started
         steps = ", ".join(str(saved.step) for saved in sources)
-        logger.info(" > AVERAGE : %s of steps %s (%.2f GB in %.1f s)", target, steps, written.nbytes / 1e9, seconds)
+        size = human_size(written.nbytes)
+        logger.info(" > AVERAGE : %s of steps %s (%s in %.1f s)", target, steps, size, seconds)
 
     @property
     def _keep(self) -> int:
@@ -312,7 +315,7 @@ def _keep_runs_with_exports(run: Path, folder: Path) -> None:
 
     def remove_unless_exported(experiment_path: Any) -> None:
         exports = _FOLDERS.get(Path(experiment_path).resolve())
-        if exports is not None and find_exports(exports):
+        if exports is not None and holds_models(exports):
             logger.info(" ! Run is kept in %s: it holds exports", experiment_path)
             return
         remove(experiment_path)

@@ -54,6 +54,11 @@ def find_exports(folder: Path) -> list[Saved]:
     return [saved for saved in _find(folder, suffix="") if read_provenance(saved.path) is not None]
 
 
+def holds_models(folder: Path) -> bool:
+    """Whether a folder of exports holds any model of ours: an export, an average or a merge."""
+    return folder.is_dir() and any(read_provenance(entry) is not None for entry in folder.iterdir())
+
+
 def _find(folder: Path, *, suffix: str) -> list[Saved]:
     found = []
     if not folder.is_dir():

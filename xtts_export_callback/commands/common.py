@@ -1,4 +1,4 @@
-"""What several commands share: options, progress on a terminal, sizes as users see them in file listings."""
+"""What several commands share: options, and progress on a terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from xtts_export_callback.sizes import human_size
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
+
+__all__ = ["add_asset_options", "add_output_options", "human_size", "progress_bar"]
 
 _BAR_WIDTH = 30
 _FIRST_SHOWN_AFTER, _SHOWN_EVERY = 1.0, 0.1  # seconds
@@ -26,14 +30,6 @@ def add_asset_options(parser: argparse.ArgumentParser) -> None:
     """``--vocab`` and ``--config``, for sources that have lost theirs."""
     parser.add_argument("--vocab", metavar="FILE", help="the training vocab.json, where it cannot be found by itself")
     parser.add_argument("--config", metavar="FILE", help="a config.json to use in place of the checkpoint's own")
-
-
-def human_size(nbytes: int) -> str:
-    """Decimal size as file listings show it: ``1.86 GB``."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:.2f} {unit}"
-    return f"{nbytes} B"
 
 
 @contextmanager
