@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -62,7 +63,8 @@ class RandomFile:
         """
         done = 0
         while done < len(buffer):
-            count = self._read_some(buffer[done:], offset + done)
+            with self._named_errors():
+                count = self._read_some(buffer[done:], offset + done)
             if count == 0:
                 msg = f"{self.path}: the file ends at byte {offset + done}, expected {offset + len(buffer)}"
                 raise EOFError(msg)
@@ -83,7 +85,11 @@ class RandomFile:
         view = memoryview(data)
         done = 0
         while done < len(view):
-            done += self._write_some(view[done:], offset + done)
+            with self._named_errors():
+                count = self._write_some(view[done:], offset + done)
+                if count == 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            done += count
 
     def copy_range_from(self, source: RandomFile, source_offset: int, offset: int, size: int) -> None:
         """Copy ``size`` bytes out of ``source``, inside the kernel where it can.
@@ -102,13 +108,23 @@ class RandomFile:
 
     def sync(self) -> None:
         """Return once the bytes are on the disk."""
-        os.fsync(self._fd)
+        with self._named_errors():
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """The system does not say which file an error on a descriptor is about."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = os.fspath(self.path)
+            raise
 
     def _copy_in_kernel(self, source: RandomFile, source_offset: int, offset: int, size: int) -> int:
         if not hasattr(os, "copy_file_range"):
@@ -120,6 +136,7 @@ class RandomFile:
             except OSError as error:
                 if error.errno in _NO_RANGE_COPY:
                     break
+                error.filename = os.fspath(self.path)
                 raise
             if count == 0:  # the source ended, or a file system that lies: the portable path finds out which
                 break

@@ -41,7 +41,8 @@ def _connected(group: list[Tensor]) -> list[tuple[int, int, list[Tensor]]]:
         start, stop = tensor.extent
         if runs and start < runs[-1][1] and stop > start:
             first, last, members = runs[-1]
-            runs[-1] = (first, max(last, stop), [*members, tensor])
+            members.append(tensor)
+            runs[-1] = (first, max(last, stop), members)
         else:
             runs.append((start, stop, [tensor]))
     return runs

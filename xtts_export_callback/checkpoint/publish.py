@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import shutil
 import sys
+import time
 import uuid
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
-_HOST = f"{uuid.getnode() & 0xFFFFFFFF:08x}"
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_ABANDONED = 24 * 3600
+"""Seconds without a change after which another machine's work is given up: a container restarts under a new name."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -40,9 +45,12 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
         The temporary path to create. It is renamed at the end, and removed when the block raises.
 
     Raises:
-        OutputExistsError: When ``path`` exists and ``force`` is not given.
+        OutputExistsError: When ``path`` exists and ``force`` is not given, or it is a folder.
     """
     _check_free(path, force=force)
+    if path.is_dir():
+        msg = f"{path}: a folder, expected the name of a file; name another output"
+        raise OutputExistsError(msg)
     temporary = _temporary_name(path, "tmp")
     try:
         yield temporary
@@ -65,9 +73,12 @@ def whole_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         The temporary folder, created and empty. Removed when the block raises.
 
     Raises:
-        OutputExistsError: When ``path`` exists and ``force`` is not given.
+        OutputExistsError: When ``path`` exists and ``force`` is not given, or it is a file or a link.
     """
     _check_free(path, force=force)
+    if path.is_symlink() or path.is_file():
+        msg = f"{path}: a file or a link, expected a folder to replace; name another output"
+        raise OutputExistsError(msg)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(path, "tmp")
     temporary.mkdir()
@@ -85,7 +96,7 @@ def remove_leftovers(directory: Path) -> list[str]:
     """Clean up after writers that were killed.
 
     A folder that was set aside to be replaced comes back if the new one never arrived; everything else temporary is
-    removed. What belongs to a process that still runs, or to another machine, is left alone.
+    removed. What belongs to a process that still runs is left alone, and so is another machine's work of the last day.
 
     Args:
         directory: Where outputs are published. It need not exist.
@@ -96,7 +107,7 @@ def remove_leftovers(directory: Path) -> list[str]:
     cleaned = []
     for entry in sorted(directory.glob(".*")):
         match = _TEMPORARY.fullmatch(entry.name)
-        if match is None or match["host"] != _HOST or _is_running(int(match["pid"])):
+        if match is None or _is_in_progress(entry, match["host"], int(match["pid"])):
             continue
         final = directory / match["name"]
         if match["kind"] == "old" and not final.exists():
@@ -142,13 +153,35 @@ def _exchange(first: Path, second: Path) -> bool:
     return bool(result == 0)
 
 
+def _is_in_progress(entry: Path, host: str, pid: int) -> bool:
+    if host == _HOST:
+        return pid != os.getpid() and _is_running(pid)  # nothing of ours is under way while we clean up
+    try:
+        changes = [path.lstat().st_mtime for path in (entry, *entry.rglob("*"))]
+    except OSError:
+        return True  # it changes under our eyes
+    return max(changes) > time.time() - _ABANDONED
+
+
 def _is_running(pid: int) -> bool:
-    if pid == os.getpid():
-        return False  # nothing of ours is under way while we clean up
+    if sys.platform == "win32":
+        return _is_running_on_windows(pid)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True
     return True
+
+
+def _is_running_on_windows(pid: int) -> bool:
+    """``os.kill`` with signal 0 sends Ctrl-C there."""
+    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
+    synchronize, access_denied, timed_out = 0x100000, 5, 0x102
+    handle = kernel32.OpenProcess(synchronize, False, pid)
+    if not handle:
+        return bool(ctypes.get_last_error() == access_denied)  # type: ignore[attr-defined]
+    state = kernel32.WaitForSingleObject(handle, 0)
+    kernel32.CloseHandle(handle)
+    return bool(state == timed_out)

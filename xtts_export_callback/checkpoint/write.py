@@ -27,6 +27,7 @@ from xtts_export_callback.errors import CheckpointError, VerificationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import TracebackType
     from typing import TypeAlias
 
     Progress: TypeAlias = Callable[[int], None]
@@ -83,13 +84,13 @@ def write_pth(path: Path, document: dict[str, Any], *, force: bool = False, prog
     slots = lay_out([(f"archive/{name}", storage.nbytes) for name, storage in records])
     jobs = [_Job(storage, slot.data, slot.name) for slot, (_, storage) in zip(slots, records, strict=True)]
 
-    def finish(out: RandomFile) -> None:
+    def frame() -> list[tuple[int, bytes]]:
         for slot, job in zip(slots, jobs, strict=True):
             slot.crc32 = job.crc32
-            out.write_at(slot.local_header, slot.header)
-        out.write_at(directory(slots), slots[-1].data + slots[-1].nbytes)
+        end = slots[-1].data + slots[-1].nbytes
+        return [*((slot.header, slot.local_header) for slot in slots), (end, directory(slots))]
 
-    _write_file(path, jobs, finish, force=force, progress=progress)
+    _write_file(path, jobs, frame, force=force, progress=progress)
 
 
 def write_safetensors(
@@ -134,10 +135,8 @@ def write_safetensors(
     for job in jobs:
         job.offset += start
 
-    def finish(out: RandomFile) -> None:
-        out.write_at(len(text).to_bytes(8, "little") + text, 0)
-
-    _write_file(path, jobs, finish, force=force, progress=progress)
+    head = [(0, len(text).to_bytes(8, "little") + text)]
+    _write_file(path, jobs, lambda: head, force=force, progress=progress)
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
@@ -154,20 +153,26 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 def _write_file(
     path: Path,
     jobs: list[_Job],
-    finish: Callable[[RandomFile], None],
+    frame: Callable[[], list[tuple[int, bytes]]],
     *,
     force: bool,
     progress: Progress | None,
 ) -> None:
-    with whole_file(path, force=force) as temporary, RandomFile(temporary, create=True) as out:
-        sync = _Syncer(out)
-        try:
-            _in_threads(jobs, lambda job, stop: _write_job(out, job, stop, sync, progress))
-            finish(out)
-            sync.start_last()  # reading back happens while the disk still writes
-            _in_threads(jobs, lambda job, stop: _verify_job(out, job, stop))
-        finally:
-            sync.close()
+    """Write storages and then what ``frame`` returns, offsets and bytes around them, for which it needs checksums."""
+    with (
+        whole_file(path, force=force) as temporary,
+        RandomFile(temporary, create=True) as out,
+        _Syncer(out) as sync,
+    ):
+        _in_threads(jobs, lambda job, stop: _write_job(out, job, stop, sync, progress))
+        pieces = frame()
+        for offset, data in pieces:
+            out.write_at(data, offset)
+        sync.start_last()  # reading back happens while the disk still writes
+        _in_threads(jobs, lambda job, stop: _verify_job(out, job, stop))
+        for offset, data in pieces:
+            _verify_piece(out, offset, data)
+        sync.wait_for_last()
 
 
 class _Syncer:
@@ -179,9 +184,20 @@ class _Syncer:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
+        self._abandoned = False
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="xtts-export-sync", daemon=True)
+
+    def __enter__(self) -> _Syncer:
         self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._abandoned = True  # after an error nobody needs the bytes on the disk
+        self._wake.set()
+        self._thread.join()
 
     def written(self, nbytes: int) -> None:
         with self._lock:
@@ -192,38 +208,43 @@ class _Syncer:
         self._wake.set()
 
     def start_last(self) -> None:
+        """Start the sync that has to cover everything, now that all is written."""
         self._closing = True
         self._wake.set()
 
-    def close(self) -> None:
-        self.start_last()
+    def wait_for_last(self) -> None:
         self._thread.join()
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
-        try:
-            while not self._closing:
-                self._wake.wait()
-                self._wake.clear()
+        is_last = False
+        while not is_last:
+            self._wake.wait()
+            self._wake.clear()
+            if self._abandoned:
+                return
+            is_last = self._closing  # read before the sync begins: a sync under way may miss what came last
+            try:
                 self._out.sync()
-        except OSError as error:
-            self._error = error
+            except OSError as error:
+                self._error = error
+                return
 
 
 def _in_threads(jobs: list[_Job], work: Callable[[_Job, threading.Event], None]) -> None:
     """Run ``work`` on every job, largest first, and raise the first error once every thread has stopped."""
     stop = threading.Event()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="xtts-export") as pool:
-        tasks = [pool.submit(work, job, stop) for job in sorted(jobs, key=lambda job: -job.storage.nbytes)]
         try:
+            tasks = [pool.submit(work, job, stop) for job in sorted(jobs, key=lambda job: -job.storage.nbytes)]
             done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
-        finally:  # Ctrl-C arrives in the wait
-            if not all(task.done() and task.exception() is None for task in tasks):
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-        for task in done:
-            task.result()
+            for task in done:
+                task.result()
+        except BaseException:  # an error in a thread, or Ctrl-C here
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 class _StoppedError(Exception):
@@ -270,7 +291,7 @@ def _verify_job(out: RandomFile, job: _Job, stop: threading.Event) -> None:
         if stop.is_set():
             raise _StoppedError
         part = buffer[: min(BLOCK, job.storage.nbytes - start)]
-        out.read_into(part, job.offset + start)
+        _read_back(out, part, job.offset + start)
         crc = zlib.crc32(part, crc)
     if crc == job.crc32:
         return
@@ -278,6 +299,22 @@ def _verify_job(out: RandomFile, job: _Job, stop: threading.Event) -> None:
         _blame_source(job.storage)
     msg = f"{out.path}: {job.label}: read back with checksum {crc:08x}, expected {job.crc32:08x}; check the disk"
     raise VerificationError(msg)
+
+
+def _verify_piece(out: RandomFile, offset: int, data: bytes) -> None:
+    buffer = bytearray(len(data))
+    _read_back(out, memoryview(buffer), offset)
+    if buffer != data:
+        msg = f"{out.path}: the {len(data)} bytes at {offset} are not read back as they were written; check the disk"
+        raise VerificationError(msg)
+
+
+def _read_back(out: RandomFile, buffer: memoryview, offset: int) -> None:
+    try:
+        out.read_into(buffer, offset)
+    except EOFError as error:
+        msg = f"{error}; it was cut while it was written, check the disk"
+        raise VerificationError(msg) from error
 
 
 def _blame_source(storage: FileStorage) -> None:
