@@ -146,7 +146,7 @@ def _is_plain_folder_name(name: str) -> bool:
     one_component = PurePosixPath(name).name == name and PureWindowsPath(name).name == name
     return (
         one_component
-        and name not in (".", "..")
+        and name not in ("", ".", "..")
         and name == name.strip()
         and not name.endswith((".", ".pth"))
         and name.isprintable()
