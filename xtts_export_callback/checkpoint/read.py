@@ -43,6 +43,7 @@ class Checkpoint:
         document: What else the file holds, as plain values: config, step, epoch, model_loss, optimizer ...; tensors in
             there are `Tensor` too. The config of an official release, pickled as an object, comes as a dict.
         has_checksums: Whether the file holds checksums of its records.
+        names: Globals that the file's pickle mentions, as ``module.name``; none of them was looked up.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Checkpoint:
     document: dict[str, Any]
     has_checksums: bool
     file: RandomFile | None = field(default=None, repr=False)
+    names: frozenset[str] = frozenset()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -189,12 +191,14 @@ def _open_archive(file: RandomFile) -> Checkpoint:
         raise CheckpointError(msg)
     builder = TensorBuilder(file, records, has_checksums=has_checksums)
     try:
-        root = Unpickler(data, persistent_load=builder.storage, build=builder.build).load()
+        unpickler = Unpickler(data, persistent_load=builder.storage, build=builder.build)
+        root = unpickler.load()
     except UnpicklingError as error:
         msg = f"{file.path}: data.pkl: {error}; the file is damaged, get it again or use another checkpoint"
         raise CheckpointError(msg) from error
     tensors, document = split(file.path, file.size, root)
-    return Checkpoint(file.path, file.size, "pth", tensors, document, has_checksums=has_checksums, file=file)
+    names = frozenset(unpickler.names)
+    return Checkpoint(file.path, file.size, "pth", tensors, document, has_checksums=has_checksums, file=file, names=names)
 
 
 def _read_record(file: RandomFile, record: Record) -> bytes:

@@ -98,6 +98,8 @@ class Unpickler:
         self._memo: dict[int, Any] = {}
         self._persistent_load = persistent_load
         self._build = build
+        self.names: set[str] = set()
+        """Every global that the stream mentions, as ``module.name``; what ``weights_only=True`` judges a file by."""
 
     def load(self) -> Any:
         """Run the stream.
@@ -218,7 +220,9 @@ class Unpickler:
         if len(module) + len(name) > _MAX_GLOBAL or not (module + name).isprintable():
             msg = "a global's name is not one that Python code has"
             raise ValueError(msg)
-        self._push(Global(module, name))
+        found = Global(module, name)
+        self.names.add(str(found))
+        self._push(found)
 
     def _stack_global(self) -> None:
         name = self._stack.pop()
