@@ -198,7 +198,9 @@ def _open_archive(file: RandomFile) -> Checkpoint:
         raise CheckpointError(msg) from error
     tensors, document = split(file.path, file.size, root)
     names = frozenset(unpickler.names)
-    return Checkpoint(file.path, file.size, "pth", tensors, document, has_checksums=has_checksums, file=file, names=names)
+    return Checkpoint(
+        file.path, file.size, "pth", tensors, document, has_checksums=has_checksums, file=file, names=names
+    )
 
 
 def _read_record(file: RandomFile, record: Record) -> bytes:

@@ -56,8 +56,14 @@ class TensorBuilder:
         self._has_checksums = has_checksums
         self._storages: dict[str, FileStorage] = {}
 
-    def storage(self, identifier: Any) -> tuple[FileStorage, DType]:
+    def storage(self, identifier: Any) -> tuple[FileStorage, DType] | Opaque:
         """``torch.load``'s ``persistent_load``: the storage that a persistent id describes.
+
+        Args:
+            identifier: What the pickle says of it.
+
+        Returns:
+            The storage and the type of its elements, or a placeholder for types that are not read.
 
         Raises:
             CheckpointError: When there is no such storage or it has another size.
@@ -69,7 +75,7 @@ class TensorBuilder:
             self._fail(f"data.pkl refers to {describe(key)} as a storage")
         dtype = _storage_dtype(kind)
         if dtype is None:
-            self._fail(f"storage {key!r} is of the unknown type {describe(kind)}")
+            return Opaque(kind, ())  # such as quantized elements: refused by name where a tensor needs it
         record = self._records.get(f"data/{key}")
         if record is None:
             self._fail(f"record data/{key!r} is missing")
