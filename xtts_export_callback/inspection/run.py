@@ -1,0 +1,204 @@
+"""What a run folder holds: each checkpoint with its export, the disk it takes and what could be freed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
+from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.folder import read_provenance
+from xtts_export_callback.inspection.report import report_on
+from xtts_export_callback.runs import DEFAULT_FOLDER, Saved, find_checkpoints, find_exports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SHORTCUT = "best_model.pth"
+
+
+@dataclass(frozen=True)
+class SavedReport:
+    """One checkpoint of a run.
+
+    Attributes:
+        name: Such as ``checkpoint_1000``.
+        step: The number in its name.
+        nbytes: Size of the full checkpoint; 0 where only the export is left.
+        eval_loss: As the file says, None where it does not.
+        fault: Why it cannot be read; empty when it can.
+        export: ``"float32"`` or another dtype of its export; ``""`` for none; ``"stale"`` for one of other content.
+        export_bytes: Size of the export's folder.
+        slim_bytes: What an export in float32 would weigh; 0 when unknown.
+        needed: Why the full checkpoint should stay; empty when nothing needs it.
+    """
+
+    name: str
+    step: int
+    nbytes: int
+    eval_loss: float | None
+    fault: str
+    export: str
+    export_bytes: int
+    slim_bytes: int
+    needed: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "name": self.name,
+            "step": self.step,
+            "bytes": self.nbytes,
+            "eval_loss": self.eval_loss,
+            "fault": self.fault or None,
+            "export": self.export or None,
+            "export_bytes": self.export_bytes,
+            "needed": self.needed or None,
+        }
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run folder.
+
+    Attributes:
+        path: The folder.
+        checkpoints: By step.
+        others: Further models under ``inference/``, such as averages, with the bytes of their folders.
+        nbytes: Disk that the folder takes in total; a file under two names counts once.
+        freeable: Bytes of full checkpoints that are exported and that neither a resume nor an export needs, and of
+            ``best_model.pth`` where it is a copy.
+        freeable_after_export: Bytes gained, beyond that, by exporting the rest and then removing it.
+    """
+
+    path: Path
+    checkpoints: tuple[SavedReport, ...]
+    others: dict[str, int]
+    nbytes: int
+    freeable: int
+    freeable_after_export: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "bytes": self.nbytes,
+            "freeable_bytes": self.freeable,
+            "freeable_after_export_bytes": self.freeable_after_export,
+            "checkpoints": [saved.to_dict() for saved in self.checkpoints],
+            "others": self.others,
+        }
+
+
+def inspect_run(path: Path) -> RunReport:
+    """Describe a run folder from directories and structures alone.
+
+    Args:
+        path: A run folder of the Trainer.
+
+    Returns:
+        The report. A checkpoint that cannot be read is in it, with the reason.
+
+    Raises:
+        OSError: When the folder itself cannot be read.
+    """
+    full = find_checkpoints(path)
+    exports = {saved.name: saved for saved in find_exports(path / DEFAULT_FOLDER)}
+    keep = _needed(full)
+    reports = [_describe(saved, exports.get(saved.name), keep.get(saved.name, "")) for saved in full]
+    orphans = [saved for name, saved in exports.items() if name not in {saved.name for saved in full}]
+    reports += [_describe_export(saved) for saved in orphans]
+    removable = [saved for saved in reports if saved.nbytes and not saved.needed and not saved.fault]
+    copy = _copy_bytes(path, full)
+    return RunReport(
+        path=path,
+        checkpoints=tuple(sorted(reports, key=lambda saved: (saved.step, saved.name))),
+        others=_others(path / DEFAULT_FOLDER, exports),
+        nbytes=disk_usage(path),
+        freeable=copy + sum(saved.nbytes for saved in removable if _is_exported(saved)),
+        freeable_after_export=sum(saved.nbytes - saved.slim_bytes for saved in removable if not _is_exported(saved)),
+    )
+
+
+def disk_usage(folder: Path) -> int:
+    """Bytes of all files below a folder; a file under several names counts once."""
+    sizes = {}
+    for entry in folder.rglob("*"):
+        if entry.is_file() and not entry.is_symlink():
+            status = entry.stat()
+            sizes[(status.st_dev, status.st_ino) if status.st_ino else entry] = status.st_size
+    return sum(sizes.values())
+
+
+def _is_exported(saved: SavedReport) -> bool:
+    return saved.export not in ("", "stale")
+
+
+def _needed(full: list[Saved]) -> dict[str, str]:
+    """The full checkpoints to keep: what the Trainer resumes from, and the best model, which it compares against."""
+    keep = {}
+    best = [saved for saved in full if saved.kind == "best_model"]
+    if best:
+        keep[best[-1].name] = "best model"
+    if full:
+        keep[max(full, key=lambda saved: (saved.step, saved.kind == "checkpoint")).name] = "next resume"
+    return keep
+
+
+def _describe(saved: Saved, export: Saved | None, needed: str) -> SavedReport:
+    provenance = read_provenance(export.path) if export is not None else None
+    export_bytes = disk_usage(export.path) if export is not None else 0
+    fault, eval_loss, slim, state = "", None, 0, ""
+    nbytes = saved.path.stat().st_size
+    try:
+        with open_checkpoint(saved.path) as checkpoint:
+            report = report_on(checkpoint)
+            eval_loss = report.state["eval_loss"]
+            slim = report.slim.get("float32", 0)
+            if provenance is not None:
+                state = _dtype_name(provenance) if _is_source(provenance, checkpoint) else "stale"
+    except XttsExportError as error:
+        fault = str(error)
+        state = _dtype_name(provenance) if provenance is not None else ""
+    loss = eval_loss if isinstance(eval_loss, (int, float)) else None
+    return SavedReport(saved.name, saved.step, nbytes, loss, fault, state, export_bytes, slim, needed)
+
+
+def _describe_export(saved: Saved) -> SavedReport:
+    provenance = read_provenance(saved.path) or {}
+    sources = provenance.get("sources")
+    losses = sources[0].get("model_loss") if isinstance(sources, list) and len(sources) == 1 else None
+    loss = losses.get("eval_loss") if isinstance(losses, dict) else None
+    nbytes = disk_usage(saved.path)
+    return SavedReport(saved.name, saved.step, 0, loss, "", _dtype_name(provenance), nbytes, 0, "")
+
+
+def _dtype_name(provenance: dict[str, Any]) -> str:
+    return str(provenance.get("dtype") or "yes")
+
+
+def _is_source(provenance: dict[str, Any], checkpoint: Checkpoint) -> bool:
+    sources = provenance["sources"]
+    if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
+        return False
+    if not checkpoint.has_checksums:  # a fingerprint would cost reading all of it: the name has to do
+        return True
+    return bool(sources[0].get("fingerprint") == checkpoint.fingerprint())
+
+
+def _copy_bytes(run: Path, full: list[Saved]) -> int:
+    """Bytes of ``best_model.pth`` where it is the copy that ``save_best_model`` makes of ``best_model_N.pth``."""
+    shortcut = run / _SHORTCUT
+    best = [saved for saved in full if saved.kind == "best_model"]
+    if not best or not shortcut.is_file() or shortcut.is_symlink():
+        return 0
+    status, original = shortcut.stat(), best[-1].path.stat()
+    linked = (status.st_dev, status.st_ino) == (original.st_dev, original.st_ino) and status.st_ino != 0
+    return status.st_size if status.st_size == original.st_size and not linked else 0
+
+
+def _others(folder: Path, exports: dict[str, Saved]) -> dict[str, int]:
+    if not folder.is_dir():
+        return {}
+    found = [entry for entry in sorted(folder.iterdir()) if entry.name not in exports and not entry.name.startswith(".")]
+    return {entry.name: disk_usage(entry) for entry in found if read_provenance(entry) is not None}
