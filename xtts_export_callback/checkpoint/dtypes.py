@@ -74,9 +74,10 @@ def to_float64(bits: npt.NDArray[Any], dtype: DType) -> npt.NDArray[np.float64]:
     """
     import numpy as np
 
-    if dtype.name == "bfloat16":  # the upper half of a float32
-        return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return bits.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        if dtype.name == "bfloat16":  # the upper half of a float32
+            return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return bits.astype(np.float64)
 
 
 def from_float64(values: npt.NDArray[np.float64], dtype: DType) -> npt.NDArray[Any]:
@@ -91,7 +92,7 @@ def from_float64(values: npt.NDArray[np.float64], dtype: DType) -> npt.NDArray[A
     """
     import numpy as np
 
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if dtype.name != "bfloat16":
             return values.astype(dtype.numpy)
         return _bfloat16_from_odd(_round_to_odd(values))
