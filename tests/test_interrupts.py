@@ -1,0 +1,149 @@
+"""Ctrl-C and kill -9 in a training of its own process, at the worst moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training import start_recipe
+from xtts_export_callback.checkpoint import open_checkpoint
+from xtts_export_callback.config import ExportConfig
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX systems"),
+]
+
+TIMEOUT = 180  # seconds
+
+# An export that takes seconds, so that there is time to interrupt it.
+SLOW_EXPORT = """
+import time
+import xtts_export_callback.checkpoint.write as write
+write_job = write._write_job
+def slow(*args):
+    time.sleep(0.02)
+    write_job(*args)
+write._write_job = slow
+"""
+
+
+@pytest.fixture
+def recipe(tiny_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes the config of a training that saves every 2 steps."""
+
+    def write(**fields: Any) -> Path:
+        config = tiny_config(
+            save_step=2, save_n_checkpoints=2, export=ExportConfig(enabled=True), **{"epochs": 100, **fields}
+        )
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({**config.to_dict(), "trainer_args": {"grad_accum_steps": 1}}))
+        return path
+
+    return write
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        if process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.kill()
+    output = finish(process)
+    pytest.fail(f"the training did not get there: {output[-3000:]}")
+
+
+def start(config: Path, tmp_path: Path, *arguments: str, prelude: str = "") -> tuple[subprocess.Popen[str], Path]:
+    """Start a training and return its process and its run folder."""
+    output = Path(json.loads(config.read_text())["output_path"])
+    process = start_recipe(config, *arguments, prelude=prelude)
+    run = wait_for(lambda: next(iter(output.glob("tiny-*")), None), process)
+    return process, run
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=TIMEOUT)
+    return output
+
+
+def numbers(paths: Any) -> set[int]:
+    return {int(re.search(r"_(\d+)", path.name)[1]) for path in paths}  # type: ignore[index]
+
+
+def check_exports(run: Path) -> set[int]:
+    """Every visible export is whole, and nothing half-written is left. Returns the steps."""
+    folder = run / "inference"
+    exports = sorted(folder.glob("checkpoint_*"))
+    for export in exports:
+        with open_checkpoint(export) as checkpoint:
+            for tensor in checkpoint.tensors.values():
+                tensor.read()  # checks the checksum
+    assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []
+    return numbers(exports)
+
+
+def temporary_of(run: Path, name: str) -> Any:
+    return next((run / "inference").glob(f".{name}.tmp-*"), None)
+
+
+def test_ctrl_c_in_the_middle_of_an_epoch_exports_the_interrupts_checkpoint(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    process, run = start(recipe(), tmp_path)
+    wait_for((run / "inference" / "checkpoint_4").exists, process)
+    os.kill(process.pid, signal.SIGINT)
+    output = finish(process)
+    assert process.returncode == 130, output[-3000:]
+    saved = numbers(run.glob("checkpoint_*.pth"))
+    assert max(saved) >= 4
+    assert saved <= check_exports(run), output[-3000:]
+
+
+def test_ctrl_c_in_the_middle_of_an_export_leaves_nothing_half_written(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    process, run = start(recipe(), tmp_path, prelude=SLOW_EXPORT)
+    wait_for(lambda: temporary_of(run, "checkpoint_4"), process)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    output = finish(process)
+    assert process.returncode == 130, output[-3000:]
+    saved = numbers(run.glob("checkpoint_*.pth"))
+    assert 4 in saved
+    assert saved <= check_exports(run), output[-3000:]
+
+
+def test_kill_during_an_export_then_continue_makes_up_for_it(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    config = recipe(epochs=2)
+    process, run = start(config, tmp_path, prelude=SLOW_EXPORT)
+    wait_for(lambda: temporary_of(run, "checkpoint_4"), process)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    finish(process)
+    assert not (run / "inference" / "checkpoint_4").exists()
+    assert temporary_of(run, "checkpoint_4") is not None
+    with open_checkpoint(run / "inference" / "checkpoint_2") as earlier:
+        before = earlier.fingerprint()
+
+    continued = start_recipe("--continue", run)
+    output = finish(continued)
+    assert continued.returncode == 0, output[-3000:]
+    assert "Model restored from step 4" in output
+    assert "GLOBAL_STEP: 5" in output
+    assert check_exports(run) >= {2, 4, 6, 8}
+    with open_checkpoint(run / "inference" / "checkpoint_2") as earlier:
+        assert earlier.fingerprint() == before
