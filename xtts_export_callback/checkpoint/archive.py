@@ -78,11 +78,13 @@ def data_offset(file: RandomFile, record: Record) -> int:
     """
     try:
         fields = _LOCAL.unpack(file.read(record.header, _LOCAL.size))
+        start = record.header + _LOCAL.size + int(fields[-2]) + int(fields[-1])
+        if fields[0] == b"PK\x03\x04" and start + record.nbytes > file.size:
+            raise EOFError
     except EOFError as error:
         msg = f"{file.path}: record {record.name}: truncated; get the file again or use another checkpoint"
         raise CheckpointError(msg) from error
-    start = record.header + _LOCAL.size + int(fields[-2]) + int(fields[-1])
-    if fields[0] != b"PK\x03\x04" or start + record.nbytes > file.size:
+    if fields[0] != b"PK\x03\x04":
         msg = f"{file.path}: record {record.name}: damaged local header; get the file again or use another checkpoint"
         raise CheckpointError(msg)
     return start
