@@ -54,12 +54,15 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
     model.get_compatible_checkpoint_state_dict = _read_state_dict
     try:
         model.load_checkpoint(config, checkpoint_dir=folder, checkpoint_path=weights, eval=True, strict=True)
-    except RuntimeError as error:  # torch names every tensor that is missing, left over or of another shape
-        cause = " ".join(str(error).split())
-        msg = f"{weights}: does not fit the model that {folder / 'config.json'} describes: {cause[:300]}"
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch on tensors that do not fit, tokenizers on a vocabulary that is none
+        # When the tensors do not fit, Xtts tries again with an older layout; the first error is the one that tells.
+        cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+        msg = f"{folder}: its files do not make a model: {' '.join(str(cause).split())[:300]}"
         raise CheckpointError(msg) from error
     del model.get_compatible_checkpoint_state_dict
-    return model.to(device)  # type: ignore[no-any-return]
+    return model.to(device)
 
 
 def _find_weights(folder: Path) -> Path:
