@@ -1,0 +1,237 @@
+"""Distances between tensors, in float64, block by block.
+
+Everything is derived from sums that are taken once over both tensors, so that a part's figures are those of all its
+elements together, not means of its tensors' figures.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.dtypes import to_float64
+from xtts_export_callback.checkpoint.tensor import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from xtts_export_callback.checkpoint.dtypes import DType
+    from xtts_export_callback.checkpoint.tensor import Tensor
+
+THREADS = min(2, os.cpu_count() or 1)  # two saturate a disk, and each one costs memory
+_ELEMENTS = BLOCK // 4
+_OPAQUE = ("complex64", "complex128", "float8_e4m3fn", "float8_e5m2")
+
+
+@dataclass
+class Difference:
+    """How far B is from A over some elements. Add two to get that over both.
+
+    Attributes:
+        elements: Number of elements compared.
+        changed: How many have another value in B. NaN counts as equal to NaN.
+        nonfinite: How many are NaN or infinite in A or B; they enter `changed` but none of the sums.
+        square_a: Sum of a*a.
+        square_difference: Sum of (b-a)*(b-a).
+        product: Sum of a*(b-a).
+        largest: Largest absolute b-a.
+        largest_in: The tensor where that is.
+        is_identical: Whether A and B hold the same bits in the same dtype.
+        is_counter: Whether this is a tensor of integers, whose distance would drown that of the weights: a sum of
+            several differences leaves it out of everything but `elements`, `changed` and `is_identical`.
+    """
+
+    elements: int = 0
+    changed: int = 0
+    nonfinite: int = 0
+    square_a: float = 0.0
+    square_difference: float = 0.0
+    product: float = 0.0
+    largest: float = 0.0
+    largest_in: str = ""
+    is_identical: bool = True
+    is_counter: bool = False
+
+    def add(self, other: Difference) -> None:
+        """Extend this to the elements of ``other``."""
+        self.elements += other.elements
+        self.changed += other.changed
+        self.is_identical &= other.is_identical
+        if other.is_counter and not self.is_counter:
+            return
+        self.nonfinite += other.nonfinite
+        self.square_a += other.square_a
+        self.square_difference += other.square_difference
+        self.product += other.product
+        if other.largest > self.largest:
+            self.largest, self.largest_in = other.largest, other.largest_in
+
+    @property
+    def relative_l2(self) -> float:
+        """``|B-A| / |A|`` (Euclidean norms); infinite where A is zero and B is not."""
+        return _ratio(math.sqrt(self.square_difference), math.sqrt(self.square_a))
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine of the angle between A and B; None where one of them is zero."""
+        square_b = self.square_a + 2 * self.product + self.square_difference
+        return _cosine(self.square_a + self.product, self.square_a, square_b)
+
+    @property
+    def difference_cosine(self) -> float | None:
+        """Cosine of the angle between A and B-A: -1 where the change only shrinks A, 1 where it only grows it.
+
+        0 where it turns A, as the changes of fine-tuning mostly do; None where nothing changed or A is zero.
+        """
+        return _cosine(self.product, self.square_a, self.square_difference)
+
+    @property
+    def changed_share(self) -> float:
+        """Share of elements that have another value, 0 to 1."""
+        return self.changed / self.elements if self.elements else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures, for JSON."""
+        return {
+            "identical": self.is_identical,
+            "relative_l2": self.relative_l2,
+            "cosine": self.cosine,
+            "difference_cosine": self.difference_cosine,
+            "changed_share": self.changed_share,
+            "changed": self.changed,
+            "elements": self.elements,
+            "largest_change": self.largest,
+            "largest_change_in": self.largest_in or None,
+            "nonfinite": self.nonfinite,
+        }
+
+
+def differences(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], progress: Callable[[int], None] | None = None
+) -> dict[str, Difference]:
+    """Compare tensors by name, two at a time.
+
+    Args:
+        a: Tensors by name.
+        b: Tensors of the same names and shapes.
+        progress: Called with the number of bytes of ``a`` done since the last call, from any thread.
+
+    Returns:
+        The difference of each, in the order of ``a``.
+
+    Raises:
+        CheckpointError: When a file turns out to be damaged.
+    """
+    stop = threading.Event()
+
+    def work(name: str) -> Difference:
+        return Difference() if stop.is_set() else _difference(name, a[name], b[name], progress)
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="xtts-export") as pool:
+        try:
+            return dict(zip(a, pool.map(work, a), strict=True))
+        except BaseException:
+            stop.set()
+            raise
+
+
+def total(found: Iterable[Difference]) -> Difference:
+    """The difference over all elements of several."""
+    result = Difference()
+    for item in found:
+        result.add(item)
+    return result
+
+
+def _difference(name: str, a: Tensor, b: Tensor, progress: Callable[[int], None] | None) -> Difference:
+    """Compare two tensors of one shape."""
+    import numpy as np
+
+    is_counter = not (a.dtype.is_float or b.dtype.is_float)
+    result = Difference(is_identical=a.dtype == b.dtype, is_counter=is_counter)
+    readers = [tensor.packed().reader() for tensor in (a, b)]
+    buffers = [np.empty(min(_ELEMENTS, a.numel) * tensor.dtype.itemsize, np.uint8) for tensor in (a, b)]
+    for start in range(0, a.numel, _ELEMENTS):
+        count = min(_ELEMENTS, a.numel - start)
+        parts = []
+        for tensor, fill, buffer in zip((a, b), readers, buffers, strict=True):
+            part = buffer[: count * tensor.dtype.itemsize]
+            fill(memoryview(part))
+            parts.append(part)
+        same = a.dtype == b.dtype and bool(np.array_equal(_words(parts[0]), _words(parts[1])))
+        block = _compare_block(parts[0], a.dtype, parts[1], b.dtype, same=same)
+        block.largest_in = name
+        block.is_identical, block.is_counter = same, is_counter
+        result.add(block)
+        if progress is not None:
+            progress(count * a.dtype.itemsize)
+    return result
+
+
+def _words(part: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """The same bytes in steps of eight where that works out, which compares several times faster."""
+    import numpy as np
+
+    return part.view(np.uint64) if part.size % 8 == 0 else part
+
+
+def _compare_block(
+    a_bytes: npt.NDArray[np.uint8], a_type: DType, b_bytes: npt.NDArray[np.uint8], b_type: DType, *, same: bool
+) -> Difference:
+    import numpy as np
+
+    if a_type.name in _OPAQUE or b_type.name in _OPAQUE:  # told apart, not measured
+        elements = a_bytes.size // a_type.itemsize
+        return Difference(elements=elements, changed=0 if same else elements)
+    a = values_of(a_bytes, a_type)
+    result = Difference(elements=a.size)
+    square_a = _dot(a, a)
+    if same and math.isfinite(square_a):
+        result.square_a = square_a
+        return result
+    b = a if same else values_of(b_bytes, b_type)
+    usable = np.isfinite(a) & np.isfinite(b)
+    result.nonfinite = int(a.size - np.count_nonzero(usable))
+    if not same:
+        result.changed = int(np.count_nonzero((a != b) & ~(np.isnan(a) & np.isnan(b))))
+    if result.nonfinite:
+        a, b = np.where(usable, a, 0.0), np.where(usable, b, 0.0)
+    difference = b - a
+    result.square_a = _dot(a, a)
+    result.square_difference = _dot(difference, difference)
+    result.product = _dot(a, difference)
+    result.largest = float(np.max(np.abs(difference, out=difference), initial=0.0))
+    return result
+
+
+def values_of(data: npt.NDArray[np.uint8], dtype: DType) -> npt.NDArray[np.float64]:
+    import numpy as np
+
+    bits = data.view(dtype.numpy)
+    return to_float64(bits, dtype) if dtype.is_float else bits.astype(np.float64)
+
+
+def _dot(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    import numpy as np
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.dot(a, b))
+
+
+def _ratio(change: float, size: float) -> float:
+    if change == 0:
+        return 0.0
+    return change / size if size else math.inf
+
+
+def _cosine(product: float, square_a: float, square_b: float) -> float | None:
+    if square_a <= 0 or square_b <= 0:
+        return None
+    return max(-1.0, min(1.0, product / math.sqrt(square_a) / math.sqrt(square_b)))

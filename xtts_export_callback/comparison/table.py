@@ -1,0 +1,125 @@
+"""Comparisons as text and tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from xtts_export_callback.comparison.report import percent
+from xtts_export_callback.inspection.components import BY_KEY
+from xtts_export_callback.inspection.table import make_console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xtts_export_callback.comparison.measure import Difference
+    from xtts_export_callback.comparison.report import ComparisonReport
+    from xtts_export_callback.comparison.way import RunWayReport
+
+_FEW = 10
+
+
+def show_comparison(report: ComparisonReport) -> None:
+    """Print what differs: a sentence, what is not weights, then the weights from coarse to fine."""
+    console = make_console()
+    sentence = report.sentence
+    console.print(Text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
+    for line in _structure(report):
+        console.print(Text(line))
+    components = [(BY_KEY[key].title, found) for key, found in report.components.items()]
+    console.print(_table("component", components))
+    if not all(found.is_identical for found in report.layers.values()):
+        console.print(_table("layer of the GPT", [(str(layer), found) for layer, found in report.layers.items()]))
+    moved = [(title, found) for title, found in report.parts.items() if found.changed]
+    if moved:
+        console.print(_table("outside the layers", moved))
+    changed = list(report.changed_tensors.items())
+    if changed:
+        shown = f"most changed of {len(changed)} tensors" if len(changed) > _FEW else "changed tensors"
+        console.print(_table(shown, changed[:_FEW]))
+
+
+def show_way(report: RunWayReport) -> None:
+    """Print a run's way: a sentence, and one line for each checkpoint."""
+    console = make_console()
+    sentence = report.sentence
+    console.print(Text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("checkpoint", no_wrap=True)
+    for title in ("GPT moved since the one before", "turn", "GPT away from the start", "most moved part since"):
+        table.add_column(title, justify="right")
+    for index, name in enumerate(report.stops):
+        turn = report.gpt.turn[index]
+        most = max(report.parts, key=lambda title: report.parts[title].step[index])
+        part = f"{most} ({percent(report.parts[most].step[index])})" if report.parts[most].step[index] else "-"
+        row = (name, percent(report.gpt.step[index]) if index else "-", f"{turn:+.3f}" if turn is not None else "-")
+        table.add_row(*map(Text, (*row, percent(report.gpt.away[index]) if index else "-", part)))
+    console.print(table)
+    console.print(Text("turn: cosine between a step and the one before it; +1 straight on, 0 at a right angle, -1 back"))
+
+
+def _structure(report: ComparisonReport) -> list[str]:
+    lines = []
+    for file, names, components in (
+        ("A", report.only_a, report.components_only_a),
+        ("B", report.only_b, report.components_only_b),
+    ):
+        for key, count in components.items():
+            lines.append(f"only in {file}: the {BY_KEY[key].title} ({count} tensors), which inference does not need")
+        lines += _listed(f"only in {file}", names)
+    lines += _listed("another shape", (f"{name}: {_shape(a)} in A, {_shape(b)} in B" for name, (a, b) in report.shapes.items()))
+    pairs: dict[tuple[str, str], int] = {}
+    for pair in report.dtypes.values():
+        pairs[pair] = pairs.get(pair, 0) + 1
+    lines += [f"another dtype: {count} tensors are {a} in A and {b} in B" for (a, b), count in pairs.items()]
+    if report.config is None:
+        lines.append("configuration: not compared, one of the files has none")
+    else:
+        lines += _listed("configuration", (f"{name}: {a!r} in A, {b!r} in B" for name, (a, b) in report.config.items()))
+    if report.vocabulary is None:
+        lines.append("vocabulary: not compared, no vocab.json that fits was found for one of the files")
+    else:
+        labels = {"only_a": "token only in A", "only_b": "token only in B", "moved": "token of another row"}
+        for key, label in labels.items():
+            lines += _listed(label, (repr(token) for token in report.vocabulary[key]))
+    return lines
+
+
+def _listed(label: str, items: Iterable[str]) -> list[str]:
+    found = list(items)
+    lines = [f"{label}: {item}" for item in found[:_FEW]]
+    return [*lines, f"{label}: and {len(found) - _FEW} more"] if len(found) > _FEW else lines
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def _table(title: str, rows: Iterable[tuple[str, Difference]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(title, overflow="fold")
+    for heading in ("moved by", "cos(A, B)", "cos(A, B-A)", "changed", "largest change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, found in rows:
+        table.add_row(*map(Text, (name, *_figures(found))))
+    return table
+
+
+def _figures(found: Difference) -> tuple[str, ...]:
+    if found.is_identical:
+        return ("identical", "", "", "0 %", "")
+    if not found.changed:
+        return ("equal values", "", "", "0 %", "")
+    return (
+        percent(found.relative_l2),
+        _cosine(found.cosine, ".6f"),
+        _cosine(found.difference_cosine, "+.3f"),
+        percent(found.changed_share),
+        f"{found.largest:.3g}" + (f", {found.nonfinite} not finite" if found.nonfinite else ""),
+    )
+
+
+def _cosine(value: float | None, spec: str) -> str:
+    return format(value, spec) if value is not None else "-"
