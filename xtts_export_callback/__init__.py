@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.config import ExportConfig
     from xtts_export_callback.export import export_checkpoint
     from xtts_export_callback.load import load_xtts
+    from xtts_export_callback.merge import merge_checkpoints
     from xtts_export_callback.trainer_config import XttsExportTrainerConfig
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "export_callbacks",
     "export_checkpoint",
     "load_xtts",
+    "merge_checkpoints",
 ]
 
 _MODULES = {
@@ -36,6 +38,7 @@ _MODULES = {
     "export_callbacks": "callback",
     "export_checkpoint": "export",
     "load_xtts": "load",
+    "merge_checkpoints": "merge",
 }
 
 

@@ -1,29 +1,101 @@
-"""Tensors computed from tensors: casts and weighted means, as storages that compute while they are read.
+"""Tensors computed from tensors, as storages that compute while they are read.
 
-Sums run in float64 and are rounded once, to nearest even, so that a mean is as exact as its output type allows and
+Sums run in float64 and are rounded once, to nearest even, so that a result is as exact as its type allows and
 independent of the order of blocks and threads.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType, from_float64, to_float64
-from xtts_export_callback.checkpoint.tensor import Storage, Tensor
+from xtts_export_callback.checkpoint.tensor import BLOCK, GatheredStorage, Storage, Tensor
 from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
     import numpy.typing as npt
 
     from xtts_export_callback.checkpoint.tensor import Reader
 
+    Bits: TypeAlias = npt.NDArray[Any]
+    Values: TypeAlias = npt.NDArray[np.float64]
+    NextValues: TypeAlias = Callable[[int], Values]
 
-class WeightedSum(Storage):
-    """The element-wise weighted sum of tensors, divided by a divisor, in row-major order.
+_WIDENED_BY_NUMPY = {"<f2", "<f4", "<f8"}
+
+
+class ComputedStorage(Storage):
+    """Elements that are computed in float64, block by block in row-major order, and rounded once."""
+
+    def __init__(self, name: str, inputs: Sequence[Tensor], dtype: DType, numel: int | None = None) -> None:
+        """Describe the result.
+
+        Args:
+            name: What the result is called, for errors.
+            inputs: Floating-point tensors that it is computed from.
+            dtype: The floating-point type of the result.
+            numel: Its number of elements; by default that of the first input.
+        """
+        self.name = name
+        self.inputs = list(inputs)
+        self.dtype = dtype
+        self.nbytes = (inputs[0].numel if numel is None else numel) * dtype.itemsize
+
+    @abstractmethod
+    def values(self) -> NextValues:
+        """A function that returns the given number of elements that follow the last call's, as a float64 array.
+
+        The array may be used again by the next call. The first call asks for the most elements.
+        """
+
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read."""
+        return 1
+
+    def reader(self) -> Reader:
+        """See `Storage.reader`.
+
+        Raises:
+            CheckpointError: From the reader, when an element of the result is NaN or infinite.
+        """
+        next_values = self.values()
+
+        def fill(buffer: memoryview) -> None:
+            values = next_values(len(buffer) // self.dtype.itemsize)
+            result = from_float64(values, self.dtype)
+            if not all_finite(result, self.dtype):
+                self.blame(values)
+            buffer[:] = result.data.cast("B")
+
+        return fill
+
+    def blame(self, values: Values) -> None:
+        """Say why elements are not finite: they are too large for the type, an input holds such, or the weights.
+
+        Raises:
+            CheckpointError: Always.
+        """
+        import numpy as np
+
+        for tensor in self.inputs:
+            if not all(all_finite(bits, tensor.dtype) for bits in blocks(tensor)):
+                msg = f"{source_path(tensor)}: {self.name}: holds NaN or infinity; leave this checkpoint out"
+                raise CheckpointError(msg)
+        largest = float(np.abs(values).max())
+        if np.isfinite(largest) and self.dtype.name == "float16":
+            msg = f"{self.name}: {largest:.6g} is too large for float16; choose --dtype float32 or bfloat16"
+            raise CheckpointError(msg)
+        msg = f"{self.name}: the result is NaN, infinite or too large for {self.dtype.name}; check the weights"
+        raise CheckpointError(msg)
+
+
+class WeightedSum(ComputedStorage):
+    """The element-wise weighted sum of tensors, divided by a divisor.
 
     A weight of 0 means that the tensor is not even read: its NaN does not count.
     """
@@ -36,78 +108,114 @@ class WeightedSum(Storage):
         Args:
             name: What the result is called, for errors.
             tensors: Floating-point tensors of one shape, of any dtypes and layouts.
-            weights: One for each.
+            weights: One for each, not all 0.
             divisor: What the sum is divided by; the sum of the weights for a mean.
             dtype: The type of the result.
         """
-        self.name = name
-        self.dtype = dtype
-        self.nbytes = tensors[0].numel * dtype.itemsize
-        self._terms = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0]
+        terms = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0]
+        super().__init__(name, [tensor for tensor, _ in terms], dtype)
+        self._weights = [weight for _, weight in terms]
         self._divisor = divisor
 
-    def reader(self) -> Reader:
-        """See `Storage.reader`.
+    def values(self) -> NextValues:
+        """See `ComputedStorage.values`."""
+        if any(tensor.dtype.itemsize == 8 for tensor in self.inputs):
+            return self._differences()
+        return self._sums()
 
-        Raises:
-            CheckpointError: From the reader, when an element of the result is NaN or infinite.
-        """
+    def _sums(self) -> NextValues:
         import numpy as np
 
-        sources = [(tensor.packed().reader(), tensor.dtype, weight) for tensor, weight in self._terms]
-        scratch = memoryview(bytearray())
+        terms = [(BlockReader(tensor), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)]
         total = np.empty(0, np.float64)
+        product = np.empty(0, np.float64)
 
-        def fill(buffer: memoryview) -> None:
-            nonlocal scratch, total
-            count = len(buffer) // self.dtype.itemsize
-            if len(total) < count:  # the first block is the largest
+        def next_values(count: int) -> Values:
+            nonlocal total, product
+            if len(total) < count:
                 total = np.empty(count, np.float64)
-                scratch = memoryview(bytearray(8 * count))
-            part = total[:count]
+                product = np.empty(count, np.float64)
+            part, scaled = total[:count], product[:count]
             part[:] = -0.0  # the one number that changes nothing when it is added to, not even the sign of a zero
-            for fill_source, dtype, weight in sources:
-                raw = scratch[: count * dtype.itemsize]
-                fill_source(raw)
-                _accumulate(part, np.frombuffer(raw, dtype.numpy), dtype, weight)
-            if self._divisor != 1:
-                part /= self._divisor
-            result = from_float64(part, self.dtype)
-            if not all_finite(result, self.dtype):
-                self._blame(part)
-            buffer[:] = memoryview(result).cast("B")
+            with np.errstate(invalid="ignore", over="ignore"):  # found in the result, where it is named
+                for source, weight in terms:
+                    elements = source.widenable(count)
+                    if weight == 1:
+                        part += elements
+                    else:
+                        part += np.multiply(elements, weight, out=scaled)
+                if self._divisor != 1:
+                    part /= self._divisor
+            return part
 
-        return fill
+        return next_values
 
-    def _blame(self, values: npt.NDArray[np.float64]) -> None:
+    def _differences(self) -> NextValues:
+        """As differences from the first term: the mean of equal float64 numbers is then that number exactly."""
+        import math
+
         import numpy as np
 
-        if np.isfinite(values).all():
-            largest = float(np.abs(values).max())
-            msg = f"{self.name}: {largest:.6g} is too large for {self.dtype.name}; choose --dtype float32 or bfloat16"
-            raise CheckpointError(msg)
-        for tensor, _ in self._terms:
-            if not all_finite(tensor.read(), tensor.dtype):
-                msg = f"{source_path(tensor)}: {self.name}: holds NaN or infinity; leave this checkpoint out"
-                raise CheckpointError(msg)
-        msg = f"{self.name}: the result is NaN or infinite; check the weights"
-        raise CheckpointError(msg)
+        sources = [BlockReader(tensor) for tensor in self.inputs]
+        factors = [weight / self._divisor for weight in self._weights]
+        whole = math.fsum(self._weights) / self._divisor
+
+        def next_values(count: int) -> Values:
+            first = sources[0].float64(count)
+            with np.errstate(invalid="ignore", over="ignore"):
+                total = first if whole == 1 else first * whole
+                for source, factor in zip(sources[1:], factors[1:], strict=True):
+                    total = total + (source.float64(count) - first) * factor
+            return total
+
+        return next_values
 
 
-def _accumulate(total: npt.NDArray[np.float64], bits: npt.NDArray[Any], dtype: DType, weight: float) -> None:
-    import numpy as np
+class BlockReader:
+    """Reads a floating-point tensor from front to back, in blocks of any size."""
 
-    with np.errstate(invalid="ignore", over="ignore"):  # found in the result, where it is named
-        if weight == 1:
-            # numpy widens inside the addition: no second array
-            np.add(total, bits if dtype.numpy in {"<f4", "<f8", "<f2"} else to_float64(bits, dtype), out=total)
-        else:
-            values = to_float64(bits, dtype)
-            values *= weight
-            total += values
+    def __init__(self, tensor: Tensor) -> None:
+        """Start at the first element of ``tensor``, in row-major order."""
+        self._fill = tensor.packed().reader()
+        self._dtype = tensor.dtype
+        self._scratch = memoryview(bytearray())
+
+    def bits(self, count: int) -> Bits:
+        """The next ``count`` elements as they stand in the file, valid until the next call."""
+        import numpy as np
+
+        size = count * self._dtype.itemsize
+        if len(self._scratch) < size:
+            self._scratch = memoryview(bytearray(size))
+        raw = self._scratch[:size]
+        self._fill(raw)
+        return np.frombuffer(raw, self._dtype.numpy)
+
+    def widenable(self, count: int) -> Bits:
+        """The next ``count`` elements as an array that numpy widens to float64 inside an operation, without a copy."""
+        bits = self.bits(count)
+        return bits if self._dtype.numpy in _WIDENED_BY_NUMPY else to_float64(bits, self._dtype)
+
+    def float64(self, count: int) -> Values:
+        """The next ``count`` elements as a float64 array of the caller's own."""
+        return to_float64(self.bits(count), self._dtype)
 
 
-def all_finite(bits: npt.NDArray[Any], dtype: DType) -> bool:
+def blocks(tensor: Tensor) -> Iterable[Bits]:
+    """All elements of a tensor as they stand in the file, in row-major order, a block at a time."""
+    source = BlockReader(tensor)
+    for count in block_sizes(tensor.numel):
+        yield source.bits(count)
+
+
+def block_sizes(numel: int) -> Iterable[int]:
+    """Numbers of elements to take at a time, for methods that go over their inputs before the first result."""
+    step = BLOCK // 8
+    for start in range(0, numel, step):
+        yield min(step, numel - start)
+
+
+def all_finite(bits: Bits, dtype: DType) -> bool:
     """Whether no element is NaN or infinite.
 
     Args:
@@ -126,6 +234,14 @@ def source_path(tensor: Tensor) -> str:
     storage = tensor.storage
     file = getattr(storage, "file", None) or getattr(getattr(storage, "base", None), "file", None)
     return str(file.path) if file is not None else "a source"
+
+
+def bytes_read(tensor: Tensor) -> int:
+    """Bytes that reading a tensor takes from its file: all of its storage, whose checksum is over all of it."""
+    packed = tensor.packed()
+    if isinstance(packed, GatheredStorage):
+        return 0 if tensor.numel == 0 else tensor.storage.nbytes
+    return tensor.storage.nbytes if packed.nbytes else 0
 
 
 def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
@@ -154,40 +270,9 @@ def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
     return result
 
 
-def weighted_mean(models: Sequence[dict[str, Tensor]], weights: Sequence[float], dtype: str | None) -> dict[str, Tensor]:
-    """The weighted mean of models with the same keys and shapes.
-
-    Integer and bool tensors are taken from the last model. What is tied in every model stays tied.
-
-    Args:
-        models: State_dicts, oldest first.
-        weights: One for each, of any sum but 0; they are divided by it.
-        dtype: Type of the floating-point results; by default each keeps the widest type it has among the models.
-
-    Returns:
-        The mapping, nothing read yet.
-    """
-    divisor = math.fsum(weights)
-    done: dict[tuple[Any, ...], Tensor] = {}
-    result: dict[str, Tensor] = {}
-    for name, newest in models[-1].items():
-        if not newest.dtype.is_float:
-            result[name] = newest
-            continue
-        inputs = [model[name] for model in models]
-        key = tuple(tensor.view_key for tensor in inputs)
-        if key not in done:
-            target = BY_NAME[dtype] if dtype else widest(tensor.dtype for tensor in inputs)
-            storage = WeightedSum(name, inputs, weights, divisor, target)
-            done[key] = Tensor.contiguous(storage, target, newest.shape)
-        result[name] = done[key]
-    return result
-
-
-def widest(dtypes: Any) -> DType:
+def widest(dtypes: Iterable[DType]) -> DType:
     """The type that loses the least among floating-point types: float32 for float16 with bfloat16."""
     found = list(dict.fromkeys(dtypes))
     if len(found) > 1 and all(dtype.itemsize <= 2 for dtype in found):
         return BY_NAME["float32"]
-    best: DType = max(found, key=lambda dtype: dtype.itemsize)
-    return best
+    return max(found, key=lambda dtype: dtype.itemsize)

@@ -19,6 +19,8 @@ from xtts_export_callback.checkpoint.publish import whole_directory
 from xtts_export_callback.errors import ConfigError, VerificationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from xtts_export_callback.assets import Assets
     from xtts_export_callback.checkpoint.layout import InferenceModel
     from xtts_export_callback.checkpoint.read import Checkpoint
@@ -56,6 +58,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     header: dict[str, Any],
     provenance: dict[str, Any],
     format: str = "pth",  # noqa: A002 - what users call it
+    extra: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
@@ -68,6 +71,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         header: ``step``, ``epoch`` and ``model_loss`` as `training_state` gives them.
         provenance: What `provenance_of` gave.
         format: ``"pth"`` or ``"safetensors"``.
+        extra: Further ``.pth`` files: by name, what `write_pth` shall put into them.
         force: Replace an existing folder, which stays whole until the new one is.
         progress: Called with the number of bytes of weights written since the last call.
 
@@ -92,6 +96,8 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         _write(temporary / "vocab.json", assets.vocab_bytes)
         for name, source in assets.companions.items():
             _write(temporary / name, source.read_bytes())
+        for name, content in (extra or {}).items():
+            write_pth(temporary / name, content)
         complete = {**provenance, "files": _describe_files(temporary, weights, tensors)}
         _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode())
         nbytes = folder_bytes(temporary)

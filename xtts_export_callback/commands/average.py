@@ -5,11 +5,11 @@ Of a run: the last N checkpoints by step, into RUN/inference/average_last_N. Or 
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.commands.common import add_asset_options, add_output_options, human_size, progress_bar
+from xtts_export_callback.commands.common import add_asset_options, add_output_options
+from xtts_export_callback.commands.merging import add_merge_options, write_and_report
 
 if TYPE_CHECKING:
     import argparse
@@ -23,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="RUN|CHECKPOINT", help="one run folder, or two or more checkpoints"
     )
-    parser.add_argument("--last", type=int, metavar="N", help=f"of a run, average the last N (default: {_DEFAULT_LAST})")
-    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one weight for each, oldest first")
-    add_output_options(parser, default="RUN/inference/average_last_N")
+    parser.add_argument("--last", type=int, metavar="N", help=f"of a run, the last N (default: {_DEFAULT_LAST})")
     parser.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), help="type of the result (default: that of the inputs)"
+        "--weights", nargs="+", type=float, metavar="W", help="one for each: of a run oldest first, else as named"
     )
+    add_output_options(parser, default="RUN/inference/average_last_N")
+    add_merge_options(parser)
     add_asset_options(parser)
 
 
@@ -41,23 +41,22 @@ def run(args: argparse.Namespace) -> int:
     paths, output = _plan(args)
     with open_checkpoint(paths[-1]) as newest:
         needed = sum(tensor.nbytes for tensor in inference_model(newest).tensors.values())
-    started = time.perf_counter()
-    with progress_bar(output.name, needed) as progress:
-        result = average_checkpoints(
+    return write_and_report(
+        output,
+        needed,
+        lambda progress: average_checkpoints(
             paths,
             output,
             weights=args.weights,
             dtype=args.dtype,
             vocab=args.vocab,
             config=args.config,
+            for_training=args.for_training,
             force=args.force,
             progress=progress,
-        )
-    seconds = time.perf_counter() - started
-    for source in result.provenance["sources"]:
-        print(f"  {source['weight']:.4g} x {source['name']} (step {source['step']})")
-    print(f"{output}: {human_size(result.nbytes)}, verified, {seconds:.1f} s")
-    return 0
+        ),
+        for_training=args.for_training,
+    )
 
 
 def _plan(args: argparse.Namespace) -> tuple[list[Path], Path]:

@@ -1,0 +1,238 @@
+"""The methods of merging, each with its reference. All of them compute in float64 and round once.
+
+Linear, task arithmetic and interpolation are weighted sums (`Settings.coefficients`); slerp and ties look at a whole
+tensor before the first result, which they do by going over the inputs twice, so that no method holds a model in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from xtts_export_callback.combine import BlockReader, ComputedStorage, WeightedSum, block_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xtts_export_callback.checkpoint.dtypes import DType
+    from xtts_export_callback.checkpoint.tensor import Tensor
+    from xtts_export_callback.combine import NextValues, Values
+
+LINEAR, SLERP, TASK_ARITHMETIC, TIES, INTERPOLATE = "linear", "slerp", "task_arithmetic", "ties", "interpolate"
+
+METHODS = {
+    LINEAR: "weighted mean",
+    SLERP: "along the great circle between two models",
+    TASK_ARITHMETIC: "base plus what the models changed",
+    TIES: "base plus the large changes that agree in sign",
+    INTERPOLATE: "between the base and the models",
+}
+WITH_BASE = (TASK_ARITHMETIC, TIES, INTERPOLATE)
+
+DEFAULT_SCALE = {TASK_ARITHMETIC: 1.0, TIES: 1.0, INTERPOLATE: 0.5}
+DEFAULT_DENSITY = 0.2
+
+_PARALLEL = 1e-6  # sine of the angle below which slerp and linear interpolation agree to 1e-12
+
+
+class Coefficients(NamedTuple):
+    """What a method makes of weights.
+
+    Attributes:
+        models: One for each model.
+        base: That of the base.
+        divisor: What the sum of the products is divided by.
+    """
+
+    models: tuple[float, ...]
+    base: float
+    divisor: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method and its numbers, checked.
+
+    Attributes:
+        method: One of `METHODS`.
+        weights: One for each model, as given.
+        normalize: Whether the weights are divided by their sum.
+        scale: How far from the base: 0 is the base, 1 are the models. It is lambda in the papers on task arithmetic and
+            ties and alpha in that on interpolation.
+        density: Share of each tensor's changes that ties keeps, the largest.
+    """
+
+    method: str
+    weights: tuple[float, ...]
+    normalize: bool = True
+    scale: float = 1.0
+    density: float = DEFAULT_DENSITY
+
+    @property
+    def effective(self) -> tuple[float, ...]:
+        """The weights as they are used: normalised unless that was turned off."""
+        total = math.fsum(self.weights) if self.normalize else 1.0
+        return tuple(weight / total for weight in self.weights)
+
+    def coefficients(self) -> Coefficients:
+        """The method as a weighted sum of models and base.
+
+        - ``linear``: sum(w x) / sum(w). Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+          Generalization", 2018 (along one run); Wortsman et al., "Model soups", 2022 (several fine-tunes).
+        - ``task_arithmetic``: base + scale * sum(w (x - base)). Ilharco et al., "Editing Models with Task
+          Arithmetic", 2022; with ``normalize: false`` and weights of 1 it is the paper's sum, else the mean.
+        - ``interpolate``: (1 - scale) base + scale * sum(w x). Wortsman et al., "Robust fine-tuning of zero-shot
+          models" (WiSE-FT), 2021.
+
+        For slerp and ties, which are no such sums, these are the coefficients that say which inputs count at all.
+        """
+        if self.method in {LINEAR, SLERP}:
+            divisor = math.fsum(self.weights) if self.normalize else 1.0
+            return Coefficients(self.weights, 0.0, divisor)
+        models = tuple(self.scale * weight for weight in self.effective)
+        if self.method == TIES:
+            return Coefficients(models, 1.0, 1.0)
+        total = 1.0 if self.normalize else math.fsum(self.effective)
+        return Coefficients(models, 1.0 - self.scale * total, 1.0)
+
+    def storage(self, name: str, models: Sequence[Tensor], base: Tensor | None, dtype: DType) -> ComputedStorage:
+        """The merged tensor, not computed yet.
+
+        Args:
+            name: What it is called.
+            models: Floating-point tensors of one shape.
+            base: The base's, for methods that have one.
+            dtype: Type of the result.
+        """
+        if self.method == SLERP:
+            return Slerp(name, models, self.effective[1], dtype)
+        if self.method == TIES:
+            assert base is not None
+            return Ties(name, models, base, self, dtype)
+        parts = self.coefficients()
+        tensors = [*models, *([base] if base is not None else [])]
+        weights = [*parts.models, *([parts.base] if base is not None else [])]
+        return WeightedSum(name, tensors, weights, parts.divisor, dtype)
+
+
+class Slerp(ComputedStorage):
+    """Spherical linear interpolation of two tensors, flattened: Shoemake, "Animating Rotation with Quaternion Curves".
+
+    SIGGRAPH 1985: sin((1 - t) angle) / sin(angle) * first + sin(t angle) / sin(angle) * second, the angle being that
+    between the two. Where it is next to 0 or 180 degrees, or a tensor is 0, the interpolation is linear.
+    """
+
+    def __init__(self, name: str, tensors: Sequence[Tensor], t: float, dtype: DType) -> None:
+        """Describe the tensor at ``t`` between the first (0) and the second (1)."""
+        super().__init__(name, tensors, dtype)
+        self._t = t
+
+    @property
+    def passes(self) -> int:
+        """See `ComputedStorage.passes`."""
+        return 2
+
+    def values(self) -> NextValues:
+        """See `ComputedStorage.values`."""
+        return WeightedSum(self.name, self.inputs, self._factors(), 1.0, self.dtype).values()
+
+    def _factors(self) -> tuple[float, float]:
+        import numpy as np
+
+        linear = (1.0 - self._t, self._t)
+        if 0.0 in linear:
+            return linear
+        first, second = (BlockReader(tensor) for tensor in self.inputs)
+        dots, firsts, seconds = [], [], []
+        with np.errstate(invalid="ignore", over="ignore"):  # found in the result, where it is named
+            for count in block_sizes(self.inputs[0].numel):
+                one, other = first.float64(count), second.float64(count)
+                dots.append(float((one * other).sum()))
+                firsts.append(float((one * one).sum()))
+                seconds.append(float((other * other).sum()))
+        sums = [float(np.sum(parts)) for parts in (dots, firsts, seconds)]
+        length = math.sqrt(sums[1]) * math.sqrt(sums[2])
+        if length == 0 or not math.isfinite(length) or not math.isfinite(sums[0]):
+            return linear
+        angle = math.acos(max(-1.0, min(1.0, sums[0] / length)))
+        sine = math.sin(angle)
+        if sine < _PARALLEL:
+            return linear
+        return math.sin((1.0 - self._t) * angle) / sine, math.sin(self._t * angle) / sine
+
+
+class Ties(ComputedStorage):
+    """TIES-merging: Yadav et al., "TIES-Merging: Resolving Interference When Merging Models", 2023.
+
+    Trim: of each model's change (model minus base) the ``density`` largest by magnitude stay, the rest is 0; here
+    tensor by tensor, in the paper over the whole model. Elect: the sign of the weighted sum of what stayed.
+    Disjoint merge: the weighted mean over the models that have the elected sign. The result is base + scale * that mean.
+    """
+
+    def __init__(self, name: str, models: Sequence[Tensor], base: Tensor, settings: Settings, dtype: DType) -> None:
+        """Describe the merged tensor; weights are not negative, and a model of weight 0 is not read."""
+        terms = [(tensor, weight) for tensor, weight in zip(models, settings.effective, strict=True) if weight]
+        super().__init__(name, [base, *(tensor for tensor, _ in terms)], dtype)
+        self._weights = [weight for _, weight in terms]
+        self._settings = settings
+
+    @property
+    def passes(self) -> int:
+        """See `ComputedStorage.passes`."""
+        return 2
+
+    def values(self) -> NextValues:
+        """See `ComputedStorage.values`."""
+        import numpy as np
+
+        thresholds = [self._threshold(tensor) for tensor in self.inputs[1:]]
+        base_source, *sources = [BlockReader(tensor) for tensor in self.inputs]
+        terms = list(zip(sources, thresholds, self._weights, strict=True))
+
+        def next_values(count: int) -> Values:
+            base = base_source.float64(count)
+            changes = []
+            for source, threshold, _ in terms:
+                change = self._change(source, base, count)
+                change[np.abs(change) < threshold] = 0.0
+                changes.append(change)
+            total = np.zeros(count)
+            for change, (_, _, weight) in zip(changes, terms, strict=True):
+                total += weight * change
+            elected = np.sign(total)
+            total[:] = 0.0
+            shares = np.zeros(count)
+            for change, (_, _, weight) in zip(changes, terms, strict=True):
+                agrees = (np.sign(change) == elected) & (elected != 0)
+                total[agrees] += weight * change[agrees]
+                shares[agrees] += weight
+            np.divide(total, shares, out=total, where=shares > 0)
+            return base + self._settings.scale * total
+
+        return next_values
+
+    def _threshold(self, tensor: Tensor) -> float:
+        """Magnitude of the smallest change that stays. One change a time is held: 8 bytes for each element."""
+        import numpy as np
+
+        source, base = BlockReader(tensor), BlockReader(self.inputs[0])
+        magnitudes = np.empty(tensor.numel)
+        done = 0
+        for count in block_sizes(tensor.numel):
+            np.abs(self._change(source, base.float64(count), count), out=magnitudes[done : done + count])
+            done += count
+        dropped = tensor.numel - math.ceil(self._settings.density * tensor.numel)
+        if not 0 < dropped < tensor.numel:
+            return 0.0
+        magnitudes.partition(dropped)
+        return float(magnitudes[dropped])
+
+    def _change(self, source: BlockReader, base: Values, count: int) -> Values:
+        import numpy as np
+
+        with np.errstate(invalid="ignore"):
+            change = source.float64(count) - base
+        if not np.isfinite(change).all():  # NaN would pass for a small change and be trimmed in silence
+            self.blame(change)
+        return change

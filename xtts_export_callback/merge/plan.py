@@ -1,0 +1,244 @@
+"""What a recipe makes of the models at hand: for every tensor, from which models and how. Nothing is read to plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint import Tensor
+from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType
+from xtts_export_callback.combine import ComputedStorage, WeightedSum, blocks, bytes_read, widest
+from xtts_export_callback.errors import ConfigError, IncompatibleError
+from xtts_export_callback.merge.methods import SLERP, TIES, Settings
+from xtts_export_callback.merge.patterns import matches, suggestion
+from xtts_export_callback.merge.sources import VOCAB_TENSORS, OpenModel, group_names
+from xtts_export_callback.merge.vocabulary import MergedVocabulary, RowSum, aligned
+from xtts_export_callback.sizes import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xtts_export_callback.assets import Assets
+    from xtts_export_callback.merge.recipe import Recipe, Rule
+
+
+@dataclass
+class Plan:
+    """A merge that is settled and not done.
+
+    Attributes:
+        recipe: What was asked for.
+        models: The inputs, those of the recipe's models first, then the base where there is one.
+        vocabulary: The merged one where vocabularies differ, else None.
+        assets: What goes beside the result.
+        tensors: The result. Floating-point tensors compute when they are read; integers are those of the last or first
+            model that counts, see `integers`.
+        integers: By name of an integer tensor, those of the models that count, in order.
+        rule_of: By name, the rule that means it, None for the recipe's own settings.
+    """
+
+    recipe: Recipe
+    models: Sequence[OpenModel]
+    vocabulary: MergedVocabulary | None
+    assets: Assets
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    integers: dict[str, list[Tensor]] = field(default_factory=dict)
+    rule_of: dict[str, Rule | None] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the result, ties counted once."""
+        return sum(tensor.nbytes for tensor in self._distinct())
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that will be read from the inputs; integers, which are compared, once from each."""
+        inputs = [tensor for name in self.integers for tensor in self.integers[name]]
+        computed = [tensor.storage for tensor in self._distinct() if isinstance(tensor.storage, ComputedStorage)]
+        return sum(map(_reads, computed)) + sum(map(bytes_read, inputs))
+
+    def differing_integers(self) -> list[str]:
+        """Names of the integer tensors that are not the same in all models that count. Reads them."""
+        return [
+            name
+            for name, tensors in self.integers.items()
+            if not all(_same_elements(tensors[0], other) for other in tensors[1:])
+        ]
+
+    def describe(self) -> str:
+        """The plan in lines: the models, then for each rule which tensors and at which effective weights."""
+        lines = [f"{len(self.tensors)} tensors from {len(self.models)} models"]
+        for model in self.models:
+            half = f", {model.half_precision}" if model.half_precision else ""
+            lines.append(f"  {model.source.name}: {model.path} (step {model.checkpoint.document.get('step')}{half})")
+        for rule in (*self.recipe.rules, None):
+            names = [name for name, found in self.rule_of.items() if found is rule]
+            if names:
+                what = " ".join(rule.patterns) if rule else "everything else" if self.recipe.rules else "every tensor"
+                lines.append(f"{what}: {self._recipe_of(rule)}")
+                size = human_size(sum(self.tensors[name].nbytes for name in names))
+                lines.append(f"  {len(names)} tensors, {size}: {', '.join(group_names(names))}")
+        if self.integers:
+            lines.append(f"{len(self.integers)} integer tensors where they differ: of the {self.recipe.integers} model")
+        if self.vocabulary is not None:
+            lines.append(f"vocabulary: {self.recipe.vocab}, {self.vocabulary.size} tokens")
+        types = sorted({tensor.dtype.name for tensor in self.tensors.values() if tensor.dtype.is_float})
+        lines.append(f"reads {human_size(self.bytes_read)}, writes {human_size(self.nbytes)} of {', '.join(types)}")
+        return "\n".join(lines)
+
+    def _recipe_of(self, rule: Rule | None) -> str:
+        if rule is not None and rule.take is not None:
+            return f"those of {rule.take}"
+        settings = rule.settings if rule is not None and rule.settings is not None else self.recipe.settings
+        return describe_settings(settings, [model.name for model in self.recipe.models])
+
+    def _distinct(self) -> list[Tensor]:
+        return list({tensor.view_key: tensor for tensor in self.tensors.values()}.values())
+
+
+def make_plan(recipe: Recipe, models: Sequence[OpenModel], vocabulary: MergedVocabulary | None, assets: Assets) -> Plan:
+    """Settle a merge.
+
+    Args:
+        recipe: What was asked for.
+        models: Compatible inputs, in the order of ``recipe.inputs``.
+        vocabulary: How their vocabularies merge, None where they are the same.
+        assets: What goes beside the result.
+
+    Raises:
+        ConfigError: When a rule means no tensor, or none that an earlier rule has not taken.
+        IncompatibleError: When a rule tears tied tensors apart.
+    """
+    plan = Plan(recipe, models, vocabulary, assets)
+    plan.rule_of = _assign(recipe, list(models[0].tensors))
+    done: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
+    for name in models[0].tensors:
+        inputs = [model.tensors[name] for model in models]
+        tied = tuple(tensor.view_key for tensor in inputs)
+        rule = plan.rule_of[name]
+        if tied in done and plan.rule_of[done[tied][0]] is not rule:
+            msg = f"{recipe.where}: {name} and {done[tied][0]} are one tensor, but fall under different rules"
+            raise IncompatibleError(msg)
+        if not inputs[0].dtype.is_float:
+            plan.integers[name] = _counting(recipe, rule, inputs)
+            plan.tensors[name] = plan.integers[name][-1 if recipe.integers == "last" else 0]
+            continue
+        if tied not in done:
+            done[tied] = (name, _merged(plan, name, rule, inputs))
+        plan.tensors[name] = done[tied][1]
+    return plan
+
+
+def describe_settings(settings: Settings, names: Sequence[str]) -> str:
+    """A method with its effective weights, such as ``linear: 0.6 x anna + 0.4 x bert``."""
+    if settings.method == SLERP:
+        return f"slerp: from {names[0]} to {names[1]} at {settings.effective[1]:.6g}"
+    parts = settings.coefficients()
+    weights = settings.effective if settings.method == TIES else [one / parts.divisor for one in parts.models]
+    terms = [f"{weight:.6g} x {name}" for weight, name in zip(weights, names, strict=True)]
+    if settings.method == TIES:
+        density, scale = f"{settings.density:.6g}", f"{settings.scale:.6g}"
+        return f"ties: base + {scale} x changes of {', '.join(terms)}, of which the largest {density} stay"
+    base = [f"{parts.base:.6g} x base"] if parts.base else []
+    return f"{settings.method}: {' + '.join([*base, *terms])}"
+
+
+def _assign(recipe: Recipe, names: list[str]) -> dict[str, Rule | None]:
+    found: dict[str, Rule | None] = {}
+    for name in names:
+        fitting = (rule for rule in recipe.rules if any(matches(pattern, name) for pattern in rule.patterns))
+        found[name] = next(fitting, None)
+    for rule in recipe.rules:
+        for pattern in rule.patterns:
+            if not any(matches(pattern, name) for name in names):
+                msg = f"{rule.place}.match: {pattern!r:.80} matches no tensor{suggestion(pattern[:200], names)}"
+                raise ConfigError(msg)
+        if all(other is not rule for other in found.values()):
+            msg = f"{rule.place}: never reached: earlier rules match all it matches; put the narrower rule first"
+            raise ConfigError(msg)
+    return found
+
+
+def _coefficients(recipe: Recipe, rule: Rule | None) -> list[float]:
+    """For each input, whether and how much it counts; only the zeros mean anything for slerp and ties."""
+    if rule is not None and rule.take is not None:
+        return [float(source.name == rule.take) for source in recipe.inputs]
+    settings = rule.settings if rule is not None and rule.settings is not None else recipe.settings
+    parts = settings.coefficients()
+    weights = [weight / parts.divisor for weight in parts.models]
+    return [*weights, *([parts.base] if recipe.base is not None else [])]
+
+
+def _counting(recipe: Recipe, rule: Rule | None, inputs: list[Tensor]) -> list[Tensor]:
+    """The inputs that count, models before the base unless only the base does."""
+    weights = _coefficients(recipe, rule)
+    models = len(recipe.models)
+    chosen = [tensor for tensor, weight in zip(inputs[:models], weights, strict=False) if weight != 0]
+    return chosen or inputs[models:]
+
+
+def _merged(plan: Plan, name: str, rule: Rule | None, inputs: list[Tensor]) -> Tensor:
+    recipe = plan.recipe
+    weights = _coefficients(recipe, rule)
+    counting = [tensor for tensor, weight in zip(inputs, weights, strict=True) if weight != 0]
+    dtype = BY_NAME[recipe.dtype] if recipe.dtype else widest(tensor.dtype for tensor in counting)
+    settings = rule.settings if rule is not None and rule.settings is not None else recipe.settings
+    is_sum = (rule is not None and rule.take is not None) or settings.method not in {SLERP, TIES}
+    shape = inputs[0].shape
+    if plan.vocabulary is not None and name in VOCAB_TENSORS:
+        shape = (plan.vocabulary.size, *shape[1:])
+        if is_sum:
+            return Tensor.contiguous(_row_sum(plan, name, inputs, weights, dtype), dtype, shape)
+        inputs = _align(plan, name, inputs)
+    storage: ComputedStorage
+    if rule is not None and rule.take is not None:
+        storage = WeightedSum(name, inputs, weights, 1.0, dtype)
+    else:
+        models = len(recipe.models)
+        storage = settings.storage(name, inputs[:models], inputs[models] if recipe.base is not None else None, dtype)
+    return Tensor.contiguous(storage, dtype, shape)
+
+
+def _shares(plan: Plan) -> tuple[list[float], int | None]:
+    """Weights by which a token that an input lacks is made up from the others, and which input is the base."""
+    has_base = plan.recipe.base is not None
+    weights = [*plan.recipe.settings.weights, *([0.0] if has_base else [])]
+    return weights, len(plan.recipe.models) if has_base else None
+
+
+def _row_sum(plan: Plan, name: str, inputs: list[Tensor], weights: list[float], dtype: DType) -> RowSum:
+    import numpy as np
+
+    assert plan.vocabulary is not None
+    parts = aligned(plan.vocabulary.rows, *_shares(plan))
+    total = np.sum([weight * part for weight, part in zip(weights, parts, strict=True)], axis=0)
+    return RowSum(name, inputs, plan.vocabulary.rows, total, dtype)
+
+
+def _align(plan: Plan, name: str, inputs: list[Tensor]) -> list[Tensor]:
+    """The inputs as if each had every token, in float64 so that nothing is rounded twice."""
+    assert plan.vocabulary is not None
+    wide = BY_NAME["float64"]
+    result = []
+    for tensor, part in zip(inputs, aligned(plan.vocabulary.rows, *_shares(plan)), strict=True):
+        storage = RowSum(name, inputs, plan.vocabulary.rows, part, wide)
+        shape = (plan.vocabulary.size, *tensor.shape[1:])
+        result.append(Tensor.contiguous(storage, wide, shape))
+    return result
+
+
+def _reads(storage: ComputedStorage) -> int:
+    """Bytes that computing a storage reads from files."""
+    per_pass = 0
+    for tensor in storage.inputs:
+        inner = tensor.storage
+        per_pass += _reads(inner) if isinstance(inner, ComputedStorage) else bytes_read(tensor)
+    return storage.passes * per_pass
+
+
+def _same_elements(one: Tensor, other: Tensor) -> bool:
+    import numpy as np
+
+    if one.dtype is not other.dtype:
+        return False
+    return all(np.array_equal(mine, its) for mine, its in zip(blocks(one), blocks(other), strict=True))
