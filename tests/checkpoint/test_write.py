@@ -580,7 +580,7 @@ GIB = 1 << 30
 @pytest.fixture
 def huge_archive(tmp_path: Path) -> Iterator[Path]:
     """An archive of 9 GiB that is almost only a hole: a record of 4.5 GiB, a small one, and one of 4.5 GiB again."""
-    storages = [ArrayStorage(b"") for _ in range(3)]
+    storages: list[Storage] = [ArrayStorage(b"") for _ in range(3)]
     for storage, nbytes in zip(storages, (9 * GIB // 2, 16, 9 * GIB // 2), strict=True):
         storage.nbytes = nbytes
     dtypes = ("uint8", "float32", "uint8")

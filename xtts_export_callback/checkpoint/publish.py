@@ -138,7 +138,11 @@ def _move_into_place(temporary: Path, path: Path) -> None:
         # (`remove_leftovers`) should we be killed in between.
         aside = _temporary_name(path, "old")
         path.rename(aside)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            aside.rename(path)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
 
 
