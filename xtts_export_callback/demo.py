@@ -30,17 +30,17 @@ _SENTENCE = "listen to the rain on the roof."
 _EPOCHS, _SAVE_STEP, _BEST_AFTER, _AVERAGED = 6, 8, 25, 3
 
 _USES = (
-    ("checkpoint_*.pth", "full checkpoint, to continue the training from: weights, optimizer, DVAE"),
+    ("checkpoint_*.pth", "full checkpoint: weights, optimizer, DVAE; continues the training"),
     ("best_model_*.pth", "the same, at the lowest evaluation loss"),
-    ("best_model.pth", "the Trainer's copy of it under a fixed name"),
-    ("inference/checkpoint_*", "inference folder of that checkpoint, bit-identical weights: load it and speak"),
-    ("inference/best_model_*", "inference folder of the best model"),
-    ("inference/average_last_*", "inference folder of the average of the last checkpoints:"),
-    ("inference/average_last_*/model.pth", "  the weights, GPT and HiFi-GAN decoder"),
-    ("inference/average_last_*/config.json", "  settings of model and synthesis, without local paths"),
-    ("inference/average_last_*/vocab.json", "  the vocabulary that it was trained with"),
-    ("inference/average_last_*/mel_stats.pth", "  mel statistics, which some servers ask for"),
-    ("inference/average_last_*/export.json", "  where it comes from: checkpoints, fingerprints, versions"),
+    ("best_model.pth", "the Trainer's copy of it"),
+    ("inference/checkpoint_*", "speaks like that checkpoint, bit for bit"),
+    ("inference/best_model_*", "speaks like the best model, bit for bit"),
+    ("inference/average_last_*", "speaks with the mean of the last checkpoints:"),
+    ("inference/average_last_*/model.pth", "weights of GPT and HiFi-GAN decoder"),
+    ("inference/average_last_*/config.json", "settings, without local paths"),
+    ("inference/average_last_*/vocab.json", "the vocabulary of the training"),
+    ("inference/average_last_*/mel_stats.pth", "mel statistics, which some servers ask for"),
+    ("inference/average_last_*/export.json", "checkpoints, fingerprints, versions it was made from"),
 )
 
 
@@ -72,7 +72,7 @@ def run_demo(output: str | Path | None = None) -> Path:
         average = run / "inference" / f"average_last_{_AVERAGED}"
         console.print(f'[bold]3. Speaking[/] with the average: TTS(model_path="{average}", ...)')
         speech = _speak(average, assets, folder / "speech.wav")
-    console.print(_table(folder, run, speech))
+    console.print(_table(run, speech))
     console.print(f"Done in {time.perf_counter() - started:.0f} s. The voice hums: it was trained for seconds.")
     return run
 
@@ -124,20 +124,21 @@ def _speak(model: Path, assets: TinyAssets, wav: Path) -> Path:
     return wav
 
 
-def _table(folder: Path, run: Path, speech: Path) -> Table:
+def _table(run: Path, speech: Path) -> Table:
     """List what there is now: each file, its size, what it is for."""
     from rich.table import Table
 
     table = Table(title=str(run), title_justify="left")
-    table.add_column("File", overflow="fold")
+    table.add_column("File", no_wrap=True)
     table.add_column("Size", justify="right", no_wrap=True)
     table.add_column("What it is for")
     for pattern, use in _USES:
         for path in sorted(run.glob(pattern), key=_number):
-            name = path.relative_to(run).as_posix() + ("/" if path.is_dir() else "")
-            table.add_row(name, human_size(_size(path)), use)
+            inside = pattern.count("/") > 1
+            name = f"  {path.name}" if inside else path.relative_to(run).as_posix() + "/" * path.is_dir()
+            table.add_row(name, human_size(_size(path)), f"  {use}" if inside else use)
     table.add_section()
-    table.add_row(speech.relative_to(folder).as_posix(), human_size(_size(speech)), f'"{_SENTENCE}"')
+    table.add_row(speech.name, human_size(_size(speech)), f'"{_SENTENCE}"')
     return table
 
 
@@ -151,19 +152,29 @@ def _size(path: Path) -> int:
 
 
 class _Highlights(logging.Handler):
-    """Shows the lines of the Trainer's log that tell how far it is."""
-
-    _wanted = re.compile(r"> (EPOCH|CHECKPOINT|BEST MODEL|EXPORT|AVERAGE) ?:|avg_loss:")
+    """Shows how far a training is: epochs, losses, checkpoints and exports, from the lines of the Trainer's log."""
 
     def __init__(self, console: Console, folder: Path) -> None:
         super().__init__()
         self._console = console
-        self._folder = folder
+        self._run = re.compile(re.escape(str(folder / "runs")) + r"[/\\][^/\\]+[/\\]")
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print what a record says about progress, and warnings as they are."""
         for line in re.sub(r"\x1b\[\d*m", "", record.getMessage()).splitlines():
-            if record.levelno >= logging.WARNING or self._wanted.search(line):
-                self._console.print("   " + line.strip(" |").replace(str(self._folder), "..."), markup=False)
+            text = line if record.levelno >= logging.WARNING else _highlight(line)
+            if text:
+                self._console.print(f"   {self._run.sub('', text.strip())}", markup=False)
+
+
+def _highlight(line: str) -> str:
+    """Return a line of the Trainer's log in short, or nothing when it does not tell how far the training is."""
+    if epoch := re.search(r"> EPOCH: (\d+)/(\d+)", line):
+        return f"epoch {int(epoch[1]) + 1} of {int(epoch[2]) + 1}"
+    if loss := re.search(r"avg_loss: *([\d.]+)", line):
+        return f"evaluation loss {float(loss[1]):.3f}"
+    saved = re.search(r"> ((?:CHECKPOINT|BEST MODEL|EXPORT|AVERAGE) :.*)", line)
+    return saved[1] if saved else ""
 
 
 @contextlib.contextmanager
