@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     {"errors", "sizes"},
     {"checkpoint"},
-    {"assets", "combine", "folder", "runs", "export", "average", "merge", "inspect", "compare", "verify"},
+    {"assets", "combine", "folder", "runs", "export", "average", "merge", "inspection", "comparison", "verification"},
     {"config", "trainer_config", "recipe_config", "speech_samples", "tiny_model", "load"},
     {"callback", "evaluate", "report", "train_gpt_xtts"},
     {"demo"},

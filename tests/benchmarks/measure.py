@@ -25,7 +25,7 @@ from tests.benchmarks.files import FULL_SIZE, SCALES, STEPS_PER_FILE
 SLIM_SIZE = 1_860_000_000
 """About what an inference model takes."""
 
-_BLOCK = 16 << 20
+_BLOCK = 1 << 20
 
 
 class Measurement(NamedTuple):
