@@ -19,8 +19,12 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     {"errors", "sizes"},
     {"checkpoint"},
-    {"assets", "combine", "folder", "runs", "export", "average", "merge", "inspection", "comparison", "verification"},
+    {
+        *("assets", "combine", "folder", "runs", "disk", "schedule", "export", "average"),
+        *("merge", "inspection", "comparison", "verification"),
+    },
     {"config", "trainer_config", "recipe_config", "speech_samples", "tiny_model", "load"},
+    {"worker", "background", "dashboard", "exporter", "saving", "resume"},
     {"callback", "evaluate", "report", "train_gpt_xtts"},
     {"demo"},
     {"commands", "cli"},
@@ -28,8 +32,11 @@ LAYERS = (
 )
 
 COQUI = {"TTS", "trainer", "coqpit"}
-KNOW_COQUI = {"config", "trainer_config", "callback", "evaluate", "train_gpt_xtts", "tiny_model", "demo", "load"}
-IMPORT_TTS = KNOW_COQUI - {"config", "callback"}
+KNOW_COQUI = {
+    *("config", "trainer_config", "callback", "saving"),
+    *("evaluate", "train_gpt_xtts", "tiny_model", "demo", "load"),
+}
+IMPORT_TTS = KNOW_COQUI - {"config", "callback", "saving"}
 
 # Modules that are imported only together with a training or a model, when the seconds are spent anyway.
 MAY_COST_SECONDS = {"trainer_config"}

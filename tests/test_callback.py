@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from tests.training import close_trainer_logs, make_trainer, train
-from xtts_export_callback import ExportCallback, ExportConfig, export_callbacks, export_checkpoint
+from xtts_export_callback import ExportCallback, ExportConfig, export_callbacks, export_checkpoint, worker
+from xtts_export_callback.background import Helper, HelperError
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.exporter import Exporter
 from xtts_export_callback.folder import read_provenance
 from xtts_export_callback.tiny_model import TinyAssets, tiny_trainer_config
 
@@ -106,6 +108,7 @@ def test_the_export_speaks_like_the_training_model(run: Any, tiny_assets: TinyAs
     import torch
     from TTS.tts.configs.xtts_config import XttsConfig
     from TTS.tts.models.xtts import Xtts
+
     from xtts_export_callback import load_xtts
 
     reference = str(sorted((tiny_assets.dataset / "wavs").glob("*.wav"))[0])
@@ -122,7 +125,7 @@ def test_the_export_speaks_like_the_training_model(run: Any, tiny_assets: TinyAs
 
     config = XttsConfig()
     config.load_json(newest / "config.json")
-    strict = Xtts.init_from_config(config)
+    strict = Xtts(config)
     strict.load_checkpoint(config, checkpoint_dir=newest, strict=True)
     assert np.array_equal(speak(strict), expected)
 
@@ -237,7 +240,7 @@ def the_sync_fails(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
 
 @fault
 def reading_back_fails(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    import xtts_export_callback.checkpoint.write as write
+    from xtts_export_callback.checkpoint import write
 
     def differs(*args: Any) -> None:
         from xtts_export_callback.errors import VerificationError
@@ -250,7 +253,7 @@ def reading_back_fails(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
 
 @fault
 def the_rename_fails(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    import xtts_export_callback.checkpoint.publish as publish
+    from xtts_export_callback.checkpoint import publish
 
     def refuse(temporary: Path, path: Path) -> None:
         raise OSError(errno.EACCES, "Permission denied", str(path))
@@ -270,30 +273,37 @@ def the_source_is_gone(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     max(run.glob("checkpoint_*.pth"), key=lambda path: path.stat().st_mtime_ns).unlink()
 
 
+def perform_in_this_process(self: Helper, task: str, **arguments: Any) -> dict[str, Any]:
+    """What the helper process does, where a test can make it fail."""
+    answer = worker.perform({"task": task, **arguments})
+    if not answer["ok"]:
+        raise HelperError(answer["error"])
+    return answer
+
+
 def test_a_failing_export_leaves_training_the_older_exports_and_the_disk_alone(
-    tiny_config: Callable[..., Any], log: list[str]
+    tiny_config: Callable[..., Any], log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One save of a run for each fault; the first and the last go well."""
     saves = len(FAULTS) + 2
     config = tiny_config(epochs=-(-saves // 5) + 1, save_step=1, save_n_checkpoints=2, export=ExportConfig(**ON))
-    callback = ExportCallback(config)
-    original = callback._export
+    original = Exporter.export
     faults = iter(FAULTS.values())
     failed_at: list[int] = []
 
-    def export_with_fault(saved: Any) -> None:
-        inject = next(faults, None) if names(callback._folder) else None
-        if inject is None:
-            original(saved)
-            return
-        failed_at.append(saved.step)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            inject(monkeypatch, callback._run)
-            original(saved)
-        assert f"checkpoint_{saved.step}" not in names(callback._folder)
+    def export_with_fault(self: Exporter, saved: Any, **options: Any) -> None:
+        inject = next(faults, None) if names(self.folder) else None
+        with pytest.MonkeyPatch.context() as patches:
+            if inject is not None:
+                failed_at.append(saved.step)
+                inject(patches, saved.path.parent)
+            original(self, saved, **options)
+            self.wait()
+        assert (f"checkpoint_{saved.step}" in names(self.folder)) == (inject is None)
 
-    callback._export = export_with_fault  # type: ignore[method-assign]
-    trainer = train(config, callback.as_callbacks())
+    monkeypatch.setattr(Exporter, "export", export_with_fault)
+    monkeypatch.setattr(Helper, "perform", perform_in_this_process)
+    trainer = train(config, export_callbacks(config))
     assert trainer.total_steps_done == 5 * config.epochs
     assert len(failed_at) == len(FAULTS)
     exports = names(trainer.output_path / "inference")

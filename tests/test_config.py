@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtts_export_callback.config import DTYPES, ExportConfig
+from xtts_export_callback.config import DTYPES, STATES, ExportConfig
 from xtts_export_callback.errors import ConfigError
 
 SAFE_FOLDERS = st.from_regex(r"[a-z][a-z0-9_-]{0,20}", fullmatch=True).filter(
@@ -26,6 +26,11 @@ VALID_OPTIONS = st.fixed_dictionaries(
         "keep_last": st.integers(0, 1000),
         "export_best": st.booleans(),
         "average_last": st.integers(0, 1000),
+        "checkpoint_state": st.sampled_from(STATES),
+        "best_model_state": st.sampled_from(STATES),
+        "keep_optimizer_for": st.integers(0, 1000),
+        "link_best_model": st.booleans(),
+        "max_disk_gb": st.floats(0, 1e6),
     },
 )
 REFUSED = [
@@ -42,6 +47,14 @@ REFUSED = [
     ("keep_last", 2.5, "a whole number, 0 or more"),
     ("average_last", -3, "a whole number, 0 or more"),
     ("average_last", None, "a whole number, 0 or more"),
+    ("checkpoint_state", "slim", "full, weights"),
+    ("best_model_state", True, "full, weights"),
+    ("keep_optimizer_for", -1, "a whole number, 0 or more"),
+    ("link_best_model", 1, "true, false"),
+    ("max_disk_gb", -0.5, "a number of gigabytes, 0 or more"),
+    ("max_disk_gb", float("nan"), "a number of gigabytes, 0 or more"),
+    ("max_disk_gb", True, "a number of gigabytes, 0 or more"),
+    ("max_disk_gb", "20", "a number of gigabytes, 0 or more"),
     *(
         ("folder", name, "the name of one folder")
         for name in (
@@ -60,6 +73,11 @@ def test_the_flag_is_off_by_default() -> None:
         "keep_last": 0,
         "export_best": True,
         "average_last": 0,
+        "checkpoint_state": "full",
+        "best_model_state": "full",
+        "keep_optimizer_for": 0,
+        "link_best_model": False,
+        "max_disk_gb": 0.0,
     }
 
 
@@ -141,6 +159,12 @@ class TestInTheTrainerConfig:
                 ["--coqpit.export.folder", "voices", "--coqpit.export.average_last=5"],
                 {"folder": "voices", "average_last": 5},
             ),
+            (
+                ["--coqpit.export.checkpoint_state", "weights", "--coqpit.export.max_disk_gb", "7.5"],
+                {"checkpoint_state": "weights", "max_disk_gb": 7.5},
+            ),
+            (["--coqpit.export.max_disk_gb", "20"], {"max_disk_gb": 20}),
+            (["--coqpit.export.link_best_model=true"], {"link_best_model": True}),
         ],
     )
     def test_the_command_line_sets_options(self, config: Any, arguments: list[str], expected: dict[str, Any]) -> None:

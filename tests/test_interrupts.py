@@ -18,6 +18,7 @@ import pytest
 from tests.training import start_recipe
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.config import ExportConfig
+from xtts_export_callback.folder import read_provenance
 
 pytestmark = [
     pytest.mark.integration,
@@ -28,6 +29,9 @@ TIMEOUT = 180  # seconds
 
 # An export that takes seconds, so that there is time to interrupt it.
 SLOW_EXPORT = """
+import sys
+import xtts_export_callback.background as background
+background.COMMAND = (sys.executable, "-c", '''
 import time
 import xtts_export_callback.checkpoint.write as write
 write_job = write._write_job
@@ -35,6 +39,9 @@ def slow(*args):
     time.sleep(0.02)
     write_job(*args)
 write._write_job = slow
+from xtts_export_callback.worker import main
+main()
+''')
 """
 
 
@@ -100,6 +107,11 @@ def temporary_of(run: Path, name: str) -> Any:
     return next((run / "inference").glob(f".{name}.tmp-*"), None)
 
 
+def helper_of(temporary: Path) -> int:
+    """The process that writes it."""
+    return int(temporary.name.split("-")[-2])
+
+
 def test_ctrl_c_in_the_middle_of_an_epoch_exports_the_interrupts_checkpoint(
     recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -123,27 +135,69 @@ def test_ctrl_c_in_the_middle_of_an_export_leaves_nothing_half_written(
     output = finish(process)
     assert process.returncode == 130, output[-3000:]
     saved = numbers(run.glob("checkpoint_*.pth"))
-    assert 4 in saved
+    assert max(saved) >= 4
     assert saved <= check_exports(run), output[-3000:]
 
 
 def test_kill_during_an_export_then_continue_makes_up_for_it(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    config = recipe(epochs=2)
+    config = recipe(epochs=4)
     process, run = start(config, tmp_path, prelude=SLOW_EXPORT)
     wait_for(lambda: temporary_of(run, "checkpoint_4"), process)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGKILL)
+    os.kill(helper_of(temporary_of(run, "checkpoint_4")), signal.SIGKILL)
     finish(process)
     assert not (run / "inference" / "checkpoint_4").exists()
     assert temporary_of(run, "checkpoint_4") is not None
     with open_checkpoint(run / "inference" / "checkpoint_2") as earlier:
         before = earlier.fingerprint()
 
+    newest = max(numbers(run.glob("checkpoint_*.pth")))
     continued = start_recipe("--continue", run)
     output = finish(continued)
     assert continued.returncode == 0, output[-3000:]
-    assert "Model restored from step 4" in output
-    assert "GLOBAL_STEP: 5" in output
-    assert check_exports(run) >= {2, 4, 6, 8}
+    assert f"Model restored from step {newest}" in output
+    assert f"GLOBAL_STEP: {newest + 1}" in output
+    assert check_exports(run) >= {2, *numbers(run.glob("checkpoint_*.pth"))}
     with open_checkpoint(run / "inference" / "checkpoint_2") as earlier:
         assert earlier.fingerprint() == before
+
+
+def test_an_export_under_way_is_finished_when_only_the_training_is_killed(
+    recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    process, run = start(recipe(), tmp_path, prelude=SLOW_EXPORT)
+    wait_for(lambda: temporary_of(run, "checkpoint_4"), process)
+    helper = helper_of(temporary_of(run, "checkpoint_4"))
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process)  # returns when the helper, too, has closed what it inherited
+    deadline = time.monotonic() + TIMEOUT
+    while not (run / "inference" / "checkpoint_4").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert read_provenance(run / "inference" / "checkpoint_4") is not None
+    while is_running(helper) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(helper)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc/self").exists() else True
+
+
+def test_a_second_ctrl_c_ends_the_wait_for_exports_cleanly(recipe: Callable[..., Path], tmp_path: Path) -> None:
+    process, run = start(recipe(), tmp_path, prelude=SLOW_EXPORT)
+    wait_for(lambda: temporary_of(run, "checkpoint_4"), process)
+    log = run / "trainer_0_log.txt"
+    os.kill(process.pid, signal.SIGINT)
+    wait_for(lambda: "Keyboard interrupt detected" in log.read_text() and len(list(run.glob("*.tmp-*"))) == 0, process)
+    time.sleep(1.0)
+    os.kill(process.pid, signal.SIGINT)
+    output = finish(process)
+    assert process.returncode == 130, output[-3000:]
+    assert "not finished; continue the run" in output
+    assert "Traceback" not in output
+    assert check_exports(run) <= numbers(run.glob("checkpoint_*.pth")) | {2}

@@ -1,33 +1,30 @@
-"""The Trainer callback: an inference folder beside every checkpoint that is saved, and their average at the end.
+"""The Trainer callback: whole saves, an inference folder beside each of them, and their average at the end.
 
 The Trainer has no event for a save, but its methods `save_checkpoint` and `save_best_model` are public in every
 version; they are wrapped on the instance. Exports live in a subfolder of the run, under names that neither the
 Trainer's retention (`trainer.io.keep_n_checkpoints`) nor its resume (`trainer.io.get_last_checkpoint`) looks at.
+
+The training thread saves, as it would without us, and queues the export; a thread (`background`) waits for the helper
+process (`worker`) that writes it. A hard link keeps the source there when the Trainer's retention removes it meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.average import average_checkpoints
+from xtts_export_callback import disk
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.layout import has_trainer_prefix
 from xtts_export_callback.checkpoint.publish import remove_leftovers
+from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.errors import ConfigError, XttsExportError
-from xtts_export_callback.export import export_checkpoint
-from xtts_export_callback.folder import read_provenance
-from xtts_export_callback.runs import (
-    Saved,
-    find_checkpoints,
-    find_exports,
-    holds_models,
-    last_checkpoints,
-    prune_exports,
-    remove_export,
-)
+from xtts_export_callback.exporter import Exporter, guarded
+from xtts_export_callback.resume import choose_checkpoint, loss_of, restore_from_weights
+from xtts_export_callback.runs import Saved, find_checkpoints, holds_models
+from xtts_export_callback.saving import SHORTCUT, WHAT_TO_DO, SaveError, TrainerSaves
 from xtts_export_callback.sizes import human_size
 
 if TYPE_CHECKING:
@@ -84,7 +81,10 @@ class ExportCallback:
         self._options: ExportConfig = getattr(config, "export", config)
         self._options.check_values()
         self._run = Path()
-        self._resumed_from = ""
+        self._best_loss: Any = None
+        self._dashboard: Dashboard
+        self._exporter: Exporter
+        self._saves: TrainerSaves
 
     def as_callbacks(self, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:
         """Callbacks for ``Trainer(callbacks=...)``.
@@ -99,6 +99,8 @@ class ExportCallback:
         ours: dict[str, Event] = {
             "on_init_start": self.on_init_start,
             "on_init_end": self.on_init_end,
+            "on_epoch_start": self.on_epoch_start,
+            "on_train_step_end": self.on_train_step_end,
             "on_epoch_end": self.on_epoch_end,
             "on_keyboard_interrupt": self.on_keyboard_interrupt,
         }
@@ -112,25 +114,50 @@ class ExportCallback:
         """Check the configuration and hook the saves, before anything is restored or trained.
 
         Raises:
-            ConfigError: For an option that cannot be used, or a ``restore_path`` that restores nothing.
+            ConfigError: For an option that cannot be used, a ``restore_path`` that restores nothing, or a run without
+                a whole checkpoint to continue from.
         """
-        self._options = getattr(trainer.config, "export", self._options)
-        self._options.check_values()
-        if not self._options.enabled:
+        options: ExportConfig = getattr(trainer.config, "export", self._options)
+        options.check_values()
+        self._options = options
+        if not options.enabled:
             return
         self._run = Path(trainer.output_path)
+        if trainer.args.continue_path:
+            self._choose_checkpoint(trainer)
         _refuse_inference_export(trainer.args.restore_path)
-        _keep_runs_with_exports(self._run, self._folder)
+        self._dashboard = Dashboard(trainer)
+        self._exporter = Exporter(self._run, self._options, self._dashboard)
+        self._saves = TrainerSaves(trainer, self._options, copy_later=self._exporter.copy_later)
+        _protect_from_removal(self._run, self._exporter)
         if _is_main_process():
             self._hook_saves(trainer)
 
     def on_init_end(self, trainer: Any) -> None:
-        """Clean up after a killed run and export what it left unexported."""
-        if not self._is_active or not trainer.args.continue_path:
+        """Show the options; clean up after a killed run and export what it left unexported."""
+        if not self._options.enabled:
             return
-        self._resumed_from = Path(trainer.args.restore_path).stem
-        self._guard("clean-up of leftovers", lambda: remove_leftovers(self._folder))
-        self._export_missing()
+        if trainer.args.continue_path:
+            self._exporter.resumed_from = Path(trainer.args.restore_path).stem
+            guarded("the learning rate was not restored", lambda: restore_from_weights(trainer))
+        if not self._is_active:
+            return
+        guarded("the dashboard got no card", lambda: self._dashboard.show_options(self._options))
+        if trainer.args.continue_path:
+            for folder in (self._run, self._exporter.folder):
+                guarded("clean-up of leftovers", partial(remove_leftovers, folder))
+            guarded("best_model.pth was not checked", lambda: self._saves.renew_shortcut(self._best()))
+            self._exporter.export_missing()
+
+    def on_epoch_start(self, trainer: Any) -> None:
+        """A run that went back before its best model must still not replace it by a worse one."""
+        if self._best_loss is not None:
+            trainer.best_loss, self._best_loss = self._best_loss, None
+
+    def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
+        """Hand the dashboard what the background has noted."""
+        if self._is_active:
+            guarded("the dashboard was not told", self._dashboard.hand_over)
 
     def on_epoch_end(self, trainer: Any) -> None:
         """After the last epoch: the last event of a normal run."""
@@ -138,36 +165,36 @@ class ExportCallback:
             self._finish(trainer)
 
     def on_keyboard_interrupt(self, trainer: Any) -> None:
-        """After the save that Ctrl-C causes, before the Trainer ends the process: most fine-tunes end like this."""
-        if self._is_active:
-            self._export_missing()
-            self._finish(trainer)
+        """After the save that Ctrl-C causes, before the Trainer ends the process: most fine-tunes end like this.
 
-    # Work
+        A second Ctrl-C ends the wait.
+        """
+        if not self._is_active:
+            return
+        try:
+            self._finish(trainer)
+        except KeyboardInterrupt:
+            self._exporter.give_up()
+
+    # The Trainer's saves
 
     @property
     def _is_active(self) -> bool:
         return self._options.enabled and _is_main_process()
 
-    @property
-    def _folder(self) -> Path:
-        return self._run / self._options.folder
-
     def _hook_saves(self, trainer: Any) -> None:
         save_checkpoint, save_best_model = trainer.save_checkpoint, trainer.save_best_model
 
         def save_checkpoint_and_export() -> None:
-            save_checkpoint()
-            self._export(self._saved("checkpoint", trainer))
-            self._guard("retention", self._prune)
+            saved = self._saved("checkpoint", trainer)
+            if self._save(save_checkpoint, saved):
+                self._exporter.export(saved, overhead=self._saves.overhead)
 
         def save_best_model_and_export() -> None:
             best = self._saved("best_model", trainer)
-            before = _signature(best.path)
-            save_best_model()
-            if self._options.export_best and _signature(best.path) != before:
-                self._export(best)
-                self._guard("retention", lambda: self._prune_best(best, keep_all=trainer.config.save_all_best))
+            if self._save(save_best_model, best) and self._options.export_best:
+                keep_all = trainer.config.save_all_best
+                self._exporter.export(best, overhead=self._saves.overhead, keep_all_best=keep_all)
 
         trainer.save_checkpoint = save_checkpoint_and_export
         trainer.save_best_model = save_best_model_and_export
@@ -177,85 +204,74 @@ class ExportCallback:
         step = trainer.total_steps_done
         return Saved(step, kind, self._run / f"{kind}_{step}.pth")
 
-    def _export(self, saved: Saved) -> None:
-        def export() -> None:
-            started = time.perf_counter()
-            target = self._folder / saved.name
-            # Only what is ours is ever replaced: a run that was continued saves some steps a second time.
-            is_ours = read_provenance(target) is not None
-            written = export_checkpoint(saved.path, target, dtype=self._options.dtype, force=is_ours)
-            seconds = time.perf_counter() - started
-            logger.info(" > EXPORT : %s (%s in %.1f s)", target, human_size(written.nbytes), seconds)
+    def _save(self, save: Callable[[], None], saved: Saved) -> bool:
+        """Let the Trainer save; whether there is a new file. What goes wrong on the disk does not end training."""
+        self._exporter.before_save()
+        before = _signature(saved.path)
+        try:
+            try:
+                with self._saves.whole():
+                    save()
+            except SaveError as error:
+                if not (error.is_full and self._exporter.make_room(error.needed)):
+                    raise
+                with self._saves.whole():
+                    save()
+        except SaveError as error:
+            logger.error(" ! EXPORT : %s; training goes on. %s", error, WHAT_TO_DO)
+        except OSError as error:
+            logger.error(" ! EXPORT : %s: the Trainer's save failed: %s", saved.name, error)
+        return saved.path.exists() and _signature(saved.path) != before
 
-        self._guard(f"{saved.name} was not exported", export)
-
-    def _export_missing(self) -> None:
-        saved_files = find_checkpoints(self._run)
-        wanted = [saved for saved in saved_files if saved.kind == "checkpoint"][-self._keep or None :]
-        if self._options.export_best:
-            wanted += [saved for saved in saved_files if saved.kind == "best_model"]
-        for saved in wanted:
-            if self._guard(f"{saved.name} was not exported", lambda saved=saved: self._is_missing(saved)):
-                self._export(saved)
-
-    def _is_missing(self, saved: Saved) -> bool:
-        found = read_provenance(self._folder / saved.name)
-        if found is None:
-            return True
-        with open_checkpoint(saved.path) as checkpoint:
-            return bool(found["sources"][0].get("fingerprint") != checkpoint.fingerprint())
+    # The end
 
     def _finish(self, trainer: Any) -> None:
-        if self._options.average_last:
-            self._guard("the average was not written", self._average)
-        self._guard("retention", lambda: self._prune(self._options.keep_last))
+        """Have everything done and say how it went."""
+        self._exporter.finish()
+        guarded("the summary was not written", lambda: self._summarize(trainer))
+        self._exporter.end()
 
-    def _average(self) -> None:
-        available = sum(1 for saved in find_exports(self._folder) if saved.kind == "checkpoint")
-        count = min(self._options.average_last, available)
-        if count < 2:  # noqa: PLR2004
-            logger.info(" > No average: %i of %i exports are there", available, self._options.average_last)
+    def _summarize(self, trainer: Any) -> None:
+        """What the run takes on the disk beside what the stock recipe would have taken for the same checkpoints."""
+        self._dashboard.hand_over()
+        saved = find_checkpoints(self._run)
+        files = [*(file.path for file in saved), *self._run.glob(SHORTCUT)]
+        own = sum({(s.st_dev, s.st_ino): s.st_size for s in (file.stat() for file in files)}.values())
+        exports = disk.exports_bytes(self._exporter.folder)
+        full = self._saves.full_bytes
+        stock = sum(full.get(file.kind) or max(full.values(), default=0) for file in saved)
+        if any(file.kind == "best_model" for file in saved):
+            stock += full.get("best_model", 0)
+        if not full:
             return
-        started = time.perf_counter()
-        sources = last_checkpoints(self._run, count, folder=self._options.folder)
-        target = self._folder / f"average_last_{count}"
-        is_ours = read_provenance(target) is not None
-        paths = [saved.path for saved in sources]
-        written = average_checkpoints(paths, target, dtype=self._options.dtype, force=is_ours)
-        seconds = time.perf_counter() - started
-        steps = ", ".join(str(saved.step) for saved in sources)
-        size = human_size(written.nbytes)
-        logger.info(" > AVERAGE : %s of steps %s (%s in %.1f s)", target, steps, size, seconds)
+        self._dashboard.note_disk(trainer.total_steps_done, own + exports, stock)
+        self._dashboard.hand_over()
+        logger.info(
+            " > EXPORT : the run takes %s: checkpoints %s (stock recipe: %s), exports %s",
+            human_size(own + exports),
+            human_size(own),
+            human_size(stock),
+            human_size(exports),
+        )
 
-    @property
-    def _keep(self) -> int:
-        """Exports kept while training: the average at the end still needs its inputs."""
-        return max(self._options.keep_last, self._options.average_last) if self._options.keep_last else 0
+    # Continuing
 
-    def _prune(self, keep: int | None = None) -> None:
-        best = {f"checkpoint_{saved.step}" for saved in find_checkpoints(self._run) if saved.kind == "best_model"}
-        protected = {*best, self._resumed_from}
-        for name in prune_exports(self._folder, self._keep if keep is None else keep, protected=protected):
-            logger.info(" > Export %s removed: keep_last is %i", name, self._options.keep_last)
-
-    def _prune_best(self, newest: Saved, *, keep_all: bool) -> None:
-        """Keep the exports of best models that the Trainer keeps, and its newest in any case."""
-        if keep_all or read_provenance(self._folder / newest.name) is None:
+    def _choose_checkpoint(self, trainer: Any) -> None:
+        stock = Path(trainer.args.restore_path)
+        chosen = choose_checkpoint(self._run, stock, may_rename=_is_main_process())
+        if chosen == stock:
             return
-        kept = {saved.name for saved in find_checkpoints(self._run)} | {newest.name, self._resumed_from}
-        for saved in find_exports(self._folder):
-            if saved.kind == "best_model" and saved.name not in kept:
-                remove_export(saved.path)
+        trainer.args.restore_path = str(chosen)
+        best = self._best()
+        if not Path(trainer.args.best_path).exists():
+            trainer.args.best_path = str(best or chosen)
+        if best is not None and chosen.name.startswith("checkpoint"):
+            self._best_loss = guarded(f"the loss of {best.name} is not known", partial(loss_of, best))
 
-    def _guard(self, failure: str, action: Callable[[], Any]) -> Any:
-        """Run ``action``; whatever goes wrong becomes one line in the log and training goes on."""
-        try:
-            return action()
-        except XttsExportError as error:
-            logger.error(" ! EXPORT : %s: %s", failure, error)
-        except Exception as error:  # noqa: BLE001 - no error of ours may end a training run
-            logger.error(" ! EXPORT : %s: %s: %s", failure, type(error).__name__, error)
-        return None
+    def _best(self) -> Path | None:
+        """The newest best model of the run."""
+        found = [saved.path for saved in find_checkpoints(self._run) if saved.kind == "best_model"]
+        return found[-1] if found else None
 
 
 def _in_turn(first: Event, second: Event) -> Event:
@@ -291,31 +307,34 @@ def _refuse_inference_export(restore_path: str | None) -> None:
     if not restorable:
         msg = (
             f"{restore_path}: an inference model: its names lack the prefix 'xtts.', so the Trainer would restore 0 "
-            f"layers and train from scratch; to fine-tune from it set model_args.xtts_checkpoint to this path and leave "
-            "restore_path and continue_path empty"
+            f"layers and train from scratch; to fine-tune from it set model_args.xtts_checkpoint to this path and "
+            "leave restore_path and continue_path empty"
         )
         raise ConfigError(msg)
 
 
-_FOLDERS: dict[Path, Path] = {}
+_RUNS: dict[Path, Exporter] = {}
 
 
-def _keep_runs_with_exports(run: Path, folder: Path) -> None:
-    """Stop the Trainer from deleting a run that holds nothing but exports.
+def _protect_from_removal(run: Path, exporter: Exporter) -> None:
+    """Stop the Trainer from deleting a run that holds nothing but exports, and have those finished first.
 
     On Ctrl-C and on every exception `trainer.generic_utils.remove_experiment_folder` deletes a run without ``*.pth``
-    at its root, on every rank. A marker file there would change what resume finds, so the function is wrapped.
+    at its root, on every rank. A marker file there would change what resume finds, so the function is wrapped. It is
+    also the only thing that the Trainer calls when training ends with an exception.
     """
     import trainer.trainer as module
 
-    _FOLDERS[run.resolve()] = folder
+    _RUNS[run.resolve()] = exporter
     remove = module.remove_experiment_folder
     if getattr(remove, "keeps_exports", False):
         return
 
     def remove_unless_exported(experiment_path: Any) -> None:
-        exports = _FOLDERS.get(Path(experiment_path).resolve())
-        if exports is not None and holds_models(exports):
+        exporter = _RUNS.pop(Path(experiment_path).resolve(), None)
+        if exporter is not None:
+            exporter.end()
+        if exporter is not None and holds_models(exporter.folder):
             logger.info(" ! Run is kept in %s: it holds exports", experiment_path)
             return
         remove(experiment_path)

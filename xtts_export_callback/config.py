@@ -5,6 +5,7 @@ Coqpit reads the annotations of its dataclasses as objects, so this module must 
 """
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath, PureWindowsPath
@@ -15,6 +16,7 @@ from coqpit import Coqpit
 from xtts_export_callback.errors import ConfigError
 
 DTYPES = ("float32", "float16", "bfloat16")
+STATES = ("full", "weights")
 
 # Names by which the Trainer finds its own files in the run folder, to resume from them and to delete them
 # (`trainer.io.keep_n_checkpoints`, `get_last_checkpoint`, `save_best_model`).
@@ -60,6 +62,48 @@ class ExportConfig(Coqpit):
     average_last: int = field(
         default=0,
         metadata={"help": "Average the last N exported checkpoints when training ends, 0 is off. Defaults to 0"},
+    )
+    checkpoint_state: str = field(
+        default="full",
+        metadata={
+            "help": "What the Trainer's own checkpoint_N.pth hold: full, or weights (no optimizer, scheduler and "
+            "scaler: a third of the size and of the time to save). Costs: a continued run goes on at the right step, "
+            "weights and learning rate, but with fresh optimizer moments. Defaults to 'full'"
+        },
+    )
+    best_model_state: str = field(
+        default="full",
+        metadata={
+            "help": "What the Trainer's own best_model_N.pth hold: full or weights. Costs: a run is continued from its "
+            "last full checkpoint even where the best model is newer, and trains the steps between again; only where "
+            "there is no full checkpoint it goes on from the best model, with fresh optimizer moments. "
+            "Defaults to 'full'"
+        },
+    )
+    keep_optimizer_for: int = field(
+        default=0,
+        metadata={
+            "help": "Only the newest K checkpoint_N.pth keep their optimizer state; older ones are rewritten as "
+            "weights, in the background, once a newer full one is verified. 0 keeps all. Costs: going back to an older "
+            "checkpoint means fresh optimizer moments. No effect where checkpoint_state is weights. Defaults to 0"
+        },
+    )
+    link_best_model: bool = field(
+        default=False,
+        metadata={
+            "help": "Make best_model.pth a hard link to the newest best_model_N.pth in place of a second copy. Costs: "
+            "whoever writes into one of the two files changes both. With save_all_best it stays a copy (sharing its "
+            "blocks where the file system can), since a run continued without this callback would write into it. "
+            "Defaults to False"
+        },
+    )
+    max_disk_gb: float = field(
+        default=0.0,
+        metadata={
+            "help": "Gigabytes (10^9 bytes) that the exports of a run may take; the oldest are removed first, never "
+            "the last one, also to make room for a save that does not fit on the disk. 0 is no limit. Costs: the "
+            "removed exports, some of which average_last may have counted on. Defaults to 0"
+        },
     )
 
     def check_values(self) -> None:
@@ -123,10 +167,15 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 def _refusal(name: str, value: object) -> str:
     """Return what the option allows when ``value`` is not it, else an empty string."""
-    if name in ("enabled", "export_best"):
+    if name in ("enabled", "export_best", "link_best_model"):
         return "" if isinstance(value, bool) else "true, false"
     if name == "dtype":
         return "" if isinstance(value, str) and value in DTYPES else ", ".join(DTYPES)
+    if name in ("checkpoint_state", "best_model_state"):
+        return "" if isinstance(value, str) and value in STATES else ", ".join(STATES)
+    if name == "max_disk_gb":
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+        return "" if is_number else "a number of gigabytes, 0 or more"
     if name == "folder":
         return (
             ""

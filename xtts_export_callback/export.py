@@ -27,10 +27,11 @@ from xtts_export_callback.runs import DEFAULT_FOLDER
 if TYPE_CHECKING:
     import os
 
+    from xtts_export_callback.checkpoint.read import Checkpoint
     from xtts_export_callback.checkpoint.write import Progress
 
 
-def export_checkpoint(  # noqa: PLR0913 - options of one command
+def export_checkpoint(
     checkpoint: str | os.PathLike[str],
     output_dir: str | os.PathLike[str] | None = None,
     *,
@@ -70,25 +71,42 @@ def export_checkpoint(  # noqa: PLR0913 - options of one command
     check_choice("format", format, tuple(FORMATS))
     with open_checkpoint(checkpoint) as source:
         output = Path(output_dir) if output_dir is not None else default_output(source.path)
-        model = inference_model(source)
-        described = describe_source(source)
-        if output.exists() and not force:
-            return _already_there(output, described, dtype, format)
-        tensors = cast(model.tensors, dtype)
-        assets = find_assets(
-            source, model.tensors, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
+        return export_opened(
+            source, output, dtype=dtype, format=format, vocab=vocab, config=config, force=force, progress=progress
         )
-        provenance = provenance_of("export", [described], dtype=dtype, models=[model])
-        return write_inference_folder(
-            output,
-            tensors,
-            assets=assets,
-            header=training_state(source),
-            provenance=provenance,
-            format=format,
-            force=force,
-            progress=progress,
-        )
+
+
+def export_opened(
+    source: Checkpoint,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    format: str = "pth",  # noqa: A002 - what users call it
+    vocab: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> WrittenFolder:
+    """As `export_checkpoint`, of an open checkpoint: its ``path`` says what it is called and where its assets lie."""
+    model = inference_model(source)
+    described = describe_source(source)
+    if output.exists() and not force:
+        return _already_there(output, described, dtype, format)
+    tensors = cast(model.tensors, dtype)
+    assets = find_assets(
+        source, model.tensors, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
+    )
+    provenance = provenance_of("export", [described], dtype=dtype, models=[model])
+    return write_inference_folder(
+        output,
+        tensors,
+        assets=assets,
+        header=training_state(source),
+        provenance=provenance,
+        format=format,
+        force=force,
+        progress=progress,
+    )
 
 
 def default_output(checkpoint: Path) -> Path:

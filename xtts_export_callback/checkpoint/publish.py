@@ -51,7 +51,7 @@ def whole_file(path: Path, *, force: bool = False) -> Iterator[Path]:
     if path.is_dir():
         msg = f"{path}: a folder, expected the name of a file; name another output"
         raise OutputExistsError(msg)
-    temporary = _temporary_name(path, "tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         _check_free(path, force=force)  # something may have appeared meanwhile
@@ -80,7 +80,7 @@ def whole_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         msg = f"{path}: a file or a link, expected a folder to replace; name another output"
         raise OutputExistsError(msg)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_name(path, "tmp")
+    temporary = temporary_name(path)
     temporary.mkdir()
     try:
         yield temporary
@@ -126,7 +126,8 @@ def _check_free(path: Path, *, force: bool) -> None:
         raise OutputExistsError(msg)
 
 
-def _temporary_name(path: Path, kind: str) -> Path:
+def temporary_name(path: Path, kind: str = "tmp") -> Path:
+    """A hidden name beside ``path`` that `remove_leftovers` cleans up once this process is gone."""
     return path.with_name(f".{path.name}.{kind}-{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
@@ -136,7 +137,7 @@ def _move_into_place(temporary: Path, path: Path) -> None:
     elif not _exchange(temporary, path):
         # Where two folders cannot be swapped in one step, the old one is set aside first and comes back
         # (`remove_leftovers`) should we be killed in between.
-        aside = _temporary_name(path, "old")
+        aside = temporary_name(path, "old")
         path.rename(aside)
         try:
             temporary.rename(path)

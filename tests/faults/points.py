@@ -1,0 +1,146 @@
+"""Where faults strike: before, during and after each write, in the training and in the helper process.
+
+A process that gets there writes down where it is and waits until the fault has been done to it, so that every fault
+strikes at exactly the point it is meant for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PHASES = ("before", "during", "after")
+SAVES = ("checkpoint", "best_model")
+"""Writes of the training process; by the start of the file's name."""
+TASKS = ("export", "copy", "drop_optimizer", "average")
+"""Writes of the helper, by task."""
+
+_WAIT = 60.0  # seconds
+
+
+class Point:
+    """One point: the second time that a write comes by, so that there is something older to lose.
+
+    Attributes:
+        write: One of `SAVES` or `TASKS`.
+        phase: One of `PHASES`.
+        folder: Where process and campaign leave each other notes.
+    """
+
+    def __init__(self, write: str, phase: str, folder: Path) -> None:
+        self.write, self.phase, self.folder = write, phase, folder
+        self._count = 0
+
+    @property
+    def reached(self) -> Path:
+        """Exists once a process is at the point; holds its process id and the name of the file it writes."""
+        return self.folder / "reached"
+
+    @property
+    def done(self) -> Path:
+        """Exists once the fault has been done."""
+        return self.folder / "done"
+
+    def begin(self, write: str) -> None:
+        """A write begins."""
+        if write == self.write:
+            self._count += 1
+
+    def at(self, write: str, phase: str, name: str) -> None:
+        """Wait here if this is the point."""
+        is_due = self._count >= (1 if write in ("average", "drop_optimizer") else 2)
+        if write != self.write or phase != self.phase or not is_due or self.reached.exists():
+            return
+        note = self.folder / "note"
+        note.write_text(json.dumps({"pid": os.getpid(), "name": name}))
+        note.rename(self.reached)
+        deadline = time.monotonic() + _WAIT
+        while not self.done.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+def arm_training(point: Point) -> None:
+    """Have a training process stop at the point, and its helper as well."""
+    import torch
+
+    from xtts_export_callback import background, saving
+
+    background.COMMAND = (sys.executable, "-m", "tests.faults.points", point.write, point.phase, str(point.folder))
+    save, write = saving.TrainerSaves._save, torch.save
+
+    def save_at_point(self: Any, write_function: Any, state: Any, path: Any, options: Any) -> None:
+        kind = Path(path).stem.rpartition("_")[0]
+        point.begin(kind)
+        point.at(kind, "before", Path(path).name)
+        save(self, write_function, state, path, options)
+        point.at(kind, "after", Path(path).name)
+
+    def write_at_point(state: Any, file: Any, **options: Any) -> None:
+        # What lies under the hidden name now: half a file.
+        kind = "checkpoint" if "checkpoint" in str(getattr(file, "name", "")) else "best_model"
+        name = f"{kind}_{state['step']}.pth"
+        if point.phase == "during" and point.write == kind and point._count >= 2 and not point.reached.exists():
+            file.write(b"PK\x03\x04" + bytes(4000))
+            file.flush()
+            point.at(kind, "during", name)
+            file.seek(0)
+            file.truncate()
+        write(state, file, **options)
+
+    saving.TrainerSaves._save = save_at_point  # type: ignore[method-assign]
+    torch.save = write_at_point
+
+
+def arm_helper(point: Point) -> None:
+    """Have the helper process stop at the point."""
+    from xtts_export_callback import worker
+    from xtts_export_callback.checkpoint import write
+    from xtts_export_callback.checkpoint.files import RandomFile
+
+    at_work: list[str] = []
+    name: list[str] = [""]
+
+    def stopping(task: str, function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        def run(**arguments: Any) -> dict[str, Any]:
+            name[0] = Path(str(arguments.get("target", ""))).name
+            point.begin(task)
+            point.at(task, "before", name[0])
+            at_work.append(task)
+            try:
+                result = function(**arguments)
+            finally:
+                at_work.pop()
+            point.at(task, "after", name[0])
+            return result
+
+        return run
+
+    for task, function in list(worker.TASKS.items()):
+        worker.TASKS[task] = stopping(task, function)
+
+    verify, sync = write._verify_job, RandomFile.sync
+
+    def verify_at_point(*arguments: Any) -> None:  # everything is written, nothing has its name
+        if at_work:
+            point.at(at_work[-1], "during", name[0])
+        verify(*arguments)
+
+    def sync_at_point(self: RandomFile) -> None:
+        if at_work and at_work[-1] == "copy":
+            point.at("copy", "during", name[0])
+        sync(self)
+
+    write._verify_job = verify_at_point
+    RandomFile.sync = sync_at_point  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    from xtts_export_callback.worker import main
+
+    arm_helper(Point(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
+    main()

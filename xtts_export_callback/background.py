@@ -1,0 +1,247 @@
+"""Work that does not hold up training: a bounded queue, a thread that waits, and a helper process that works.
+
+The training thread only queues. The helper (`worker`) is a process of its own so that neither its memory nor its
+crash is the training's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.errors import XttsExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO
+
+logger = logging.getLogger("trainer.xtts_export")
+
+COMMAND = (sys.executable, "-m", "xtts_export_callback.worker")
+"""What starts the helper."""
+
+QUEUED = 2
+"""Work that may wait; more would hold too many old checkpoints on the disk."""
+
+_PATIENCE = 10.0  # seconds for the helper to clean up when it is told to stop
+_TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
+
+
+class HelperError(XttsExportError):
+    """A job failed, or the helper did."""
+
+
+class Helper:
+    """The helper process, started with the first job and again when it has died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def perform(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """Have a job done and wait for it.
+
+        Args:
+            task: A name in `worker.TASKS`.
+            **arguments: For the task, plain values.
+
+        Returns:
+            What the task gave.
+
+        Raises:
+            HelperError: When the job failed, the helper cannot be started, or it died at this job twice.
+        """
+        line = json.dumps({"task": task, **arguments}).encode() + b"\n"
+        answer = self._exchange(line)
+        if answer is None and not self._stopping:
+            logger.warning(" ! EXPORT : %s; it is started again", self._obituary())
+            answer = self._exchange(line)
+        if answer is None:
+            raise HelperError(self._obituary())
+        if not answer["ok"]:
+            raise HelperError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the helper; it starts again with the next job."""
+        process, self._process = self._process, None
+        if process is not None:
+            # Closing its input is not enough: a process forked by the training, such as a data loader's, holds it too.
+            process.terminate()
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                with contextlib.suppress(OSError):  # there is nobody left to read what was to be flushed
+                    pipe.close()
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
+
+    def stop(self) -> None:
+        """End the helper for good, whatever it does; what it had half written is removed."""
+        self._stopping = True
+        self.close()
+
+    def _exchange(self, line: bytes) -> dict[str, Any] | None:
+        """Send a job and return the answer, or None when the helper died."""
+        process = self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            received = process.stdout.readline()
+        except (OSError, ValueError):  # a closed pipe, or one closed by `stop`
+            return None
+        return json.loads(received) if received.endswith(b"\n") else None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        if self._stopping:
+            msg = "exports were stopped"
+            raise HelperError(msg)
+        self.close()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        try:
+            self._process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                start_new_session=True,  # Ctrl-C in the terminal is for the training
+            )
+        except OSError as error:
+            msg = f"the helper process cannot be started ({error}); export later with: xtts-export export RUN"
+            raise HelperError(msg) from error
+        return self._process
+
+    def _obituary(self) -> str:
+        if self._stopping:
+            return "exports were stopped"
+        code = None if self._process is None else self._process.wait()
+        last = ""
+        if self._errors is not None:
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            last = f": {lines[-1]}" if lines else ""
+        return f"the helper process ended with exit code {code}{last}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something to do in the background.
+
+    Attributes:
+        name: For the log.
+        run: Does it. May raise anything.
+        skipped: Called in place of ``run`` when newer work has pushed it out of the queue or all work is given up.
+        failed: Called with what ``run`` raised.
+    """
+
+    name: str
+    run: Callable[[], None]
+    skipped: Callable[[], None]
+    failed: Callable[[Exception], None]
+
+
+class Background:
+    """One thread that does queued work in order, and what was put off whenever nothing else waits."""
+
+    def __init__(self, *, stop: Callable[[], None]) -> None:
+        """Take ``stop``, which ends the work at hand early when all work is given up."""
+        self._stop = stop
+        self._changed = threading.Condition()
+        self._queue: deque[Work] = deque()
+        self._later: deque[Work] = deque()
+        self._at_work = False
+        self._given_up = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, work: Work) -> None:
+        """Queue work. Where too much waits already the oldest is skipped: a slow disk must not hold up training."""
+        with self._changed:
+            self._queue.append(work)
+            skipped = self._queue.popleft() if len(self._queue) > QUEUED else None
+            self._wake()
+        if skipped is not None:
+            skipped.skipped()
+
+    def when_idle(self, work: Work) -> None:
+        """Have work done when nothing is queued."""
+        with self._changed:
+            self._later.append(work)
+            self._wake()
+
+    def wait(self) -> None:
+        """Return when all work is done."""
+        with self._changed:
+            while not self._given_up and (self._queue or self._later or self._at_work):
+                self._changed.wait(_TICK)
+
+    def give_up(self) -> int:
+        """Skip what waits and stop what is at work. Returns how many were not finished."""
+        with self._changed:
+            self._given_up = True
+            waiting = [*self._queue, *self._later]
+            unfinished = len(waiting) + self._at_work
+            self._queue.clear()
+            self._later.clear()
+            self._changed.notify_all()
+        if self._at_work:
+            self._stop()
+        for work in waiting:
+            work.skipped()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_PATIENCE)
+        atexit.unregister(self.give_up)
+        return unfinished
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            # A daemon: the end of the training never waits for an export that hangs.
+            self._thread = threading.Thread(target=self._work, name="xtts-export", daemon=True)
+            self._thread.start()
+            atexit.register(self.give_up)
+        self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._queue or self._later or self._given_up):
+                    self._changed.wait()
+                if self._given_up:
+                    return
+                work = self._queue.popleft() if self._queue else self._later.pop()
+                self._at_work = True
+            try:
+                work.run()
+            except Exception as error:
+                work.failed(error)
+            finally:
+                with self._changed:
+                    self._at_work = False
+                    self._changed.notify_all()

@@ -1,0 +1,76 @@
+"""What a run takes on the disk, and making room for more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.folder import folder_bytes
+from xtts_export_callback.runs import find_exports, remove_export
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+GB = 1e9
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may still be written where a folder lies, or will lie."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def used_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder and below; a file with several names counts once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                stat = Path(parent, name).lstat()
+                sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())
+
+
+def exports_bytes(folder: Path) -> int:
+    """Bytes of what a folder of exports shows; what is hidden there is on its way in or out."""
+    if not folder.is_dir():
+        return 0
+    return sum(used_bytes(entry) for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> list[str]:
+    """Remove exports, the oldest by step first, until a folder takes no more than a limit.
+
+    Exports of checkpoints go before those of best models, and the newest of either last of its kind; one export always
+    stays.
+
+    Args:
+        folder: The folder of exports.
+        limit: Bytes.
+        protected: Names that stay.
+
+    Returns:
+        Names of the exports that were removed. Only folders with our provenance are ever touched.
+    """
+    removed: list[str] = []
+    total = exports_bytes(folder)
+    for name in removable(folder, protected=protected):
+        if total <= limit:
+            break
+        total -= folder_bytes(folder / name)
+        remove_export(folder / name)
+        removed.append(name)
+    return removed
+
+
+def removable(folder: Path, *, protected: Collection[str] = ()) -> list[str]:
+    """Exports that may be removed, in the order of `prune_to`: all that are there but one."""
+    exports = find_exports(folder)
+    checkpoints = [saved for saved in exports if saved.kind == "checkpoint"]
+    best = [saved for saved in exports if saved.kind == "best_model"]
+    order = [*checkpoints[:-1], *best[:-1], *sorted([*checkpoints[-1:], *best[-1:]])]
+    return [saved.name for saved in order[:-1] if saved.name not in protected]

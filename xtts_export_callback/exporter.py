@@ -1,0 +1,309 @@
+"""Exports of one run: queued by the training, written in the background, pruned to what may stay."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback import disk
+from xtts_export_callback.background import Background, Helper, Work
+from xtts_export_callback.checkpoint import open_checkpoint
+from xtts_export_callback.checkpoint.publish import temporary_name
+from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.folder import folder_bytes, read_provenance
+from xtts_export_callback.runs import (
+    Saved,
+    find_checkpoints,
+    find_exports,
+    last_checkpoints,
+    prune_exports,
+    remove_export,
+)
+from xtts_export_callback.sizes import human_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from xtts_export_callback.config import ExportConfig
+    from xtts_export_callback.dashboard import Dashboard
+
+logger = logging.getLogger("trainer.xtts_export")
+
+
+class Exporter:
+    """The exports of one run.
+
+    Methods are for the training thread and return at once, except those that say that they wait. No error leaves them:
+    each becomes one line in the training log.
+
+    Attributes:
+        folder: The folder of exports.
+        resumed_from: Name of the export whose checkpoint the run was continued from; it is never removed.
+    """
+
+    def __init__(self, run: Path, options: ExportConfig, dashboard: Dashboard) -> None:
+        self.folder = run / options.folder
+        self.resumed_from = ""
+        self._run = run
+        self._options = options
+        self._dashboard = dashboard
+        self._helper = Helper()
+        self._background: Background | None = None
+        self._unprotected = False
+
+    # Exports
+
+    def before_save(self) -> None:
+        """Wait for exports whose source the Trainer's retention, which runs with the save, could remove."""
+        if self._unprotected:
+            self.wait()
+
+    def export(self, saved: Saved, *, overhead: float = 0.0, keep_all_best: bool = True) -> None:
+        """Queue the export of what was just saved, and keep its file there until it is done.
+
+        Args:
+            saved: The Trainer's file.
+            overhead: Seconds that its save has held up training beyond the Trainer's own writing.
+            keep_all_best: Keep the exports of earlier best models.
+        """
+        started = time.perf_counter()
+
+        def queue() -> None:
+            source = self._hold(saved.path)
+            waited = time.perf_counter() - started + overhead
+            self._submit(
+                Work(
+                    saved.name,
+                    partial(self._run_export, saved, source, waited, keep_all_best),
+                    partial(self._skip, saved, source),
+                    partial(log_failure, f"{saved.name} was not exported"),
+                )
+            )
+
+        guarded(f"{saved.name} was not exported", queue)
+
+    def _hold(self, path: Path) -> Path:
+        """Another name for a file, so that it outlives the Trainer's retention; itself where there are no links."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        link = temporary_name(self.folder / path.name)
+        try:
+            os.link(path, link)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            self._unprotected = True
+            return path
+        return link
+
+    def _run_export(self, saved: Saved, source: Path, waited: float, keep_all_best: bool) -> None:
+        started = time.perf_counter()
+        target = self.folder / saved.name
+        self._honour_budget(room_for=True)
+        try:
+            done = self._helper.perform(
+                "export", source=str(source), known_as=str(saved.path), target=str(target), dtype=self._options.dtype
+            )
+        finally:
+            _let_go(source, saved)
+        seconds = time.perf_counter() - started
+        if done["written"]:
+            size = human_size(done["nbytes"])
+            logger.info(" > EXPORT : %s (%s in %.1f s, training waited %.3f s)", target, size, seconds, waited)
+            self._dashboard.note(saved.step, seconds, done["nbytes"], waited)
+        guarded("retention", lambda: self._after_export(saved, keep_all_best=keep_all_best))
+
+    def _after_export(self, saved: Saved, *, keep_all_best: bool) -> None:
+        if saved.kind == "best_model":
+            self._prune_best(saved, keep_all=keep_all_best)
+        else:
+            self._prune(self._keep)
+        self._honour_budget()
+        if saved.kind == "checkpoint" and self._options.keep_optimizer_for:
+            keep = self._options.keep_optimizer_for
+            done = self._helper.perform("drop_optimizer", run=str(self._run), keep=keep)
+            if done["names"]:
+                freed = human_size(done["freed"])
+                logger.info(" > Optimizer state dropped from %s (%s freed)", ", ".join(done["names"]), freed)
+
+    def _skip(self, saved: Saved, source: Path) -> None:
+        _let_go(source, saved)
+        logger.warning(" ! EXPORT : %s is put off: the disk is slower than the saves come", saved.name)
+        self._make_up(saved)
+
+    def _make_up(self, saved: Saved) -> None:
+        """Export when there is nothing else to do what should have been exported before."""
+
+        def run() -> None:
+            if not saved.path.exists():
+                logger.warning(" ! EXPORT : %s was not exported: its file was removed meanwhile", saved.name)
+            elif self._is_missing(saved):
+                self._run_export(saved, self._hold(saved.path), 0.0, keep_all_best=True)
+
+        def skipped() -> None:
+            logger.warning(" ! EXPORT : %s was not exported; continue the run to make up for it", saved.name)
+
+        failure = partial(log_failure, f"{saved.name} was not exported")
+        self._when_idle(Work(saved.name, run, skipped, failure))
+
+    def export_missing(self) -> None:
+        """Queue what a killed run, a slow disk or an error has left unexported."""
+        saved_files = find_checkpoints(self._run)
+        wanted = [saved for saved in saved_files if saved.kind == "checkpoint"][-self._keep or None :]
+        if self._options.export_best:
+            wanted += [saved for saved in saved_files if saved.kind == "best_model"]
+        for saved in wanted:
+            if guarded(f"{saved.name} was not exported", partial(self._is_missing, saved)):
+                self._make_up(saved)
+
+    def _is_missing(self, saved: Saved) -> bool:
+        found = read_provenance(self.folder / saved.name)
+        if found is None:
+            return True
+        with open_checkpoint(saved.path) as checkpoint:
+            return bool(found["sources"][0].get("fingerprint") != checkpoint.fingerprint())
+
+    # Retention
+
+    @property
+    def _keep(self) -> int:
+        """Exports kept while training: the average at the end still needs its inputs."""
+        return max(self._options.keep_last, self._options.average_last) if self._options.keep_last else 0
+
+    @property
+    def _protected(self) -> set[str]:
+        best = {f"checkpoint_{saved.step}" for saved in find_checkpoints(self._run) if saved.kind == "best_model"}
+        return {*best, self.resumed_from}
+
+    def _prune(self, keep: int) -> None:
+        for name in prune_exports(self.folder, keep, protected=self._protected):
+            logger.info(" > Export %s removed: keep_last is %i", name, self._options.keep_last)
+
+    def _honour_budget(self, *, room_for: bool = False) -> None:
+        """Prune to the budget, or so far below it that an export as large as the largest still fits."""
+        if not self._options.max_disk_gb:
+            return
+        coming = max((folder_bytes(saved.path) for saved in find_exports(self.folder)), default=0) if room_for else 0
+        for name in disk.prune_to(self.folder, self._options.max_disk_gb * disk.GB - coming):
+            logger.info(" > Export %s removed: max_disk_gb is %g", name, self._options.max_disk_gb)
+
+    def _prune_best(self, newest: Saved, *, keep_all: bool) -> None:
+        """Keep the exports of best models that the Trainer keeps, and its newest in any case."""
+        if keep_all or read_provenance(self.folder / newest.name) is None:
+            return
+        kept = {saved.name for saved in find_checkpoints(self._run)} | {newest.name, self.resumed_from}
+        for saved in find_exports(self.folder):
+            if saved.kind == "best_model" and saved.name not in kept:
+                remove_export(saved.path)
+
+    # Room on the disk
+
+    def make_room(self, needed: int) -> bool:
+        """Remove old exports if the user has said that they may go; whether there is room now."""
+        if not self._options.max_disk_gb:
+            return False
+        lacking = needed - disk.free_bytes(self._run)
+        removed = disk.prune_to(self.folder, disk.exports_bytes(self.folder) - lacking, protected=self._protected)
+        for name in removed:
+            logger.warning(" ! EXPORT : export %s removed to make room for a save", name)
+        return bool(removed)
+
+    def copy_later(self, source: Path, target: Path) -> None:
+        """Have a file copied in place of a link to it."""
+
+        def run() -> None:
+            if source.exists():  # else a better model has replaced it meanwhile, and has a shortcut of its own
+                self._helper.perform("copy", source=str(source), target=str(target))
+
+        def skipped() -> None:
+            logger.info(" > EXPORT : %s stays a link to %s for now", target.name, source.name)
+
+        self._when_idle(Work(target.name, run, skipped, partial(log_failure, f"{target.name} was not copied")))
+
+    # The end
+
+    def finish(self) -> None:
+        """Have everything done, the average included, and wait for it."""
+        self.wait()
+        self.export_missing()  # what failed is tried once more
+        self.wait()
+        if self._options.average_last:
+            guarded("the average was not written", self._average)
+        guarded("retention", lambda: self._prune(self._options.keep_last))
+
+    def _average(self) -> None:
+        available = sum(1 for saved in find_exports(self.folder) if saved.kind == "checkpoint")
+        count = min(self._options.average_last, available)
+        if count < 2:
+            logger.info(" > No average: %i of %i exports are there", available, self._options.average_last)
+            return
+        started = time.perf_counter()
+        sources = last_checkpoints(self._run, count, folder=self._options.folder)
+        target = self.folder / f"average_last_{count}"
+
+        def run() -> None:
+            paths = [str(saved.path) for saved in sources]
+            written = self._helper.perform("average", sources=paths, target=str(target), dtype=self._options.dtype)
+            seconds = time.perf_counter() - started
+            steps = ", ".join(str(saved.step) for saved in sources)
+            size = human_size(written["nbytes"])
+            logger.info(" > AVERAGE : %s of steps %s (%s in %.1f s)", target, steps, size, seconds)
+
+        failure = "the average was not written"
+        self._submit(Work(target.name, run, lambda: None, partial(log_failure, failure)))
+        self.wait()
+
+    def end(self) -> None:
+        """Finish what is queued and let the helper go; a later save starts both again."""
+        self.wait()
+        if self._background is not None:
+            self._background.give_up()
+            self._background = None
+        self._helper.close()
+
+    def give_up(self) -> None:
+        """Stop what is at work and forget what waits."""
+        if self._background is not None and (unfinished := self._background.give_up()):
+            logger.warning(" ! EXPORT : %i not finished; continue the run to make up for them", unfinished)
+
+    def _started(self) -> Background:
+        if self._background is None:
+            self._background = Background(stop=self._helper.stop)
+        return self._background
+
+    def _submit(self, work: Work) -> None:
+        self._started().submit(work)
+
+    def _when_idle(self, work: Work) -> None:
+        self._started().when_idle(work)
+
+    def wait(self) -> None:
+        """Wait until everything queued is done."""
+        if self._background is not None:
+            self._background.wait()
+        self._unprotected = False
+
+
+def _let_go(source: Path, saved: Saved) -> None:
+    if source != saved.path:
+        with contextlib.suppress(OSError):
+            source.unlink()
+
+
+def guarded(failure: str, action: Callable[[], Any]) -> Any:
+    """Run ``action``; whatever goes wrong becomes one line in the log, and training goes on."""
+    try:
+        return action()
+    except Exception as error:
+        log_failure(failure, error)
+    return None
+
+
+def log_failure(failure: str, error: Exception) -> None:
+    """Say in one line what did not work and why."""
+    what = str(error) if isinstance(error, XttsExportError) else f"{type(error).__name__}: {error}"
+    logger.error(" ! EXPORT : %s: %s", failure, what)
