@@ -18,7 +18,7 @@ from xtts_export_callback.errors import XttsExportError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare")
+COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
 
