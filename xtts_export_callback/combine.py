@@ -143,7 +143,8 @@ class WeightedSum(ComputedStorage):
                     if weight == 1:
                         part += elements
                     else:
-                        part += np.multiply(elements, weight, out=scaled)
+                        # left to itself, numpy multiplies in the type of the elements and widens afterwards
+                        part += np.multiply(elements, weight, out=scaled, dtype=np.float64)
                 if self._divisor != 1:
                     part /= self._divisor
             return part

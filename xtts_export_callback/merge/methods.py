@@ -167,7 +167,7 @@ class Ties(ComputedStorage):
 
     Trim: of each model's change (model minus base) the ``density`` largest by magnitude stay, the rest is 0; here
     tensor by tensor, in the paper over the whole model. Elect: the sign of the weighted sum of what stayed.
-    Disjoint merge: the weighted mean over the models that have the elected sign. The result is base + scale * that mean.
+    Disjoint merge: the weighted mean over the models with the elected sign. The result is base + scale * that mean.
     """
 
     def __init__(self, name: str, models: Sequence[Tensor], base: Tensor, settings: Settings, dtype: DType) -> None:
