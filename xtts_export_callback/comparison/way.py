@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import Checkpoint, open_checkpoint
-from xtts_export_callback.checkpoint.tensor import BLOCK
-from xtts_export_callback.comparison.measure import THREADS, values_of
+from xtts_export_callback.comparison.measure import THREADS, dot, values_of
 from xtts_export_callback.comparison.parts import part_of
 from xtts_export_callback.comparison.report import bare_tensors, config_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.checkpoint.tensor import Tensor
 
-_ELEMENTS = BLOCK // 16  # many files at once: what they hold together has to fit
+_ELEMENTS = 1 << 16
 _MAX_STOPS = 64
 
 
@@ -258,14 +257,14 @@ def _follow(tensors: list[Tensor], progress: Callable[[int], None] | None) -> _S
             values = np.nan_to_num(values_of(buffer, tensor.dtype), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
             if start is None or previous is None:
                 start = previous = values
-                sums.square_start += float(np.dot(values, values))
+                sums.square_start += dot(values, values)
             else:
                 step = values - previous
-                sums.square_step[index] += float(np.dot(step, step))
+                sums.square_step[index] += dot(step, step)
                 if last_step is not None:
-                    sums.turn[index] += float(np.dot(step, last_step))
+                    sums.turn[index] += dot(step, last_step)
                 away = values - start
-                sums.square_away[index] += float(np.dot(away, away))
+                sums.square_away[index] += dot(away, away)
                 previous, last_step = values, step
             if progress is not None:
                 progress(len(buffer))
