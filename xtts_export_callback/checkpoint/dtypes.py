@@ -95,7 +95,25 @@ def from_float64(values: npt.NDArray[np.float64], dtype: DType) -> npt.NDArray[A
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if dtype.name != "bfloat16":
             return values.astype(dtype.numpy)
-        return _bfloat16_from_odd(_round_to_odd(values))
+        return _bfloat16(_round_to_odd(values))
+
+
+def from_float32(values: npt.NDArray[np.float32], dtype: DType) -> npt.NDArray[Any]:
+    """As `from_float64`, for values that are float32 already: there is one rounding anyway, and this is faster.
+
+    Args:
+        values: float32 array, any shape.
+        dtype: The type to round to; ``dtype.is_float`` must hold.
+
+    Returns:
+        Array of numpy type ``dtype.numpy`` and the same shape.
+    """
+    import numpy as np
+
+    if dtype.name == "bfloat16":
+        return _bfloat16(np.ascontiguousarray(values).view(np.uint32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(dtype.numpy)
 
 
 def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
@@ -117,7 +135,7 @@ def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
     return bits
 
 
-def _bfloat16_from_odd(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
+def _bfloat16(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
     import numpy as np
 
     nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_DEPTH = 64
-_MAX_NODES = 1_000_000  # a full-size training checkpoint has 10 thousand
+_MAX_NODES = 200_000  # a full-size training checkpoint has 10 thousand
 _MAX_NAME = 1000
 _MAX_REPETITION, _SMALL = 16, 1 << 30
 _PAIR = 2
