@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Values: TypeAlias = npt.NDArray[np.float64]
     NextValues: TypeAlias = Callable[[int], Values]
 
+_HALF_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 _WIDENED_BY_NUMPY = {"<f2", "<f4", "<f8"}
 
 
@@ -248,8 +249,9 @@ def all_finite(bits: Bits, dtype: DType) -> bool:
     """
     import numpy as np
 
-    if dtype.name == "bfloat16":
-        return bool(((bits & 0x7F80) != 0x7F80).all())
+    exponent = _HALF_EXPONENTS.get(dtype.name)
+    if exponent is not None:  # all ones: several times as fast as asking numpy
+        return bool(((bits.view("<u2") & exponent) != exponent).all())
     return dtype.numpy[1] != "f" or bool(np.isfinite(bits).all())
 
 
