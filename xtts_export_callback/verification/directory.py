@@ -78,7 +78,7 @@ def _end_faults(file: RandomFile) -> tuple[int, int, list[str]]:
         pairs = ((here, here64, _FULL16), (count, count64, _FULL16), (size, size64, _FULL32), (start, start64, _FULL32))
         agree = all(short in (min(full, limit), limit) for short, full, limit in pairs)
         sane = record_size == _END64.size - 12 and {made & 0xFF, needed} <= _VERSIONS and made >> 8 in (0, 3)
-        disks_agree = not (locator_disk or disk64 or first_disk64) and disks in (0, 1)
+        disks_agree = not (locator_disk or disk64 or first_disk64) and disks == 1
         if not (agree and sane and disks_agree and end64 + _END64.size == end - _LOCATOR.size):
             faults.append("the zip64 end record and the end record disagree")
         here, count, size, start = here64, count64, size64, start64
