@@ -51,7 +51,7 @@ def save(
 ) -> Path:
     """Save a model with a config and a vocabulary that fits, each model in a folder of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = tensors[EMBEDDING].shape[0]
+    rows = next(tensor.shape[0] for name, tensor in tensors.items() if name.endswith(EMBEDDING))
     content = vocab if vocab is not None else vocabulary(rows)
     (path.parent / "vocab.json").write_text(json.dumps(content), encoding="utf-8")
     torch.save({"model": dict(tensors), "config": {"model_args": {}}, "step": step, **fields}, path)
