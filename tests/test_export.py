@@ -312,3 +312,16 @@ def test_no_file_command_imports_torch(checkpoint: Path, run: Path) -> None:
     )
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root, timeout=120).returncode == 0
+
+
+def test_overrides_reach_the_training_also_when_a_run_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xtts_export_callback.train_gpt_xtts as recipe
+
+    calls: list[tuple[object, dict[str, object]]] = []
+    monkeypatch.setattr(recipe, "train", lambda config, **options: calls.append((config, options)))
+    assert main(["train", "--continue", "runs/x", "--coqpit.epochs", "3"]) == 0
+    assert main(["train", "voice.json", "--output", "runs", "--coqpit.export.enabled", "true"]) == 0
+    assert calls == [
+        (None, {"output": None, "continue_run": "runs/x", "overrides": ["--coqpit.epochs", "3"]}),
+        ("voice.json", {"output": "runs", "continue_run": None, "overrides": ["--coqpit.export.enabled", "true"]}),
+    ]

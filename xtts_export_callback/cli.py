@@ -53,8 +53,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    modules = {name: importlib.import_module(f"xtts_export_callback.commands.{name}") for name in COMMANDS}
-    for name, module in modules.items():
+    for name in COMMANDS:
+        module = importlib.import_module(f"xtts_export_callback.commands.{name}")
         subparser = subparsers.add_parser(
             name,
             help=module.HELP,
@@ -63,11 +63,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             allow_abbrev=False,
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run, parser=subparser, rest=[])
-    args, rest = parser.parse_known_args(argv)
-    if rest and args.run is not modules["train"].run:
-        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.rest = rest
+        subparser.set_defaults(run=module.run)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    overrides: list[str] = []
+    if arguments[:1] == ["train"]:
+        from xtts_export_callback.train_gpt_xtts import split_overrides
+
+        own, overrides = split_overrides(arguments[1:])
+        arguments = ["train", *own]
+    args = parser.parse_args(arguments)
+    args.overrides = overrides
     return args
 
 
