@@ -43,7 +43,7 @@ def log() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def run(tiny_assets: TinyAssets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A finished run of two epochs in a folder with "checkpoint_7" in its path: saves at 2, 4, 6, 8, keeps the last 2."""
+    """A finished run with "checkpoint_7" in its path: saves at steps 2, 4, 6 and 8, the last two kept."""
     output = tmp_path_factory.mktemp("with") / "my_checkpoint_7"
     export = ExportConfig(**ON, average_last=3)
     config = tiny_trainer_config(
@@ -106,6 +106,7 @@ def test_the_export_speaks_like_the_training_model(run: Any, tiny_assets: TinyAs
     import torch
     from TTS.tts.configs.xtts_config import XttsConfig
     from TTS.tts.models.xtts import Xtts
+
     from xtts_export_callback import load_xtts
 
     reference = str(sorted((tiny_assets.dataset / "wavs").glob("*.wav"))[0])
@@ -237,7 +238,7 @@ def the_sync_fails(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
 
 @fault
 def reading_back_fails(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    import xtts_export_callback.checkpoint.write as write
+    from xtts_export_callback.checkpoint import write
 
     def differs(*args: Any) -> None:
         from xtts_export_callback.errors import VerificationError
@@ -250,7 +251,7 @@ def reading_back_fails(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
 
 @fault
 def the_rename_fails(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    import xtts_export_callback.checkpoint.publish as publish
+    from xtts_export_callback.checkpoint import publish
 
     def refuse(temporary: Path, path: Path) -> None:
         raise OSError(errno.EACCES, "Permission denied", str(path))

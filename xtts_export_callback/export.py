@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.write import Progress
 
 
-def export_checkpoint(  # noqa: PLR0913 - options of one command
+def export_checkpoint(
     checkpoint: str | os.PathLike[str],
     output_dir: str | os.PathLike[str] | None = None,
     *,

@@ -93,7 +93,9 @@ def last_checkpoints(run: Path, count: int, *, folder: str = DEFAULT_FOLDER) -> 
         best[saved.step] = saved
     if len(best) < count or count < 1:
         there = ", ".join(str(step) for step in sorted(best)) or "none"
-        msg = f"{run}: expected at least {count} checkpoints, found {len(best)} (steps: {there}); choose a smaller --last"
+        msg = (
+            f"{run}: expected at least {count} checkpoints, found {len(best)} (steps: {there}); choose a smaller --last"
+        )
         raise ConfigError(msg)
     return [best[step] for step in sorted(best)[-count:]]
 
