@@ -74,7 +74,8 @@ _PAIR = 2
 _SHOWN = 100
 _MAX_OPERATIONS = 5_000_000  # a full-size training checkpoint has 0.1 million
 _MAX_INT_BYTES = 255
-_MAX_GLOBAL = 500
+_MAX_GLOBAL = 500  # characters
+_MAX_GLOBALS = 10_000
 _MAX_KEY_PARTS = 16
 
 
@@ -222,6 +223,9 @@ class Unpickler:
             raise ValueError(msg)
         found = Global(module, name)
         self.names.add(str(found))
+        if len(self.names) > _MAX_GLOBALS:
+            msg = "more names of globals than any checkpoint has"
+            raise ValueError(msg)
         self._push(found)
 
     def _stack_global(self) -> None:
