@@ -53,7 +53,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # A command that is named needs none of the others.
+    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
         module = importlib.import_module(f"xtts_export_callback.commands.{name}")
         subparser = subparsers.add_parser(
             name,
@@ -64,7 +66,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
-    arguments = list(sys.argv[1:] if argv is None else argv)
     overrides: list[str] = []
     if arguments[:1] == ["train"]:
         from xtts_export_callback.train_gpt_xtts import split_overrides

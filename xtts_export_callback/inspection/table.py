@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,8 +25,8 @@ _INDENT = "  "
 
 def make_console() -> Console:
     """A console on stdout that neither wraps what is piped into a file nor marks it up."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False) -> None:
