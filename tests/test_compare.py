@@ -113,7 +113,9 @@ floats = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), mi
 
 @settings(deadline=None, max_examples=50)
 @given(values=floats, scale=st.floats(-2, 2))
-def test_scaling_a_model_turns_it_nowhere(tmp_path_factory: pytest.TempPathFactory, values: list[float], scale: float) -> None:
+def test_scaling_a_model_turns_it_nowhere(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float], scale: float
+) -> None:
     a = torch.tensor(values, dtype=torch.float64)
     b = a * scale
     found = measured(a, b, tmp_path_factory.mktemp("scaled"))

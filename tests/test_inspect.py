@@ -176,7 +176,9 @@ def test_the_prefix_is_told_as_it_is_in_the_file(checkpoint: Path, prefix: str) 
     assert report.architecture.layers == 30
 
 
-@pytest.mark.parametrize(("missing", "reason"), [("optimizer", "no optimizer state"), ("step", "does not say its step")])
+@pytest.mark.parametrize(
+    ("missing", "reason"), [("optimizer", "no optimizer state"), ("step", "does not say its step")]
+)
 def test_why_a_checkpoint_cannot_be_resumed_is_said(checkpoint: Path, missing: str, reason: str) -> None:
     report = inspect_checkpoint(rewritten(checkpoint, **{missing: None}))
     assert not report.resumable
@@ -322,7 +324,9 @@ def test_json_has_no_nan(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
     assert report["train_loss"] is None
 
 
-def test_names_that_look_like_markup_are_printed_as_they_are(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = checkpoint.rename(checkpoint.with_name("[bold]x.pth"))
     assert main(["inspect", str(path)]) == 0
     assert "[bold]x.pth" in capsys.readouterr().out

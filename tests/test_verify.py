@@ -101,7 +101,8 @@ def test_a_whole_checkpoint_and_its_export_have_no_fault(checkpoint: Path, folde
 def test_a_whole_run_has_no_fault(run: Path) -> None:
     report = verify_run(run)
     assert report.is_fine
-    assert [model.path.name for model in report.models] == ["checkpoint_1000.pth", "checkpoint_2000.pth", "checkpoint_1000"]
+    names = [model.path.name for model in report.models]
+    assert names == ["checkpoint_1000.pth", "checkpoint_2000.pth", "checkpoint_1000"]
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16"}, {"format": "safetensors"}])
@@ -262,7 +263,7 @@ def test_an_object_that_weights_only_refuses_is_found(tmp_path: Path) -> None:
     state["callback"] = Path("/somewhere")
     path = write_small(tmp_path / "checkpoint_1000.pth", state)
     assert checks(path) == ["weights_only"]
-    with pytest.raises(Exception, match="weights_only|WeightsUnpickler"):
+    with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler"):
         torch.load(path, weights_only=True)
 
 
@@ -415,7 +416,10 @@ def test_an_inference_model_that_the_resume_would_pick_is_named(run: Path, folde
 def test_the_command_exits_with_0_when_all_is_fine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{run / 'checkpoint_1000.pth'}: fine ({len(small_state()['model'])} tensors, {size_of(run / 'checkpoint_1000.pth')})"
+    assert (
+        lines[0]
+        == f"{run / 'checkpoint_1000.pth'}: fine ({len(small_state()['model'])} tensors, {size_of(run / 'checkpoint_1000.pth')})"
+    )
     assert lines[-1].endswith("the next resume goes on from checkpoint_2000.pth, best model checkpoint_2000.pth")
 
 
@@ -425,7 +429,7 @@ def size_of(path: Path) -> str:
     return human_size(path.stat().st_size)
 
 
-def test_the_command_exits_with_1_and_lists_every_fault(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_exits_with_1_and_lists_all_faults(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for record in ("/data/1", "/data/2"):
         flip(checkpoint, data_of(checkpoint, record))
     assert main(["verify", str(checkpoint)]) == 1

@@ -162,7 +162,7 @@ def _difference(name: str, a: Tensor, b: Tensor, progress: Callable[[int], None]
         parts = []
         for tensor, fill, buffer in zip((a, b), readers, buffers, strict=True):
             part = buffer[: count * tensor.dtype.itemsize]
-            fill(memoryview(part))
+            fill(memoryview(part.data))
             parts.append(part)
         same = a.dtype == b.dtype and bool(np.array_equal(_words(parts[0]), _words(parts[1])))
         block = _compare_block(parts[0], a.dtype, parts[1], b.dtype, same=same)
@@ -220,6 +220,7 @@ def _compare_nonfinite(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -
 
 
 def values_of(data: npt.NDArray[np.uint8], dtype: DType) -> npt.NDArray[np.float64]:
+    """The values of elements read from a file, in float64."""
     import numpy as np
 
     bits = data.view(dtype.numpy)

@@ -128,9 +128,7 @@ class RunWayReport:
         }
 
 
-def compare_run(
-    run: Path, base: Path | None = None, *, progress: Callable[[int], None] | None = None
-) -> RunWayReport:
+def compare_run(run: Path, base: Path | None = None, *, progress: Callable[[int], None] | None = None) -> RunWayReport:
     """Follow the weights along the checkpoints of a run, reading each file once.
 
     Args:
@@ -159,7 +157,7 @@ def compare_run(
             models.insert(0, bare_tensors(start))
             names.insert(0, f"the base {start.path.name}" if base is None else str(base))
             steps.insert(0, None)
-        if len(models) < 2 or len(models) > _MAX_STOPS:  # noqa: PLR2004
+        if len(models) < 2 or len(models) > _MAX_STOPS:
             msg = f"{run}: expected 2 to {_MAX_STOPS} models to compare, found {len(models)}; name two models instead"
             raise ConfigError(msg)
         common = _common(run, names, models)
@@ -253,7 +251,7 @@ def _follow(tensors: list[Tensor], progress: Callable[[int], None] | None) -> _S
         last_step: npt.NDArray[np.float64] | None = None
         for index, (tensor, fill) in enumerate(zip(tensors, readers, strict=True)):
             buffer = np.empty(count * tensor.dtype.itemsize, np.uint8)
-            fill(memoryview(buffer))
+            fill(memoryview(buffer.data))
             values = np.nan_to_num(values_of(buffer, tensor.dtype), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
             if start is None or previous is None:
                 start = previous = values

@@ -15,7 +15,7 @@ from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.verification.faults import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -43,7 +43,7 @@ class _Job:
     def label(self) -> str:
         """Which tensors are meant, in a few words."""
         shown = " and ".join(self.names[:2])
-        return f"{shown} and {len(self.names) - 2} more" if len(self.names) > 2 else shown  # noqa: PLR2004
+        return f"{shown} and {len(self.names) - 2} more" if len(self.names) > 2 else shown
 
 
 def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> list[Fault]:
@@ -72,7 +72,7 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
         except BaseException:
             stop.set()
             raise
-    return found + _unnamed_faults(checkpoint, {job.storage.label for job in jobs.values() if _is_record(job.storage)})
+    return found + _unnamed_faults(checkpoint, _labels(jobs.values()))
 
 
 def named_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
@@ -103,7 +103,7 @@ def _job_faults(job: _Job, progress: Callable[[int], None] | None) -> list[Fault
     try:
         for start in range(0, job.storage.nbytes, BLOCK):
             part = buffer[: min(BLOCK, job.storage.nbytes - start)]
-            fill(memoryview(part))
+            fill(memoryview(part.data))
             if dtype is not None:
                 found = _nonfinite(part, dtype)
                 if found.size and first < 0:
@@ -130,8 +130,8 @@ def _nonfinite(part: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
     return np.flatnonzero(exponents == mask) if int(exponents.max(initial=0)) == mask else np.empty(0, np.intp)
 
 
-def _is_record(storage: Storage) -> bool:
-    return isinstance(storage, FileStorage)
+def _labels(jobs: Iterable[_Job]) -> set[str]:
+    return {job.storage.label for job in jobs if isinstance(job.storage, FileStorage)}
 
 
 def _unnamed_faults(checkpoint: Checkpoint, named: set[str]) -> list[Fault]:

@@ -1,7 +1,8 @@
 """The tensors that ``Xtts.load_state_dict(strict=True)`` asks for, worked out from a config without importing TTS.
 
-Follows ``TTS.tts.models.xtts.Xtts.init_models``, ``TTS.tts.layers.xtts.gpt.GPT``, ``HifiDecoder``, ``HifiganGenerator``,
-``ResNetSpeakerEncoder`` and ``PerceiverResampler``; a test compares the result with the real model.
+Follows ``TTS.tts.models.xtts.Xtts.init_models``, ``TTS.tts.layers.xtts.gpt.GPT``, ``HifiDecoder``,
+``HifiganGenerator``, ``ResNetSpeakerEncoder`` and ``PerceiverResampler``; a test compares the result with the
+real model.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ def _hifigan(inputs: int, voice: int, *, each: bool) -> Shapes:
         if each:
             shapes |= _pair(f"conds.{up}", (channels, voice, 1))
         for number, size in enumerate(_RESBLOCK_KERNELS, up * len(_RESBLOCK_KERNELS)):
-            for conv in (f"resblocks.{number}.convs{group}.{index}" for group in (1, 2) for index in range(_RESBLOCK_CONVS)):
+            convs = [f"convs{group}.{index}" for group in (1, 2) for index in range(_RESBLOCK_CONVS)]
+            for conv in (f"resblocks.{number}.{conv}" for conv in convs):
                 shapes |= {f"{conv}.bias": (channels,), **_weight_norm(conv, (channels, channels, size))}
     shapes["conv_post.weight"] = (1, _UP_CHANNELS >> len(_UP_KERNELS), 7)
     return shapes

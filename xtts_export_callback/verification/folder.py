@@ -60,8 +60,8 @@ def vocabulary_check(
     if embedding is None or not embedding.shape or embedding.shape[0] == size:
         return [], []
     where = found.name if found is beside else str(found)
-    message = f"{where} has {size} tokens, the text embedding {embedding.shape[0]} rows; put the training vocabulary there"
-    return [Fault("vocabulary", message)], []
+    message = f"{where} has {size} tokens, the text embedding {embedding.shape[0]} rows"
+    return [Fault("vocabulary", f"{message}; put the training vocabulary there")], []
 
 
 def folder_faults(checkpoint: Checkpoint) -> tuple[list[Fault], list[str]]:
@@ -88,8 +88,8 @@ def folder_faults(checkpoint: Checkpoint) -> tuple[list[Fault], list[str]]:
     stated = {key: value for key, value in provenance.items() if key != "files"}
     if isinstance(inside, dict) and stated != inside:
         differing = sorted(key for key in {*stated, *inside} if stated.get(key) != inside.get(key))
-        message = f"{PROVENANCE_FILE} and {checkpoint.path.name} differ in {', '.join(differing)}: one of them was edited"
-        faults.append(Fault("provenance", message))
+        message = f"{PROVENANCE_FILE} and {checkpoint.path.name} differ in {', '.join(differing)}"
+        faults.append(Fault("provenance", f"{message}: one of them was edited"))
     return faults, []
 
 
@@ -126,8 +126,9 @@ def _fingerprint_faults(checkpoint: Checkpoint, name: str, expected: Any) -> lis
         found = checkpoint.fingerprint()
     except XttsExportError as error:
         return [str(error)]
-    same = found == expected
-    return [] if same else [f"{name} does not hold the tensors that {PROVENANCE_FILE} describes: its fingerprint differs"]
+    if found == expected:
+        return []
+    return [f"{name} does not hold the tensors that {PROVENANCE_FILE} describes: its fingerprint differs"]
 
 
 def _sha256(path: Path) -> str:

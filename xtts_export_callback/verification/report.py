@@ -109,9 +109,7 @@ def verify_model(
         return VerificationReport(path, tuple(faults), tuple(notes), checkpoint.nbytes, len(checkpoint.tensors))
 
 
-def _file_faults(
-    checkpoint: Checkpoint, progress: Callable[[int], None] | None
-) -> tuple[list[Fault], list[str]]:
+def _file_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None) -> tuple[list[Fault], list[str]]:
     faults = []
     notes = []
     if checkpoint.format == "pth" and checkpoint.file is not None:
@@ -172,7 +170,7 @@ def _load_faults(path: Path) -> list[Fault]:
 
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # noqa: BLE001 - torch raises whatever the damage leads to
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         return [Fault("weights_only", f"torch.load(weights_only=True) fails: {reason}")]
     return []

@@ -71,9 +71,7 @@ class RunVerification:
         }
 
 
-def verify_run(
-    run: Path, *, load: bool = False, progress: Callable[[int], None] | None = None
-) -> RunVerification:
+def verify_run(run: Path, *, load: bool = False, progress: Callable[[int], None] | None = None) -> RunVerification:
     """Verify all models of a run, and what the next resume would pick among them.
 
     Args:
