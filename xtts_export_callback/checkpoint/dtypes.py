@@ -22,7 +22,7 @@ class DType(NamedTuple):
         numpy: The numpy type that carries its bits.
         storage: The class in ``torch`` that a pickle names for its storages; empty where torch uses
             ``UntypedStorage`` (the types that came after torch 2.0, see ``torch.storage._new_dtypes``).
-        safetensors: Its code in a safetensors header.
+        safetensors: Its code in a safetensors header; empty where there is none.
         is_float: Whether it is a real floating-point type, the only kind that is cast or averaged.
     """
 
@@ -46,7 +46,7 @@ _TABLE = (
     DType("uint8", 1, "|u1", "ByteStorage", "U8", False),
     DType("bool", 1, "|b1", "BoolStorage", "BOOL", False),
     DType("complex64", 8, "<c8", "ComplexFloatStorage", "C64", False),
-    DType("complex128", 16, "<c16", "ComplexDoubleStorage", "C128", False),
+    DType("complex128", 16, "<c16", "ComplexDoubleStorage", "", False),
     DType("uint16", 2, "<u2", "", "U16", False),
     DType("uint32", 4, "<u4", "", "U32", False),
     DType("uint64", 8, "<u8", "", "U64", False),
@@ -56,7 +56,7 @@ _TABLE = (
 
 BY_NAME = {dtype.name: dtype for dtype in _TABLE}
 BY_STORAGE = {dtype.storage: dtype for dtype in _TABLE if dtype.storage}
-BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in _TABLE}
+BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in _TABLE if dtype.safetensors}
 
 CASTS = ("float32", "float16", "bfloat16")
 """The types that an inference model can be cast to; XTTS reads each of them and computes in float32."""
