@@ -416,10 +416,9 @@ def test_an_inference_model_that_the_resume_would_pick_is_named(run: Path, folde
 def test_the_command_exits_with_0_when_all_is_fine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[0]
-        == f"{run / 'checkpoint_1000.pth'}: fine ({len(small_state()['model'])} tensors, {size_of(run / 'checkpoint_1000.pth')})"
-    )
+    tensors = len(small_state()["model"])
+    first = run / "checkpoint_1000.pth"
+    assert lines[0] == f"{first}: fine ({tensors} tensors, {size_of(first)})"
     assert lines[-1].endswith("the next resume goes on from checkpoint_2000.pth, best model checkpoint_2000.pth")
 
 
