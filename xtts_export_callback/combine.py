@@ -127,7 +127,10 @@ class WeightedSum(ComputedStorage):
     def _sums(self) -> NextValues:
         import numpy as np
 
-        terms = [(BlockReader(tensor), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)]
+        scratch = Scratch()  # one for all: memory must not grow with the number of models
+        terms = [
+            (BlockReader(tensor, scratch), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)
+        ]
         total = np.empty(0, np.float64)
         product = np.empty(0, np.float64)
 
@@ -196,23 +199,39 @@ class Cast(ComputedStorage):
         return fill
 
 
-class BlockReader:
-    """Reads a floating-point tensor from front to back, in blocks of any size."""
+class Scratch:
+    """Memory that is used again and again."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        """Start at the first element of ``tensor``, in row-major order."""
+    def __init__(self) -> None:
+        """Start with none."""
+        self._buffer = memoryview(bytearray())
+
+    def take(self, size: int) -> memoryview:
+        """``size`` bytes, the same ones as the last time."""
+        if len(self._buffer) < size:
+            self._buffer = memoryview(bytearray(size))
+        return self._buffer[:size]
+
+
+class BlockReader:
+    """Reads a tensor from front to back, in blocks of any size."""
+
+    def __init__(self, tensor: Tensor, scratch: Scratch | None = None) -> None:
+        """Start at the first element of ``tensor``, in row-major order.
+
+        Args:
+            tensor: What to read; floating-point for all but `bits`.
+            scratch: Where elements stay until the next read; readers that are used in turn may share it.
+        """
         self._fill = tensor.packed().reader()
         self._dtype = tensor.dtype
-        self._scratch = memoryview(bytearray())
+        self._scratch = scratch or Scratch()
 
     def bits(self, count: int) -> Bits:
         """The next ``count`` elements as they stand in the file, valid until the next call."""
         import numpy as np
 
-        size = count * self._dtype.itemsize
-        if len(self._scratch) < size:
-            self._scratch = memoryview(bytearray(size))
-        raw = self._scratch[:size]
+        raw = self._scratch.take(count * self._dtype.itemsize)
         self._fill(raw)
         return np.frombuffer(raw, self._dtype.numpy)
 
