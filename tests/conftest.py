@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -62,3 +64,24 @@ def tiny_config(tiny_assets: TinyAssets, tmp_path: Path) -> Iterator[Callable[..
     close_trainer_logs()
     for output in outputs:
         shutil.rmtree(output, ignore_errors=True)
+
+
+class Demo(NamedTuple):
+    output: Path
+    run: Path
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """One run of the demo."""
+    output = tmp_path_factory.mktemp("demo") / "output"
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv("COLUMNS", "200")
+        from xtts_export_callback.demo import run_demo
+
+        run = run_demo(output)
+    yield Demo(output, run, printed.getvalue())
+    close_trainer_logs()
+    shutil.rmtree(output)

@@ -45,7 +45,7 @@ def log() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def run(tiny_assets: TinyAssets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A finished run of two epochs in a folder with "checkpoint_7" in its path: saves at 2, 4, 6, 8, keeps the last 2."""
+    """A finished run with "checkpoint_7" in its path: saves at steps 2, 4, 6 and 8, the last two kept."""
     output = tmp_path_factory.mktemp("with") / "my_checkpoint_7"
     export = ExportConfig(**ON, average_last=3)
     config = tiny_trainer_config(

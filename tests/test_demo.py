@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import shutil
 import wave
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from tests.training import close_trainer_logs
+from tests.conftest import Demo
 from xtts_export_callback.demo import _Highlights, run_demo
 from xtts_export_callback.errors import ConfigError, OutputExistsError
 from xtts_export_callback.folder import read_provenance
 from xtts_export_callback.sizes import human_size
-
-
-class Demo(NamedTuple):
-    output: Path
-    run: Path
-    printed: str
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """One run of the demo."""
-    output = tmp_path_factory.mktemp("demo") / "output"
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setenv("COLUMNS", "200")
-        run = run_demo(output)
-    yield Demo(output, run, printed.getvalue())
-    close_trainer_logs()
-    shutil.rmtree(output)
 
 
 @pytest.mark.integration

@@ -39,7 +39,6 @@ def checkpoint(run: Path) -> Path:
     return run / "checkpoint_1000.pth"
 
 
-
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -203,9 +202,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused_with_both_numbers(checkpoint:
         export_checkpoint(checkpoint, vocab=tmp_path / "other.json")
 
 
-def test_two_exports_of_one_checkpoint_are_the_same_bytes(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_exports_of_one_checkpoint_are_the_same_bytes(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     first = export_checkpoint(checkpoint, checkpoint.parent / "a").path
     second = export_checkpoint(checkpoint, checkpoint.parent / "b").path
@@ -223,9 +220,7 @@ def test_provenance_hashes_every_file(checkpoint: Path) -> None:
         assert provenance["files"]["model.pth"]["fingerprint"] == written.fingerprint()
 
 
-def test_the_command_exports_a_whole_run_and_skips_what_is_done(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_exports_a_whole_run_and_skips_what_is_done(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(run / "checkpoint_1000.pth")]) == 0
     assert main(["export", str(run)]) == 0
     output = capsys.readouterr().out
@@ -248,9 +243,7 @@ def test_a_truncated_checkpoint_ends_with_one_line(checkpoint: Path, capsys: pyt
     assert not (checkpoint.parent / "inference").exists()
 
 
-def test_a_flipped_bit_in_the_weights_ends_with_one_line(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_flipped_bit_in_the_weights_ends_with_one_line(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_checkpoint(checkpoint) as opened:
         storage = opened.tensors["xtts.gpt.mel_embedding.weight"].storage
         offset = storage.offset  # type: ignore[attr-defined]
@@ -291,7 +284,7 @@ def test_bad_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ctrl_c_exits_with_130_and_leaves_nothing(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import xtts_export_callback.checkpoint.write as write
+    from xtts_export_callback.checkpoint import write
 
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
@@ -312,3 +305,16 @@ def test_no_file_command_imports_torch(checkpoint: Path, run: Path) -> None:
     )
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root, timeout=120).returncode == 0
+
+
+def test_overrides_reach_the_training_also_when_a_run_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xtts_export_callback.train_gpt_xtts as recipe
+
+    calls: list[tuple[object, dict[str, object]]] = []
+    monkeypatch.setattr(recipe, "train", lambda config, **options: calls.append((config, options)))
+    assert main(["train", "--continue", "runs/x", "--coqpit.epochs", "3"]) == 0
+    assert main(["train", "voice.json", "--output", "runs", "--coqpit.export.enabled", "true"]) == 0
+    assert calls == [
+        (None, {"output": None, "continue_run": "runs/x", "overrides": ["--coqpit.epochs", "3"]}),
+        ("voice.json", {"output": "runs", "continue_run": None, "overrides": ["--coqpit.export.enabled", "true"]}),
+    ]

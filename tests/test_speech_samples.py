@@ -89,7 +89,7 @@ def test_vocabulary_numbers_are_dense_and_merges_lead_to_tokens() -> None:
 def test_the_real_tokenizer_reads_every_sentence_without_unknown_or_stop_tokens(tiny_assets: TinyAssets) -> None:
     from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
-    tokenizer = VoiceBpeTokenizer(tiny_assets.vocab)
+    tokenizer = VoiceBpeTokenizer(str(tiny_assets.vocab))
     for sentence in SENTENCES:
         tokens = tokenizer.encode(sentence, "en")
         assert not {tokenizer.tokenizer.token_to_id(token) for token in ("[STOP]", "[UNK]")} & set(tokens)

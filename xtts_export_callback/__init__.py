@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xtts_export_callback.average import average_checkpoints
     from xtts_export_callback.callback import ExportCallback, export_callbacks
+    from xtts_export_callback.comparison.report import compare_checkpoints
     from xtts_export_callback.config import ExportConfig
     from xtts_export_callback.export import export_checkpoint
+    from xtts_export_callback.inspection.report import inspect_checkpoint
     from xtts_export_callback.load import load_xtts
     from xtts_export_callback.merge import merge_checkpoints
     from xtts_export_callback.trainer_config import XttsExportTrainerConfig
@@ -24,8 +26,10 @@ __all__ = [
     "ExportConfig",
     "XttsExportTrainerConfig",
     "average_checkpoints",
+    "compare_checkpoints",
     "export_callbacks",
     "export_checkpoint",
+    "inspect_checkpoint",
     "load_xtts",
     "merge_checkpoints",
 ]
@@ -35,8 +39,10 @@ _MODULES = {
     "ExportConfig": "config",
     "XttsExportTrainerConfig": "trainer_config",
     "average_checkpoints": "average",
+    "compare_checkpoints": "comparison.report",
     "export_callbacks": "callback",
     "export_checkpoint": "export",
+    "inspect_checkpoint": "inspection.report",
     "load_xtts": "load",
     "merge_checkpoints": "merge",
 }

@@ -136,7 +136,9 @@ def vocab_tokens(content: bytes, where: str) -> dict[str, int]:
         tokens = {str(token): int(row) for token, row in parsed["model"]["vocab"].items()}
         tokens.update({str(added["content"]): int(added["id"]) for added in parsed.get("added_tokens") or []})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        msg = f"{where}: not a vocabulary of the tokenizers library ({error}); name the training vocab.json with --vocab"
+        msg = (
+            f"{where}: not a vocabulary of the tokenizers library ({error}); name the training vocab.json with --vocab"
+        )
         raise ConfigError(msg) from error
     if not tokens:
         msg = f"{where}: no tokens in it; name the training vocab.json with --vocab"
@@ -191,7 +193,9 @@ def _find_vocab(path: Path, config: dict[str, Any], folders: list[Path], rows: i
     if explicit is not None and not misfits:
         msg = f"{explicit}: no such file; name the training vocab.json with --vocab"
         raise ConfigError(msg)
-    found = f"found {'; '.join(dict.fromkeys(misfits))}" if misfits else f"found none (the config says {named or 'none'})"
+    found = (
+        f"found {'; '.join(dict.fromkeys(misfits))}" if misfits else f"found none (the config says {named or 'none'})"
+    )
     msg = f"{path}: expected a vocab.json of {rows} tokens, {found}; name the training vocab.json with --vocab"
     raise ConfigError(msg)
 

@@ -12,10 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.checkpoint.dtypes import CASTS
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.export import check_choice
-from xtts_export_callback.merge.engine import plan_of, write_merge
+from xtts_export_callback.merge.engine import plan_of, with_dtype, write_merge
 from xtts_export_callback.merge.methods import LINEAR, Settings
 from xtts_export_callback.merge.recipe import Recipe, check_weights, model_sources
 from xtts_export_callback.merge.sources import open_models
@@ -65,8 +63,6 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         IncompatibleError: When keys, shapes or vocabularies differ; all differences are named.
         OutputExistsError, VerificationError, OSError: As `export_checkpoint`.
     """
-    if dtype is not None:
-        check_choice("dtype", dtype, CASTS)
     if len(checkpoints) < 2:
         msg = f"expected at least 2 checkpoints to average, found {len(checkpoints)}"
         raise ConfigError(msg)
@@ -80,9 +76,9 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         )
         models[-1] = replace(models[-1], source=newest)
         settings = Settings(LINEAR, tuple(checked[index] for index in order))
-        recipe = Recipe(tuple(model.source for model in models), settings, dtype=dtype)
+        recipe = Recipe(tuple(model.source for model in models), settings)
         return write_merge(
-            plan_of(recipe, models),
+            plan_of(with_dtype(recipe, dtype, for_training=for_training), models),
             Path(output_dir),
             kind="average",
             for_training=for_training,

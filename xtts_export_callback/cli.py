@@ -18,7 +18,7 @@ from xtts_export_callback.errors import XttsExportError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare")
+COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
 
@@ -53,8 +53,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    modules = {name: importlib.import_module(f"xtts_export_callback.commands.{name}") for name in COMMANDS}
-    for name, module in modules.items():
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # A command that is named needs none of the others.
+    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
+        module = importlib.import_module(f"xtts_export_callback.commands.{name}")
         subparser = subparsers.add_parser(
             name,
             help=module.HELP,
@@ -63,11 +65,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             allow_abbrev=False,
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run, parser=subparser, rest=[])
-    args, rest = parser.parse_known_args(argv)
-    if rest and args.run is not modules["train"].run:
-        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.rest = rest
+        subparser.set_defaults(run=module.run)
+    overrides: list[str] = []
+    if arguments[:1] == ["train"]:
+        from xtts_export_callback.train_gpt_xtts import split_overrides
+
+        own, overrides = split_overrides(arguments[1:])
+        arguments = ["train", *own]
+    args = parser.parse_args(arguments)
+    args.overrides = overrides
     return args
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType, from_float64, to_float64
+from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType, from_float32, from_float64, to_float64
 from xtts_export_callback.checkpoint.tensor import BLOCK, GatheredStorage, Storage, Tensor
 from xtts_export_callback.errors import CheckpointError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Values: TypeAlias = npt.NDArray[np.float64]
     NextValues: TypeAlias = Callable[[int], Values]
 
+_HALF_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 _WIDENED_BY_NUMPY = {"<f2", "<f4", "<f8"}
 
 
@@ -53,9 +54,9 @@ class ComputedStorage(Storage):
         """
 
     @property
-    def passes(self) -> int:
-        """How often the inputs are read."""
-        return 1
+    def times_read(self) -> list[int]:
+        """For each input, how often it is read."""
+        return [1] * len(self.inputs)
 
     def reader(self) -> Reader:
         """See `Storage.reader`.
@@ -126,7 +127,10 @@ class WeightedSum(ComputedStorage):
     def _sums(self) -> NextValues:
         import numpy as np
 
-        terms = [(BlockReader(tensor), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)]
+        scratch = Scratch()  # one for all: memory must not grow with the number of models
+        terms = [
+            (BlockReader(tensor, scratch), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)
+        ]
         total = np.empty(0, np.float64)
         product = np.empty(0, np.float64)
 
@@ -143,7 +147,8 @@ class WeightedSum(ComputedStorage):
                     if weight == 1:
                         part += elements
                     else:
-                        part += np.multiply(elements, weight, out=scaled)
+                        # left to itself, numpy multiplies in the type of the elements and widens afterwards
+                        part += np.multiply(elements, weight, out=scaled, dtype=np.float64)
                 if self._divisor != 1:
                     part /= self._divisor
             return part
@@ -171,23 +176,62 @@ class WeightedSum(ComputedStorage):
         return next_values
 
 
-class BlockReader:
-    """Reads a floating-point tensor from front to back, in blocks of any size."""
+class Cast(ComputedStorage):
+    """The elements of one tensor in another type, rounded once; from float32 without the detour over float64."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        """Start at the first element of ``tensor``, in row-major order."""
+    def values(self) -> NextValues:
+        """See `ComputedStorage.values`."""
+        return BlockReader(self.inputs[0]).float64
+
+    def reader(self) -> Reader:
+        """See `ComputedStorage.reader`."""
+        if self.inputs[0].dtype.name != "float32":
+            return super().reader()
+        source = BlockReader(self.inputs[0])
+
+        def fill(buffer: memoryview) -> None:
+            bits = source.bits(len(buffer) // self.dtype.itemsize)
+            result = from_float32(bits, self.dtype)
+            if not all_finite(result, self.dtype):
+                self.blame(to_float64(bits, self.inputs[0].dtype))
+            buffer[:] = result.data.cast("B")
+
+        return fill
+
+
+class Scratch:
+    """Memory that is used again and again."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._buffer = memoryview(bytearray())
+
+    def take(self, size: int) -> memoryview:
+        """``size`` bytes, the same ones as the last time."""
+        if len(self._buffer) < size:
+            self._buffer = memoryview(bytearray(size))
+        return self._buffer[:size]
+
+
+class BlockReader:
+    """Reads a tensor from front to back, in blocks of any size."""
+
+    def __init__(self, tensor: Tensor, scratch: Scratch | None = None) -> None:
+        """Start at the first element of ``tensor``, in row-major order.
+
+        Args:
+            tensor: What to read; floating-point for all but `bits`.
+            scratch: Where elements stay until the next read; readers that are used in turn may share it.
+        """
         self._fill = tensor.packed().reader()
         self._dtype = tensor.dtype
-        self._scratch = memoryview(bytearray())
+        self._scratch = scratch or Scratch()
 
     def bits(self, count: int) -> Bits:
         """The next ``count`` elements as they stand in the file, valid until the next call."""
         import numpy as np
 
-        size = count * self._dtype.itemsize
-        if len(self._scratch) < size:
-            self._scratch = memoryview(bytearray(size))
-        raw = self._scratch[:size]
+        raw = self._scratch.take(count * self._dtype.itemsize)
         self._fill(raw)
         return np.frombuffer(raw, self._dtype.numpy)
 
@@ -224,8 +268,9 @@ def all_finite(bits: Bits, dtype: DType) -> bool:
     """
     import numpy as np
 
-    if dtype.name == "bfloat16":
-        return bool(((bits & 0x7F80) != 0x7F80).all())
+    exponent = _HALF_EXPONENTS.get(dtype.name)
+    if exponent is not None:  # all ones: several times as fast as asking numpy
+        return bool(((bits.view("<u2") & exponent) != exponent).all())
     return dtype.numpy[1] != "f" or bool(np.isfinite(bits).all())
 
 
@@ -264,7 +309,7 @@ def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
             result[name] = tensor
             continue
         if tensor.view_key not in done:
-            storage = WeightedSum(name, [tensor], [1.0], 1.0, target)
+            storage = Cast(name, [tensor], target)
             done[tensor.view_key] = Tensor.contiguous(storage, target, tensor.shape)
         result[name] = done[tensor.view_key]
     return result

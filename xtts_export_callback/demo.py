@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from xtts_export_callback.config import ExportConfig
 from xtts_export_callback.errors import ConfigError, OutputExistsError
 from xtts_export_callback.sizes import human_size
+from xtts_export_callback.speech_samples import write_wav
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,13 +118,15 @@ def _train(folder: Path, assets: TinyAssets) -> Path:
     return train(folder / "train.json")
 
 
-def _speak(model: Path, assets: TinyAssets, wav: Path) -> Path:
+def _speak(model: Path, assets: TinyAssets, path: Path) -> Path:
     """Load an inference folder like any other model of Coqui, and say something."""
     from TTS.api import TTS
 
     tts = TTS(model_path=str(model), config_path=str(model / "config.json"), progress_bar=False)
-    tts.tts_to_file(_SENTENCE, speaker_wav=str(assets.speaker_wav), language="en", file_path=str(wav))
-    return wav
+    wav = tts.tts(_SENTENCE, speaker_wav=str(assets.speaker_wav), language="en")
+    # tts_to_file of coqui-tts 0.27 would label it with the rate of the training data, 22,050 Hz.
+    write_wav(path, np.asarray(wav), sample_rate=tts.synthesizer.tts_config.audio.output_sample_rate)
+    return path
 
 
 def _table(run: Path, speech: Path) -> Table:

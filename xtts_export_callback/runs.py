@@ -91,9 +91,14 @@ def last_checkpoints(run: Path, count: int, *, folder: str = DEFAULT_FOLDER) -> 
     precise = [saved for saved in exports if (read_provenance(saved.path) or {}).get("dtype") == "float32"]
     for saved in (*exports, *full, *precise):
         best[saved.step] = saved
-    if len(best) < count or count < 1:
+    if count < 1:
+        msg = f"{run}: expected at least 1 checkpoint to be asked for, found {count}; choose a larger --last"
+        raise ConfigError(msg)
+    if len(best) < count:
         there = ", ".join(str(step) for step in sorted(best)) or "none"
-        msg = f"{run}: expected at least {count} checkpoints, found {len(best)} (steps: {there}); choose a smaller --last"
+        msg = (
+            f"{run}: expected at least {count} checkpoints, found {len(best)} (steps: {there}); choose a smaller --last"
+        )
         raise ConfigError(msg)
     return [best[step] for step in sorted(best)[-count:]]
 

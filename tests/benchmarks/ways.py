@@ -86,6 +86,21 @@ def torch_average(output: Path, *checkpoints: Path) -> None:
     torch.save({"model": mean}, output)
 
 
+def bare(output: Path, checkpoint: Path) -> None:
+    """Write the float tensors that speak as a bare state_dict, the one kind of file that mergekit-pytorch opens."""
+    import torch
+
+    model = torch.load(checkpoint, map_location="cpu", mmap=True)["model"]
+    torch.save(
+        {
+            name.removeprefix("xtts."): tensor
+            for name, tensor in model.items()
+            if speaks(name) and tensor.is_floating_point()
+        },
+        output,
+    )
+
+
 def trainer_save(output: Path, checkpoint: Path) -> None:
     """The Trainer's own save of a full checkpoint. Prints its seconds, and those with a sync of the file after it.
 
@@ -128,6 +143,7 @@ WAYS: dict[str, Callable[..., None]] = {
     "floor": floor,
     "torch-export": torch_export,
     "torch-average": torch_average,
+    "bare": bare,
     "trainer-save": trainer_save,
     "check-mean": check_mean,
 }

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.checkpoint.examples import SPECIFICATION
-from xtts_export_callback.checkpoint.dtypes import BY_NAME, BY_STORAGE, CASTS, from_float64, to_float64
+from xtts_export_callback.checkpoint.dtypes import BY_NAME, BY_STORAGE, CASTS, from_float32, from_float64, to_float64
 
 
 class Format(NamedTuple):
@@ -159,3 +159,11 @@ def test_the_table_agrees_with_torch() -> None:
         assert torch_type.is_floating_point == dtype.is_float or "float8" in dtype.name
     for storage, dtype in BY_STORAGE.items():
         assert getattr(torch, storage)._dtype == getattr(torch, dtype.name)
+
+
+@given(st.lists(st.floats(width=32, allow_subnormal=True), min_size=1, max_size=50))
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_from_float32_is_from_float64_of_the_same_numbers(name: str, numbers: list[float]) -> None:
+    values = np.array(numbers, np.float32)
+    direct = from_float32(values, BY_NAME[name])
+    assert np.array_equal(direct.view(np.uint8), from_float64(values.astype(np.float64), BY_NAME[name]).view(np.uint8))

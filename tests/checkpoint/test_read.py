@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
@@ -120,6 +121,21 @@ def test_every_element_type_has_a_numpy_type_of_its_size(tmp_path: Path, dtype: 
     with open_checkpoint(tmp_path / "model.pth") as checkpoint:
         array = checkpoint.tensors["weight"].read()
     assert (array.shape, array.itemsize) == ((2, 3), dtype.itemsize)
+
+
+def test_what_stands_beside_the_state_dict_is_read_as_json_knows_it(tmp_path: Path) -> None:
+    values = {"pair": (1, 2), "set": {3}, "bytes": b"raw", "type": torch.float32, "device": torch.device("cpu")}
+    torch.save({"model": {"w": torch.ones(1)}, "values": values}, tmp_path / "a.pth", pickle_protocol=4)
+    with open_checkpoint(tmp_path / "a.pth") as checkpoint:
+        found = checkpoint.document["values"]
+    expected = {
+        "pair": [1, 2],
+        "set": [3],
+        "bytes": "b'raw'",
+        "type": "torch.float32",
+        "device": ["torch.device", "cpu"],
+    }
+    assert json.loads(json.dumps(found)) == expected
 
 
 def test_tensors_beside_the_state_dict_are_read_too(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.pickling import UnsupportedValueError, dumps
 from xtts_export_callback.checkpoint.tensor import BLOCK, ArrayStorage, Storage
 from xtts_export_callback.checkpoint.zipping import directory, lay_out
-from xtts_export_callback.errors import CheckpointError, OutputExistsError, VerificationError
+from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError, VerificationError
 
 OVERHEAD = 4000  # bytes of headers and pickle that a file with a handful of tensors may take beside them
 
@@ -485,15 +486,62 @@ def test_ctrl_c_while_threads_write_leaves_nothing_behind(occupied: Example, mon
         occupied.copy(force=True)
 
 
-def test_an_error_stops_the_other_threads_and_needs_no_sync(
+class Patient(Storage):
+    """Three blocks, of which the first takes until the writer has been told to stop."""
+
+    def __init__(self, started: threading.Event, stopped: threading.Event) -> None:
+        self.nbytes = 3 * BLOCK
+        self.asked = 0
+        self._started = started
+        self._stopped = stopped
+
+    def reader(self) -> Callable[[memoryview], None]:
+        def fill(buffer: memoryview) -> None:
+            self.asked += 1
+            self._started.set()
+            self._stopped.wait(timeout=10)
+
+        return fill
+
+
+class Impatient(Storage):
+    """Fails as soon as the other one has started."""
+
+    nbytes = 3 * BLOCK
+
+    def __init__(self, started: threading.Event) -> None:
+        self._started = started
+
+    def reader(self) -> Callable[[memoryview], None]:
+        def fill(buffer: memoryview) -> None:
+            self._started.wait(timeout=10)
+            msg = "bad"
+            raise CheckpointError(msg)
+
+        return fill
+
+
+def test_an_error_stops_the_other_threads_and_starts_no_sync(
     large_example: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    started, stopped = threading.Event(), threading.Event()
+    real = ThreadPoolExecutor.shutdown
+
+    def shutdown(self: ThreadPoolExecutor, **options: Any) -> None:
+        if options.get("cancel_futures"):
+            stopped.set()
+        real(self, **options)
+
     syncs: list[RandomFile] = []
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", shutdown)
+    monkeypatch.setattr(write, "_THREADS", 2)
     monkeypatch.setattr(RandomFile, "sync", syncs.append)
-    broken = Tensor.contiguous(Broken(0, CheckpointError("bad")), "uint8", (3 * BLOCK,))
-    with pytest.raises(CheckpointError):
-        write_pth(large_example.path, {"model": {"broken": broken}})
-    assert syncs == []
+    patient = Patient(started, stopped)
+    storages: list[Storage] = [patient, Impatient(started)]
+    model = {str(index): Tensor.contiguous(base, "uint8", (base.nbytes,)) for index, base in enumerate(storages)}
+    with pytest.raises(CheckpointError, match="bad"):
+        write_pth(large_example.path, {"model": model})
+    assert (patient.asked, syncs) == (1, [])
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j], ids=repr)
@@ -501,6 +549,14 @@ def test_a_value_that_json_does_not_know_is_refused(occupied: Example, value: An
     tensor = Tensor.contiguous(ArrayStorage(b"abcd"), "float32", (1,))
     with pytest.raises(UnsupportedValueError, match="neither a tensor nor a plain value"):
         write_pth(occupied.path, {"model": {"w": tensor}, "config": {"key": [value]}}, force=True)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("w", torch.complex128), ("__metadata__", torch.float32)])
+def test_what_safetensors_cannot_hold_is_refused(example: Example, name: str, dtype: torch.dtype) -> None:
+    example.save({name: torch.ones(1, dtype=dtype)})
+    with pytest.raises(ConfigError, match=r"cannot stand in a safetensors file; write a \.pth instead"):
+        example.copy_to_safetensors()
+    assert example.files() == {}
 
 
 # Damage

@@ -6,8 +6,21 @@ file can run code.
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
 from xtts_export_callback.checkpoint.tensor import Tensor
-from xtts_export_callback.checkpoint.write import write_pth, write_safetensors
+
+if TYPE_CHECKING:
+    from xtts_export_callback.checkpoint.write import write_pth, write_safetensors
 
 __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "write_pth", "write_safetensors"]
+
+
+def __getattr__(name: str) -> Any:
+    """The writer costs a third of the import, and looking at a file has no use for it."""
+    if name in ("write_pth", "write_safetensors"):
+        return getattr(importlib.import_module("xtts_export_callback.checkpoint.write"), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -160,6 +160,9 @@ def _parse_entries(raw: bytes, count: int) -> list[Record]:
         if method != 0 or packed != nbytes:
             msg = f"record {name!r} is compressed, expected stored records; save it again with torch.save"
             raise _BadRecordError(msg)
+        if nbytes == 0 and crc32 != 0:  # nobody reads nothing to find out
+            msg = f"record {name!r} is empty with checksum {crc32:08x}; the file is damaged, get it again"
+            raise _BadRecordError(msg)
         records.append(Record(name, header, nbytes, crc32))
     return records
 

@@ -32,9 +32,16 @@ def load_legacy(path: Path) -> Any:
     try:
         return _Converter().convert(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises whatever the damage leads to
-        reason = str(error).strip().partition("\n")[0]
-        msg = f"{path}: not a file of torch's old format that torch.load(weights_only=True) accepts ({reason[:200]})"
+        msg = f"{path}: not a file of torch's old format that torch.load(weights_only=True) accepts ({_reason(error)})"
         raise CheckpointError(msg) from error
+
+
+def _reason(error: Exception) -> str:
+    """The one line of torch's message that says what is wrong, without the colours around its advice."""
+    message = str(error).strip()
+    _, _, detail = message.partition("WeightsUnpickler error: ")
+    line = (detail or message).partition("\n")[0]
+    return "".join(filter(str.isprintable, line))[:200] or type(error).__name__
 
 
 class _Converter:

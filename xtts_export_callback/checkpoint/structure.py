@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_DEPTH = 64
-_MAX_NODES = 1_000_000  # a full-size training checkpoint has 10 thousand
+_MAX_NODES = 200_000  # a full-size training checkpoint has 10 thousand
 _MAX_NAME = 1000
 _MAX_REPETITION, _SMALL = 16, 1 << 30
 _PAIR = 2
@@ -86,7 +86,8 @@ def to_plain(path: Path, value: dict[str, Any]) -> dict[str, Any]:
         value: A dict of anything that the unpickler builds.
 
     Returns:
-        Dicts, lists, strings, bytes, numbers, booleans, None and `Tensor`. An object becomes the dict of its fields.
+        Dicts, lists, strings, numbers, booleans, None and `Tensor`. An object becomes the dict of its fields, what else
+        there is a few words about it.
 
     Raises:
         CheckpointError: When it is nested or repeated beyond what any real file comes near.
@@ -105,7 +106,7 @@ class _Plain:
         if depth > _MAX_DEPTH or self._nodes > _MAX_NODES:
             msg = f"{self._path}: its contents are nested or repeated beyond reason; the file is hostile"
             raise CheckpointError(msg)
-        if value is None or isinstance(value, (str, int, float, bytes, Tensor)):
+        if value is None or isinstance(value, (str, int, float, Tensor)):
             return value
         if isinstance(value, dict):
             return {_key(key): self.convert(item, depth + 1) for key, item in value.items()}

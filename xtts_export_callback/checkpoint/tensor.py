@@ -215,9 +215,11 @@ class Tensor:
     @property
     def extent(self) -> tuple[int, int]:
         """First and past-the-last byte of the storage that the tensor touches."""
-        if self.numel == 0:
-            return 0, 0
-        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        last = self.offset
+        for size, step in zip(self.shape, self.stride, strict=True):
+            if size == 0:
+                return 0, 0
+            last += (size - 1) * step
         return self.offset * self.dtype.itemsize, (last + 1) * self.dtype.itemsize
 
     @property
@@ -281,8 +283,9 @@ def find_fault(tensor: Tensor) -> str | None:
     numbers = (*tensor.shape, *tensor.stride, tensor.offset)
     if len(tensor.shape) != len(tensor.stride) or len(tensor.shape) > _MAX_DIMENSIONS:
         return f"{len(tensor.shape)} dimensions and {len(tensor.stride)} strides"
-    if any(type(number) is not int or not 0 <= number <= _MAX_NUMBER for number in numbers):
-        return "a shape, stride or offset that no tensor has"
+    for number in numbers:
+        if type(number) is not int or not 0 <= number <= _MAX_NUMBER:
+            return "a shape, stride or offset that no tensor has"
     if tensor.extent[1] > tensor.storage.nbytes:
         return f"shape {list(tensor.shape)} reaching past the end of its {tensor.storage.nbytes} bytes"
     if tensor.nbytes > tensor.storage.nbytes + _MAX_EXPANSION:

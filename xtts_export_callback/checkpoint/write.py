@@ -22,7 +22,7 @@ from xtts_export_callback.checkpoint.publish import whole_file
 from xtts_export_callback.checkpoint.safetensors import DOCUMENT_KEY
 from xtts_export_callback.checkpoint.tensor import BLOCK, ArrayStorage, FileStorage, Storage, Tensor
 from xtts_export_callback.checkpoint.zipping import directory, lay_out
-from xtts_export_callback.errors import CheckpointError, VerificationError
+from xtts_export_callback.errors import CheckpointError, ConfigError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,6 +113,7 @@ def write_safetensors(
         progress: As for `write_pth`.
 
     Raises:
+        ConfigError: When a tensor has a name or a type that the format does not have.
         CheckpointError, OutputExistsError, VerificationError, OSError: As for `write_pth`.
     """
     # Largest element first keeps every tensor aligned to its element, as the library's own serializer does.
@@ -122,6 +123,9 @@ def write_safetensors(
     position = 0
     jobs = []
     for name, tensor in order:
+        if not tensor.dtype.safetensors or name in header:
+            msg = f"{path}: {name} of type {tensor.dtype.name} cannot stand in a safetensors file; write a .pth instead"
+            raise ConfigError(msg)
         header[name] = {
             "dtype": tensor.dtype.safetensors,
             "shape": list(tensor.shape),

@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge, or print the plan."""
-    from xtts_export_callback.merge.engine import planned, write_merge
+    from xtts_export_callback.merge.engine import planned, with_dtype, write_merge
 
-    recipe = _recipe(args)
+    recipe = with_dtype(_recipe(args), args.dtype, for_training=args.for_training)
     with planned(recipe) as plan:
         if args.dry_run:
             print(plan.describe())
@@ -76,7 +76,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     if not _is_recipe(args):
         sources = model_sources([Path(source) for source in args.sources])
         named = [{"path": str(source.path), "name": source.name} for source in sources]
-        given: dict[str, Any] = {key: getattr(args, key) for key in (*_SETTINGS, "vocab", "dtype")}
+        given: dict[str, Any] = {key: getattr(args, key) for key in (*_SETTINGS, "vocab")}
         return parse_recipe(
             {"models": named, **{key: value for key, value in given.items() if value is not None}}, "merge", Path()
         )
@@ -85,7 +85,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
         if getattr(args, key) is not None:
             msg = f"--{key}: expected models to merge, found the recipe {args.sources[0]}; write {key} into the recipe"
             raise ConfigError(msg)
-    return replace(recipe, dtype=args.dtype or recipe.dtype, vocab=args.vocab or recipe.vocab)
+    return replace(recipe, vocab=args.vocab or recipe.vocab)
 
 
 def _is_recipe(args: argparse.Namespace) -> bool:

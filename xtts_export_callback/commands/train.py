@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     """Train."""
     from xtts_export_callback.train_gpt_xtts import train
 
-    train(args.config, output=args.output, continue_run=args.continue_run, overrides=args.rest)
+    train(args.config, output=args.output, continue_run=args.continue_run, overrides=args.overrides)
     return 0

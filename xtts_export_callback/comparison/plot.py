@@ -1,7 +1,7 @@
 """Pictures of a comparison: one look tells where training went.
 
-Colours are those of viridis, made by its authors to be read with every kind of colour vision and in grey print; what did
-not change at all is grey and struck through, which no colour of the scale is.
+Colours are those of viridis, made to be read with every kind of colour vision and in grey print; what did not change at
+all is grey and struck through, which no colour of the scale is.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class _Scale:
         self.norm = LogNorm(self.low, self.high, clip=True)
 
     def clip(self, value: float) -> float:
-        return min(max(value, self.low), self.high)
+        return float(min(max(value, self.low), self.high))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -172,7 +172,7 @@ def _colour_bar(figure: Figure, axes: Axes, scale: _Scale, label: str) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     bar = figure.colorbar(axes.images[0], ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.02)
-    is_narrow = scale.high / scale.low < 100  # noqa: PLR2004 - one decade alone would leave the scale unlabelled
+    is_narrow = scale.high / scale.low < 100
     bar.ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
     bar.ax.xaxis.set_major_formatter(_percent_formatter())
     bar.ax.xaxis.set_minor_formatter(NullFormatter())
@@ -186,7 +186,7 @@ def _percent_formatter() -> Any:
 
 
 def _number_axis(axes: Axes, layers: list[int]) -> None:
-    every = 1 if len(layers) <= 16 else 2  # noqa: PLR2004
+    every = 1 if len(layers) <= 16 else 2
     axes.set_xticks(range(0, len(layers), every), [str(layer) for layer in layers[::every]])
 
 

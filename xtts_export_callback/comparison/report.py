@@ -159,9 +159,7 @@ def compare_checkpoints(
         return compare_open(first, second, progress=progress)
 
 
-def compare_open(
-    a: Checkpoint, b: Checkpoint, *, progress: Callable[[int], None] | None = None
-) -> ComparisonReport:
+def compare_open(a: Checkpoint, b: Checkpoint, *, progress: Callable[[int], None] | None = None) -> ComparisonReport:
     """`compare_checkpoints` for checkpoints that are open."""
     mine, other = bare_tensors(a), bare_tensors(b)
     only_a, components_only_a = _only(mine, other)
@@ -169,7 +167,8 @@ def compare_open(
     both = [name for name in mine if name in other]
     shapes = {name: (mine[name].shape, other[name].shape) for name in both if mine[name].shape != other[name].shape}
     measured = [name for name in both if name not in shapes]
-    dtypes = {name: (mine[name].dtype.name, other[name].dtype.name) for name in both if mine[name].dtype != other[name].dtype}
+    pairs = {name: (mine[name].dtype.name, other[name].dtype.name) for name in both}
+    dtypes = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     found = differences({name: mine[name] for name in measured}, {name: other[name] for name in measured}, progress)
     return ComparisonReport(
         a=a.path,
@@ -329,7 +328,7 @@ def _vocabulary_differences(
     return {
         "only_a": sorted(mine.keys() - other.keys(), key=mine.__getitem__),
         "only_b": sorted(other.keys() - mine.keys(), key=other.__getitem__),
-        "moved": sorted((token for token in mine if other.get(token, mine[token]) != mine[token]), key=mine.__getitem__),
+        "moved": sorted((token for token, row in mine.items() if other.get(token, row) != row), key=mine.__getitem__),
     }
 
 

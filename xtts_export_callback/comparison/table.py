@@ -57,7 +57,7 @@ def show_way(report: RunWayReport) -> None:
         row = (name, percent(report.gpt.step[index]) if index else "-", f"{turn:+.3f}" if turn is not None else "-")
         table.add_row(*map(Text, (*row, percent(report.gpt.away[index]) if index else "-", part)))
     console.print(table)
-    console.print(Text("turn: cosine between a step and the one before it; +1 straight on, 0 at a right angle, -1 back"))
+    console.print(Text("turn: cosine between a step and the one before it; +1 straight on, 0 sideways, -1 back"))
 
 
 def _structure(report: ComparisonReport) -> list[str]:
@@ -66,10 +66,13 @@ def _structure(report: ComparisonReport) -> list[str]:
         ("A", report.only_a, report.components_only_a),
         ("B", report.only_b, report.components_only_b),
     ):
-        for key, count in components.items():
-            lines.append(f"only in {file}: the {BY_KEY[key].title} ({count} tensors), which inference does not need")
+        lines += [
+            f"only in {file}: the {BY_KEY[key].title} ({count} tensors), which inference does not need"
+            for key, count in components.items()
+        ]
         lines += _listed(f"only in {file}", names)
-    lines += _listed("another shape", (f"{name}: {_shape(a)} in A, {_shape(b)} in B" for name, (a, b) in report.shapes.items()))
+    shapes = (f"{name}: {_shape(a)} in A, {_shape(b)} in B" for name, (a, b) in report.shapes.items())
+    lines += _listed("another shape", shapes)
     pairs: dict[tuple[str, str], int] = {}
     for pair in report.dtypes.values():
         pairs[pair] = pairs.get(pair, 0) + 1

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import Checkpoint, open_checkpoint
-from xtts_export_callback.checkpoint.tensor import BLOCK
-from xtts_export_callback.comparison.measure import THREADS, values_of
+from xtts_export_callback.comparison.measure import THREADS, dot, values_of
 from xtts_export_callback.comparison.parts import part_of
 from xtts_export_callback.comparison.report import bare_tensors, config_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.checkpoint.tensor import Tensor
 
-_ELEMENTS = BLOCK // 16  # many files at once: what they hold together has to fit
+_ELEMENTS = 1 << 16
 _MAX_STOPS = 64
 
 
@@ -129,9 +128,7 @@ class RunWayReport:
         }
 
 
-def compare_run(
-    run: Path, base: Path | None = None, *, progress: Callable[[int], None] | None = None
-) -> RunWayReport:
+def compare_run(run: Path, base: Path | None = None, *, progress: Callable[[int], None] | None = None) -> RunWayReport:
     """Follow the weights along the checkpoints of a run, reading each file once.
 
     Args:
@@ -160,7 +157,7 @@ def compare_run(
             models.insert(0, bare_tensors(start))
             names.insert(0, f"the base {start.path.name}" if base is None else str(base))
             steps.insert(0, None)
-        if len(models) < 2 or len(models) > _MAX_STOPS:  # noqa: PLR2004
+        if len(models) < 2 or len(models) > _MAX_STOPS:
             msg = f"{run}: expected 2 to {_MAX_STOPS} models to compare, found {len(models)}; name two models instead"
             raise ConfigError(msg)
         common = _common(run, names, models)
@@ -254,18 +251,18 @@ def _follow(tensors: list[Tensor], progress: Callable[[int], None] | None) -> _S
         last_step: npt.NDArray[np.float64] | None = None
         for index, (tensor, fill) in enumerate(zip(tensors, readers, strict=True)):
             buffer = np.empty(count * tensor.dtype.itemsize, np.uint8)
-            fill(memoryview(buffer))
+            fill(memoryview(buffer.data))
             values = np.nan_to_num(values_of(buffer, tensor.dtype), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
             if start is None or previous is None:
                 start = previous = values
-                sums.square_start += float(np.dot(values, values))
+                sums.square_start += dot(values, values)
             else:
                 step = values - previous
-                sums.square_step[index] += float(np.dot(step, step))
+                sums.square_step[index] += dot(step, step)
                 if last_step is not None:
-                    sums.turn[index] += float(np.dot(step, last_step))
+                    sums.turn[index] += dot(step, last_step)
                 away = values - start
-                sums.square_away[index] += float(np.dot(away, away))
+                sums.square_away[index] += dot(away, away)
                 previous, last_step = values, step
             if progress is not None:
                 progress(len(buffer))

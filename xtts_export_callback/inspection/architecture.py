@@ -86,4 +86,4 @@ def model_args(config: Any) -> dict[str, Any]:
 
 def _sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int | None, int | None]:
     tensor = tensors.get(name)
-    return (tensor.shape[0], tensor.shape[1]) if tensor is not None and len(tensor.shape) == 2 else (None, None)  # noqa: PLR2004
+    return (tensor.shape[0], tensor.shape[1]) if tensor is not None and len(tensor.shape) == 2 else (None, None)

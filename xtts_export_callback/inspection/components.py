@@ -33,7 +33,7 @@ COMPONENTS = (
     Component("mel_stats", "mel statistics", "scales the mel spectrograms of reference speech", True),
     Component("dvae", "DVAE", "turns speech into training targets", False),
     Component("mel_buffers", "mel buffers", "filter banks for training; inference computes its own", False),
-    Component("leftovers", "test leftovers", "second names for parts of the GPT, left by a test run in training", False),
+    Component("leftovers", "test leftovers", "second names for parts of the GPT, left by a test run", False),
     Component("other", "other tensors", "belong to no part of XTTS v2", False),
     Component("exp_avg", "first moments", "the optimizer's mean of the gradients; to resume training", False),
     Component("exp_avg_sq", "second moments", "the optimizer's mean of their squares; to resume training", False),

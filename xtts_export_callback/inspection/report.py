@@ -250,7 +250,9 @@ def _state_tensors(value: Any, key: str) -> Iterator[tuple[str, Tensor]]:
 def _packed_bytes(tensors: dict[str, Tensor], itemsize: int) -> int:
     """Bytes of the weights once written by themselves, tied tensors once."""
     unique = {tensor.view_key: tensor for tensor in tensors.values()}
-    return sum(tensor.numel * (itemsize if tensor.dtype.is_float else tensor.dtype.itemsize) for tensor in unique.values())
+    return sum(
+        tensor.numel * (itemsize if tensor.dtype.is_float else tensor.dtype.itemsize) for tensor in unique.values()
+    )
 
 
 def _dtypes(tensors: dict[str, Tensor]) -> dict[str, int]:

@@ -200,5 +200,5 @@ def _copy_bytes(run: Path, full: list[Saved]) -> int:
 def _others(folder: Path, exports: dict[str, Saved]) -> dict[str, int]:
     if not folder.is_dir():
         return {}
-    found = [entry for entry in sorted(folder.iterdir()) if entry.name not in exports and not entry.name.startswith(".")]
+    found = [entry for entry in sorted(folder.iterdir()) if entry.name not in exports and entry.name[0] != "."]
     return {entry.name: disk_usage(entry) for entry in found if read_provenance(entry) is not None}

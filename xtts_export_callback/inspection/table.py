@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,8 +25,8 @@ _INDENT = "  "
 
 def make_console() -> Console:
     """A console on stdout that neither wraps what is piped into a file nor marks it up."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False) -> None:
@@ -52,7 +53,8 @@ def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False) -> 
 def show_run(report: RunReport) -> None:
     """Print one line for each checkpoint of a run, and what the disk says."""
     console = make_console()
-    console.print(Text(f"{report.path}: run of {len(report.checkpoints)} checkpoints, {human_size(report.nbytes)} on disk"))
+    disk = human_size(report.nbytes)
+    console.print(Text(f"{report.path}: run of {len(report.checkpoints)} checkpoints, {disk} on disk"))
     table = _plain_table()
     table.add_column("checkpoint", no_wrap=True)
     for title in ("step", "full", "eval loss"):
@@ -100,10 +102,12 @@ def _facts(report: CheckpointReport) -> list[tuple[str, str]]:
     needed = report.speaking_bytes
     facts = [("inference needs", f"{human_size(needed)} of {human_size(report.nbytes)} ({needed / report.nbytes:.0%})")]
     if report.slim:
-        facts.append(("a slim export", ", ".join(f"{human_size(size)} in {name}" for name, size in report.slim.items())))
+        slim = ", ".join(f"{human_size(size)} in {name}" for name, size in report.slim.items())
+        facts.append(("a slim export", slim))
     state = {key: value for key, value in report.state.items() if value is not None}
     if state:
-        facts.append(("training", ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in state.items())))
+        text = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in state.items())
+        facts.append(("training", text))
     dtypes = ", ".join(f"{name} ({human_size(size)})" for name, size in report.dtypes.items())
     prefix = f"names start with {report.prefix}" if report.prefix else "names without prefix"
     facts.append(("tensors", f"{len(report.tensors)}, {dtypes}; {prefix}; {report.format} file"))
@@ -131,7 +135,8 @@ def _provenance_facts(provenance: dict[str, Any]) -> list[tuple[str, str]]:
     for source in sources if isinstance(sources, list) else []:
         if isinstance(source, dict):
             weight = f", weight {_number(source['weight'])}" if "weight" in source else ""
-            facts.append(("source", f"{source.get('name')}, step {source.get('step')}{weight}, {source.get('fingerprint')}"))
+            text = f"{source.get('name')}, step {source.get('step')}{weight}, {source.get('fingerprint')}"
+            facts.append(("source", text))
     return facts
 
 

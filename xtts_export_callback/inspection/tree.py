@@ -94,9 +94,10 @@ def _fold_equal(nodes: list[Node]) -> list[Node]:
 
 
 def _continues(last: Node, node: Node) -> bool:
-    numbers = re.findall(r"\d+", last.name)
-    consecutive = node.name.isdigit() and re.fullmatch(r"\d+( \.\. \d+)?", last.name) and int(node.name) == int(numbers[-1]) + 1
-    return bool(consecutive) and not node.dtype and _signature(last) == _signature(node)
+    numbers = re.fullmatch(r"(?:\d+ \.\. )?(\d+)", last.name)
+    if numbers is None or not node.name.isdigit() or int(node.name) != int(numbers[1]) + 1:
+        return False
+    return not node.dtype and _signature(last) == _signature(node)
 
 
 def _signature(node: Node) -> Any:

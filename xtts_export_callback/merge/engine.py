@@ -68,8 +68,7 @@ def merge_checkpoints(
     Example:
         >>> merge_checkpoints({"models": ["anna/checkpoint_900.pth", "bert/checkpoint_700.pth"]}, "both")
     """
-    loaded = load_recipe(recipe)
-    with planned(_with_dtype(loaded, dtype)) as plan:
+    with planned(with_dtype(load_recipe(recipe), dtype, for_training=for_training)) as plan:
         return write_merge(
             plan, Path(output_dir), kind="merge", for_training=for_training, force=force, progress=progress
         )
@@ -119,9 +118,6 @@ def write_merge(
         The folder; ``provenance["rules"]`` says how the models were combined and which integers differed.
     """
     recipe = plan.recipe
-    if for_training and recipe.dtype not in {None, TRAINING_TYPE}:
-        msg = f"dtype {recipe.dtype}: expected {TRAINING_TYPE} for training; leave --dtype out"
-        raise ConfigError(msg)
     merged_models = plan.models[: len(recipe.models)]
     weights = recipe.settings.effective
     inputs = [
@@ -187,11 +183,19 @@ def training_files(plan: Plan) -> dict[str, Any]:
     return files
 
 
-def _with_dtype(recipe: Recipe, dtype: str | None) -> Recipe:
-    if dtype is None:
-        return recipe
-    check_choice("dtype", dtype, CASTS)
-    return replace(recipe, dtype=dtype)
+def with_dtype(recipe: Recipe, dtype: str | None, *, for_training: bool) -> Recipe:
+    """A recipe for results of a type; training goes on in full precision only, also from half-precision inputs.
+
+    Raises:
+        ConfigError: For an unknown type, or one that training cannot go on with.
+    """
+    if dtype is not None:
+        check_choice("dtype", dtype, CASTS)
+    chosen = dtype or recipe.dtype
+    if for_training and chosen not in {None, TRAINING_TYPE}:
+        msg = f"dtype {chosen}: expected {TRAINING_TYPE} for training; leave --dtype out"
+        raise ConfigError(msg)
+    return replace(recipe, dtype=TRAINING_TYPE if for_training else chosen)
 
 
 def _merged_vocabulary(recipe: Recipe, models: Sequence[OpenModel]) -> MergedVocabulary | None:

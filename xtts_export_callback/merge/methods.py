@@ -129,9 +129,9 @@ class Slerp(ComputedStorage):
         self._t = t
 
     @property
-    def passes(self) -> int:
-        """See `ComputedStorage.passes`."""
-        return 2
+    def times_read(self) -> list[int]:
+        """See `ComputedStorage.times_read`."""
+        return [2, 2]
 
     def values(self) -> NextValues:
         """See `ComputedStorage.values`."""
@@ -167,7 +167,7 @@ class Ties(ComputedStorage):
 
     Trim: of each model's change (model minus base) the ``density`` largest by magnitude stay, the rest is 0; here
     tensor by tensor, in the paper over the whole model. Elect: the sign of the weighted sum of what stayed.
-    Disjoint merge: the weighted mean over the models that have the elected sign. The result is base + scale * that mean.
+    Disjoint merge: the weighted mean over the models with the elected sign. The result is base + scale * that mean.
     """
 
     def __init__(self, name: str, models: Sequence[Tensor], base: Tensor, settings: Settings, dtype: DType) -> None:
@@ -178,9 +178,16 @@ class Ties(ComputedStorage):
         self._settings = settings
 
     @property
-    def passes(self) -> int:
-        """See `ComputedStorage.passes`."""
-        return 2
+    def times_read(self) -> list[int]:
+        """See `ComputedStorage.times_read`."""
+        models = len(self.inputs) - 1
+        return [1 + models, *[2] * models] if self._trims else [1] * len(self.inputs)
+
+    @property
+    def _trims(self) -> bool:
+        """Whether anything is trimmed; else the thresholds need no reading."""
+        numel = self.inputs[0].numel
+        return math.ceil(self._settings.density * numel) < numel
 
     def values(self) -> NextValues:
         """See `ComputedStorage.values`."""
@@ -216,6 +223,8 @@ class Ties(ComputedStorage):
         """Magnitude of the smallest change that stays. One change a time is held: 8 bytes for each element."""
         import numpy as np
 
+        if not self._trims:
+            return 0.0
         source, base = BlockReader(tensor), BlockReader(self.inputs[0])
         magnitudes = np.empty(tensor.numel)
         done = 0
@@ -223,8 +232,6 @@ class Ties(ComputedStorage):
             np.abs(self._change(source, base.float64(count), count), out=magnitudes[done : done + count])
             done += count
         dropped = tensor.numel - math.ceil(self._settings.density * tensor.numel)
-        if not 0 < dropped < tensor.numel:
-            return 0.0
         magnitudes.partition(dropped)
         return float(magnitudes[dropped])
 

@@ -61,8 +61,6 @@ def suggestion(pattern: str, names: Iterable[str]) -> str:
     names = list(names)
     if any(matches(f"{pattern}.{_DEEP}", name) for name in names):
         return f"; did you mean {pattern}.{_DEEP}?"
-    close = get_close_matches(pattern, [*ALIASES, *names], n=1)
-    if not close:
-        prefixes = {".".join(name.split(".")[:depth]) + f".{_DEEP}" for name in names for depth in range(1, 5)}
-        close = get_close_matches(pattern, sorted(prefixes), n=1)
+    prefixes = {".".join(name.split(".")[:depth]) + f".{_DEEP}" for name in names for depth in range(1, 5)}
+    close = get_close_matches(pattern, [*ALIASES, *names, *sorted(prefixes)], n=1)
     return f"; did you mean {close[0]}?" if close else f"; aliases are {', '.join(ALIASES)}"

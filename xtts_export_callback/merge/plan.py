@@ -229,11 +229,11 @@ def _align(plan: Plan, name: str, inputs: list[Tensor]) -> list[Tensor]:
 
 def _reads(storage: ComputedStorage) -> int:
     """Bytes that computing a storage reads from files."""
-    per_pass = 0
-    for tensor in storage.inputs:
+    total = 0
+    for tensor, times in zip(storage.inputs, storage.times_read, strict=True):
         inner = tensor.storage
-        per_pass += _reads(inner) if isinstance(inner, ComputedStorage) else bytes_read(tensor)
-    return storage.passes * per_pass
+        total += times * (_reads(inner) if isinstance(inner, ComputedStorage) else bytes_read(tensor))
+    return total
 
 
 def _same_elements(one: Tensor, other: Tensor) -> bool:

@@ -44,7 +44,7 @@ def _parse(text: str, path: Path) -> Any:
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):  # a few of them can stand for billions of values
-                event = self.get_event()
+                event = self.peek_event()  # type: ignore[no-untyped-call]
                 msg = "aliases (*name) are not used in recipes; write the value out"
                 raise yaml.composer.ComposerError(None, None, msg, event.start_mark)
             return super().compose_node(parent, index)

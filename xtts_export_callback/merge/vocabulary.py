@@ -190,12 +190,14 @@ def _row_blocks(count: int) -> Iterator[tuple[int, int]]:
 def _merges(parsed: dict[str, Any], name: str) -> list[tuple[str, str]]:
     """Byte-pair merges, which a vocab.json holds as ``"a b"`` or, since tokenizers 0.20, as ``["a", "b"]``."""
     found = parsed["model"].get("merges") or []
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in found]
-    for pair in pairs:
-        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            msg = f"{name}: model.merges: expected pairs of tokens, found {pair!r:.80}; name the training vocab.json"
+    pairs = []
+    for merge in found:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            msg = f"{name}: model.merges: expected pairs of tokens, found {merge!r:.80}; name the training vocab.json"
             raise ConfigError(msg)
-    return pairs  # type: ignore[return-value]
+        pairs.append((pair[0], pair[1]))
+    return pairs
 
 
 def _check_same_splitting(parsed: Sequence[dict[str, Any]], names: Sequence[str]) -> None:

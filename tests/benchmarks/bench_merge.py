@@ -1,0 +1,161 @@
+"""Merging at full size: time beside the floor, the usual script and mergekit-pytorch; memory of every method.
+
+    python -m tests.benchmarks.bench_merge --rounds 5 --dir /on/the/disk/to/measure --mergekit ENV/bin/mergekit-pytorch
+    python -m tests.benchmarks.bench_merge --memory --dir ...
+    python -m tests.benchmarks.bench_merge --growth
+
+mergekit wants an environment of its own. It cannot open what the Trainer saves, so it gets slim files that are a bare
+state_dict of float tensors, written for it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.benchmarks.files import write_run
+from tests.benchmarks.measure import (
+    SLIM_SIZE,
+    Results,
+    arguments,
+    available_memory,
+    inputs,
+    measure,
+    print_machine,
+    verdict,
+    warm,
+)
+from tests.benchmarks.ways import needed_ranges
+
+OURS = "xtts-export average, full files (verified, synced)"
+FLOOR = "floor: read the needed bytes once, write, sync"
+SCRIPT = "torch: load all, sum, save (not synced)"
+OURS_SLIM = "xtts-export average, 5 slim files (verified, synced)"
+MERGEKIT = "mergekit-pytorch --lazy-unpickle, 5 slim files"
+
+_WAYS = (sys.executable, "-m", "tests.benchmarks.ways")
+_CLI = (sys.executable, "-m", "xtts_export_callback.cli")
+_SLIM_FILES = 5
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = arguments("Time merges of full checkpoints and take their memory.")
+    parser.add_argument("--mergekit", type=Path, help="the program mergekit-pytorch; left out without it")
+    parser.add_argument("--memory", action="store_true", help="take the memory of every method instead")
+    parser.add_argument("--growth", action="store_true", help="take time and memory for 2 to 50 small files instead")
+    options = parser.parse_args()
+    print_machine()
+    outputs = (_SLIM_FILES + 2) * SLIM_SIZE if options.mergekit else 2 * SLIM_SIZE
+    with inputs(options, files=2 if options.growth else 3, outputs=outputs) as (checkpoints, folder):
+        if options.growth:
+            _growth(folder, options.rounds)
+        elif options.memory:
+            _memory(checkpoints, folder)
+        else:
+            _speed(checkpoints, folder, options.rounds, options.mergekit)
+
+
+def _speed(checkpoints: list[Path], folder: Path, rounds: int, mergekit: Path | None) -> None:
+    ranges = [part for path in checkpoints for part in needed_ranges(path)]
+    warm(ranges)
+    has_room = sum(path.stat().st_size for path in checkpoints) + SLIM_SIZE < available_memory()
+    slim = _slim_files(checkpoints, folder) if mergekit else []
+    results = Results()
+    for number in range(1, rounds + 1):
+        print(f"round {number} of {rounds}")
+        warm(ranges)
+        results.add(FLOOR, measure([*_WAYS, "floor", folder / "floor.bin", *checkpoints])[0])
+        (folder / "floor.bin").unlink()
+        warm(ranges)
+        output = folder / "ours"
+        results.add(OURS, measure([*_CLI, "average", *checkpoints, "--output", output])[0])
+        if number == 1:
+            subprocess.run([*_WAYS, "check-mean", str(output / "model.pth"), *map(str, checkpoints)], check=True)
+        shutil.rmtree(output)
+        if has_room:
+            warm(ranges)
+            results.add(SCRIPT, measure([*_WAYS, "torch-average", folder / "script.pth", *checkpoints])[0])
+            (folder / "script.pth").unlink()
+        if mergekit:
+            _one_round_of_slim_files(results, slim, folder, mergekit)
+    results.print_table(FLOOR)
+    verdict("time against the floor", results.ratio(OURS, FLOOR), 1.25, "")
+    if has_room:
+        verdict("time against the script", results.ratio(OURS, SCRIPT), 1 / 6, "")
+    if mergekit:
+        verdict("time against mergekit-pytorch", results.ratio(OURS_SLIM, MERGEKIT), 1 / 3, "")
+    verdict("peak memory", results.peak(OURS) / 1e9, 0.15, " GB")
+
+
+def _one_round_of_slim_files(results: Results, slim: list[Path], folder: Path, mergekit: Path) -> None:
+    output = folder / "ours"
+    assets: list[str | Path] = ["--vocab", slim[0].parent / "vocab.json", "--config", slim[0].parent / "config.json"]
+    results.add(OURS_SLIM, measure([*_CLI, "average", *slim, *assets, "--output", output])[0])
+    shutil.rmtree(output)
+    recipe = folder / "mergekit.yaml"
+    entries = [{"model": str(path), "parameters": {"weight": 1.0}} for path in slim]
+    recipe.write_text(json.dumps({"merge_method": "linear", "models": entries, "dtype": "float32"}), encoding="utf-8")
+    results.add(MERGEKIT, measure([mergekit, recipe, folder / "mergekit", "--lazy-unpickle"])[0])
+    shutil.rmtree(folder / "mergekit")
+
+
+def _slim_files(checkpoints: list[Path], folder: Path) -> list[Path]:
+    """Five files of the inference model alone, three different ones and two of them once more."""
+    run = folder / "slim"
+    run.mkdir()
+    shutil.copy(checkpoints[0].parent / "vocab.json", run)
+    shutil.copy(checkpoints[0].parent / "config.json", run)
+    paths = []
+    for number in range(_SLIM_FILES):
+        path = run / f"slim_{number}.pth"
+        subprocess.run([*_WAYS, "bare", str(path), str(checkpoints[number % len(checkpoints)])], check=True)
+        paths.append(path)
+    return paths
+
+
+def _memory(checkpoints: list[Path], folder: Path) -> None:
+    three, ten = checkpoints, [checkpoints[number % 3] for number in range(10)]
+    base: list[str | Path] = ["--base", checkpoints[2]]
+    jobs: list[tuple[str, float, list[str | Path]]] = [
+        ("average of 3", 0.15, ["average", *three]),
+        ("average of 10 (3 files, named again)", 0.15, ["average", *ten]),
+        ("average of 3 to bfloat16", 0.15, ["average", *three, "--dtype", "bfloat16"]),
+        ("slerp", 0.4, ["merge", *three[:2], "--method", "slerp"]),
+        ("task_arithmetic", 0.4, ["merge", *three[:2], "--method", "task_arithmetic", *base]),
+        ("interpolate", 0.4, ["merge", *three[:1], "--method", "interpolate", *base]),
+        ("ties of 2", 0.4, ["merge", *three[:2], "--method", "ties", *base]),
+        ("ties of 9", 0.4, ["merge", *ten[:9], "--method", "ties", *base]),
+    ]
+    for label, limit, job in jobs:
+        measurement, _ = measure([*_CLI, *job, "--output", folder / "out"])
+        shutil.rmtree(folder / "out")
+        print(f"{label:<40} {measurement.seconds:7.2f} s", flush=True)
+        verdict("  peak memory of the process", measurement.peak_bytes / 1e9, limit, " GB")
+
+
+def _growth(folder: Path, rounds: int) -> None:
+    """Time by number of files has to be a line, and memory flat."""
+    paths = write_run(folder / "many", files=50, scale="small")
+    results = Results()
+    counts = (2, 5, 10, 20, 30, 40, 50)
+    for _ in range(rounds):
+        for count in counts:
+            results.add(f"{count} files", measure([*_CLI, "average", *paths[:count], "--output", folder / "out"])[0])
+            shutil.rmtree(folder / "out")
+    results.print_table(f"{counts[0]} files")
+    few, half, all_ = (results.seconds(f"{count} files") for count in (2, 20, 50))
+    verdict(
+        "time added by files 21 to 50, by that of files 3 to 20, per file",
+        ((all_ - half) / 30) / ((half - few) / 18),
+        1.5,
+        "",
+    )
+    verdict("memory for 50 files by that for 2", results.peak("50 files") / results.peak("2 files"), 1.5, "")
+
+
+if __name__ == "__main__":
+    main()

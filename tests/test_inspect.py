@@ -1,0 +1,367 @@
+"""`xtts-export inspect`: sizes that add up to the byte, and what a file is, without a look at its tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.benchmarks.files import LAYOUT, layout, write_run
+from xtts_export_callback import average_checkpoints, export_checkpoint, inspect_checkpoint
+from xtts_export_callback.checkpoint.tensor import Tensor, row_major
+from xtts_export_callback.cli import main
+from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.inspection.components import component_of
+from xtts_export_callback.inspection.run import inspect_run
+from xtts_export_callback.inspection.tree import Node, fold
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("pristine") / "run"
+    write_run(run, files=3, scale="small")
+    return run
+
+
+@pytest.fixture
+def run(pristine: Path, tmp_path: Path) -> Path:
+    """A run with checkpoints 1000, 2000 and 3000 with the real names and small shapes."""
+    return Path(shutil.copytree(pristine, tmp_path / "run"))
+
+
+@pytest.fixture
+def checkpoint(run: Path) -> Path:
+    return run / "checkpoint_1000.pth"
+
+
+def sizes(path: Path) -> dict[str, int]:
+    return {share.key: share.nbytes for share in inspect_checkpoint(path).shares}
+
+
+def rewritten(path: Path, **fields: Any) -> Path:
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, **fields}, path)
+    return path
+
+
+# Sizes
+
+
+def test_the_sizes_of_a_training_checkpoint_add_up_to_the_file(checkpoint: Path) -> None:
+    assert sum(sizes(checkpoint).values()) == checkpoint.stat().st_size
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16"}, {"format": "safetensors"}])
+def test_the_sizes_of_an_export_add_up_to_the_file(checkpoint: Path, options: dict[str, str]) -> None:
+    path = export_checkpoint(checkpoint, **options).path
+    report = inspect_checkpoint(path)
+    assert sum(share.nbytes for share in report.shares) == report.path.stat().st_size
+
+
+def test_the_components_hold_what_torch_says_they_hold(checkpoint: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    expected: dict[str, int] = {}
+    for name, tensor in state["model"].items():
+        key = component_of(name.removeprefix("xtts."))
+        expected[key] = expected.get(key, 0) + tensor.nbytes
+    moments = state["optimizer"][0]["state"].values()
+    for key in ("exp_avg", "exp_avg_sq"):
+        expected[key] = sum(moment[key].nbytes for moment in moments)
+    expected["training_state"] = sum(moment["step"].nbytes for moment in moments)
+    found = sizes(checkpoint)
+    container = found.pop("container")
+    assert found == expected
+    assert container == checkpoint.stat().st_size - sum(expected.values())
+
+
+def test_the_components_of_a_full_size_checkpoint_have_the_known_sizes() -> None:
+    found: dict[str, int] = {}
+    for name, (dtype, shape) in json.loads(LAYOUT.read_text(encoding="utf-8"))["model"].items():
+        elements = 1
+        for size in shape:
+            elements *= size
+        key = component_of(name.removeprefix("xtts."))
+        found[key] = found.get(key, 0) + elements * (8 if dtype == "int64" else 4)
+    assert found["gpt"] == 1_753_681_724
+    assert found["hifigan"] + found["speaker_encoder"] == 103_527_968
+    assert found["mel_stats"] == 320
+    assert found["dvae"] == 210_876_752
+    assert found["mel_buffers"] == 500_352
+
+
+def test_tied_tensors_and_views_count_their_storage_once(tmp_path: Path) -> None:
+    storage = torch.zeros(1000)
+    model = {"gpt.a": storage, "gpt.b": storage, "gpt.c": storage[:10], "gpt.gpt_inference.d": storage}
+    torch.save({"model": model}, tmp_path / "tied.pth")
+    found = sizes(tmp_path / "tied.pth")
+    assert (found["gpt"], found["leftovers"]) == (4000, 0)
+
+
+def test_what_a_slim_export_will_weigh_is_what_it_weighs(checkpoint: Path) -> None:
+    promised = inspect_checkpoint(checkpoint).slim
+    for dtype in ("float32", "float16", "bfloat16"):
+        export_checkpoint(checkpoint, dtype=dtype, force=True)
+        found = sizes(checkpoint.parent / "inference" / "checkpoint_1000")
+        assert sum(found.values()) - found["container"] == promised[dtype]
+
+
+# What a file is
+
+
+def test_a_training_checkpoint_is_known_with_its_state(checkpoint: Path) -> None:
+    report = inspect_checkpoint(checkpoint)
+    assert (report.kind, report.resumable, report.prefix) == ("training", True, "xtts.")
+    assert report.state["step"] == 1000
+    assert report.state["eval_loss"] == 1.51
+    assert report.state["date"] == "January 15, 2024"
+
+
+def test_an_export_is_known_with_its_provenance_and_cannot_be_resumed(checkpoint: Path) -> None:
+    report = inspect_checkpoint(export_checkpoint(checkpoint).path)
+    assert (report.kind, report.resumable, report.prefix) == ("export", False, "")
+    assert report.provenance is not None
+    assert report.provenance["sources"][0]["name"] == "checkpoint_1000.pth"
+    assert "model_args.xtts_checkpoint" in report.advice
+
+
+def test_an_average_is_known(run: Path, tmp_path: Path) -> None:
+    paths = [run / "checkpoint_1000.pth", run / "checkpoint_2000.pth"]
+    assert inspect_checkpoint(average_checkpoints(paths, tmp_path / "mean").path).kind == "average"
+
+
+def test_a_release_with_a_pickled_config_is_known_and_none_of_its_code_is_imported(tmp_path: Path) -> None:
+    source = tmp_path / "make.py"
+    source.write_text(
+        "import sys, types, torch\n"
+        "module = types.ModuleType('TTS.tts.configs.xtts_config')\n"
+        "sys.modules[module.__name__] = module\n"
+        "for name in ('TTS', 'TTS.tts', 'TTS.tts.configs'): sys.modules[name] = types.ModuleType(name)\n"
+        "class XttsConfig: pass\n"
+        "XttsConfig.__module__ = module.__name__\n"
+        "module.XttsConfig = XttsConfig\n"
+        "config = XttsConfig(); config.model_args = {'gpt_n_heads': 16}\n"
+        "torch.save({'model': {'gpt.text_embedding.weight': torch.ones(6153, 2)}, 'config': config}, sys.argv[1])\n",
+        encoding="utf-8",
+    )
+    path = tmp_path / "model.pth"
+    subprocess.run([sys.executable, source, path], check=True)
+    report = inspect_checkpoint(path)
+    assert report.kind == "official"
+    assert report.architecture is not None
+    assert (report.architecture.heads, report.architecture.release) == (16, "XTTS v2.0.2")
+
+
+def test_a_bare_state_dict_is_known(checkpoint: Path) -> None:
+    model = torch.load(checkpoint, weights_only=True)["model"]
+    torch.save({name.removeprefix("xtts."): tensor for name, tensor in model.items()}, checkpoint)
+    assert inspect_checkpoint(checkpoint).kind == "bare"
+
+
+@pytest.mark.parametrize("prefix", ["module.xtts.", "_orig_mod.xtts.", "xtts."])
+def test_the_prefix_is_told_as_it_is_in_the_file(checkpoint: Path, prefix: str) -> None:
+    model = torch.load(checkpoint, weights_only=True)["model"]
+    rewritten(checkpoint, model={name.replace("xtts.", prefix, 1): tensor for name, tensor in model.items()})
+    report = inspect_checkpoint(checkpoint)
+    assert report.prefix == prefix
+    assert report.architecture is not None
+    assert report.architecture.layers == 30
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"), [("optimizer", "no optimizer state"), ("step", "does not say its step")]
+)
+def test_why_a_checkpoint_cannot_be_resumed_is_said(checkpoint: Path, missing: str, reason: str) -> None:
+    report = inspect_checkpoint(rewritten(checkpoint, **{missing: None}))
+    assert not report.resumable
+    assert reason in " ".join(report.obstacles)
+
+
+@pytest.mark.parametrize(("tokens", "release"), [(6153, "XTTS v2.0.2"), (6681, "XTTS v2.0.3"), (6682, None)])
+def test_the_vocabulary_tells_the_release(tmp_path: Path, tokens: int, release: str | None) -> None:
+    torch.save({"model": {"gpt.text_embedding.weight": torch.ones(tokens, 1)}}, tmp_path / "model.pth")
+    architecture = inspect_checkpoint(tmp_path / "model.pth").architecture
+    assert architecture is not None
+    assert (architecture.text_tokens, architecture.release) == (tokens, release)
+
+
+# The tree of tensors
+
+
+def leaves(node: Node) -> list[Node]:
+    return [node] if node.dtype else [leaf for child in node.children for leaf in leaves(child)]
+
+
+def tensor(*shape: int) -> Tensor:
+    from xtts_export_callback.checkpoint.dtypes import BY_NAME
+    from xtts_export_callback.checkpoint.tensor import ArrayStorage
+
+    return Tensor(ArrayStorage(b""), BY_NAME["float32"], shape, row_major(shape))
+
+
+def test_equal_layers_are_one_node_that_keeps_their_bytes() -> None:
+    tree = fold({f"h.{layer}.{name}": tensor(4) for layer in range(30) for name in ("weight", "bias")})
+    (stack,) = tree.children
+    (layers,) = stack.children
+    assert (layers.name, layers.count, layers.tensors, layers.nbytes) == ("0 .. 29", 30, 60, 30 * 2 * 16)
+    assert [leaf.nbytes for leaf in leaves(tree)] == [30 * 16, 30 * 16]
+
+
+def test_a_layer_that_differs_stands_by_itself() -> None:
+    shapes = {0: 4, 1: 4, 2: 5, 3: 4}
+    tree = fold({f"h.{layer}.weight": tensor(size) for layer, size in shapes.items()})
+    assert [child.name for child in tree.children[0].children] == ["0 .. 1", "2", "3"]
+
+
+def test_the_tree_of_a_real_model_counts_every_tensor_and_byte(checkpoint: Path) -> None:
+    report = inspect_checkpoint(checkpoint)
+    tree = fold(report.tensors)
+    assert tree.tensors == len(layout())
+    assert tree.nbytes == sum(tensor.nbytes for tensor in report.tensors.values())
+    assert sum(leaf.nbytes for leaf in leaves(tree)) == tree.nbytes
+
+
+# A run
+
+
+def test_a_run_says_which_checkpoints_are_exported(run: Path) -> None:
+    export_checkpoint(run / "checkpoint_1000.pth", dtype="float16")
+    exports = {saved.name: saved.export for saved in inspect_run(run).checkpoints}
+    assert exports == {"checkpoint_1000": "float16", "checkpoint_2000": "", "checkpoint_3000": ""}
+
+
+def test_an_export_of_other_content_is_stale(run: Path) -> None:
+    export_checkpoint(run / "checkpoint_1000.pth")
+    shutil.copy(run / "checkpoint_2000.pth", run / "checkpoint_1000.pth")
+    assert inspect_run(run).checkpoints[0].export == "stale"
+
+
+def test_what_could_be_freed_spares_the_next_resume_and_what_is_not_exported(run: Path) -> None:
+    export_checkpoint(run / "checkpoint_1000.pth")
+    export_checkpoint(run / "checkpoint_3000.pth")
+    report = inspect_run(run)
+    assert report.freeable == (run / "checkpoint_1000.pth").stat().st_size
+    slim = inspect_checkpoint(run / "checkpoint_2000.pth").slim["float32"]
+    assert report.freeable_after_export == (run / "checkpoint_2000.pth").stat().st_size - slim
+
+
+def test_the_best_model_is_kept_and_its_copy_is_not(run: Path) -> None:
+    shutil.move(run / "checkpoint_2000.pth", run / "best_model_2000.pth")
+    shutil.copy(run / "best_model_2000.pth", run / "best_model.pth")
+    export_checkpoint(run / "best_model_2000.pth")
+    report = inspect_run(run)
+    assert {saved.name: saved.needed for saved in report.checkpoints if saved.needed} == {
+        "best_model_2000": "best model",
+        "checkpoint_3000": "next resume",
+    }
+    assert report.freeable == (run / "best_model.pth").stat().st_size
+
+
+def test_the_disk_a_run_takes_counts_a_hard_link_once(run: Path) -> None:
+    before = inspect_run(run).nbytes
+    os.link(run / "checkpoint_1000.pth", run / "linked.pth")
+    assert inspect_run(run).nbytes == before
+    assert before == sum(path.stat().st_size for path in run.iterdir() if path.name != "linked.pth")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_in_the_list_with_the_reason(run: Path) -> None:
+    os.truncate(run / "checkpoint_2000.pth", 1000)
+    faults = [saved.fault for saved in inspect_run(run).checkpoints]
+    assert faults[0] == ""
+    assert "truncated" in faults[1]
+
+
+def test_an_export_whose_checkpoint_is_gone_is_in_the_list(run: Path) -> None:
+    export_checkpoint(run / "checkpoint_1000.pth")
+    (run / "checkpoint_1000.pth").unlink()
+    first = inspect_run(run).checkpoints[0]
+    assert (first.name, first.nbytes, first.export, first.eval_loss) == ("checkpoint_1000", 0, "float32", 1.51)
+
+
+def test_averages_are_listed_beside_the_checkpoints(run: Path) -> None:
+    paths = [run / "checkpoint_1000.pth", run / "checkpoint_2000.pth"]
+    average_checkpoints(paths, run / "inference" / "average_last_2")
+    assert list(inspect_run(run).others) == ["average_last_2"]
+
+
+# The command line
+
+
+def test_the_command_prints_every_component_and_the_sum(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(checkpoint)]) == 0
+    out = capsys.readouterr().out
+    for word in ("GPT", "HiFi-GAN", "speaker encoder", "DVAE", "first moments", "second moments", "container"):
+        assert word in out
+    assert f"{checkpoint.stat().st_size:,}" in out
+
+
+def test_the_command_prints_the_tree(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(checkpoint), "--tensors"]) == 0
+    assert "h.0 .. 29  (30 equal)" in capsys.readouterr().out
+
+
+def test_json_is_all_that_is_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(run / "checkpoint_1000.pth"), "--json", "--tensors"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert sum(part["bytes"] for part in report["components"].values()) == report["bytes"]
+    assert len(report["tensors"]) == len(layout())
+    assert main(["inspect", str(run), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["checkpoints"]) == 3
+
+
+def test_json_has_no_nan(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewritten(checkpoint, model_loss={"train_loss": float("nan"), "eval_loss": float("inf")})
+    assert main(["inspect", str(checkpoint), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert report["train_loss"] is None
+
+
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint.rename(checkpoint.with_name("[bold]x.pth"))
+    assert main(["inspect", str(path)]) == 0
+    assert "[bold]x.pth" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["nothing.pth"], ["{run}", "--tensors"], ["{run}/config.json"], ["{empty}"]])
+def test_wrong_input_is_refused_in_one_line(
+    run: Path, tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["inspect", *(argument.format(run=run, empty=tmp_path / "empty") for argument in arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_a_damaged_file_is_refused(checkpoint: Path) -> None:
+    os.truncate(checkpoint, 1000)
+    with pytest.raises(CheckpointError, match="truncated"):
+        inspect_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--tensors"]])
+def test_inspecting_imports_neither_numpy_nor_torch(checkpoint: Path, form: list[str]) -> None:
+    code = (
+        "import sys; from xtts_export_callback.cli import main; assert main(sys.argv[1:]) == 0;"
+        "assert not {'numpy', 'torch', 'TTS', 'safetensors'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "inspect", str(checkpoint), *form]
+    subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+
+
+def test_inspecting_reads_no_tensor(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("a tensor was read")
+
+    monkeypatch.setattr("xtts_export_callback.checkpoint.tensor.FileStorage.reader", refuse)
+    assert inspect_checkpoint(checkpoint).nbytes == checkpoint.stat().st_size

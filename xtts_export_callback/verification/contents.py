@@ -1,0 +1,157 @@
+"""Reading all of a file once: checksums, NaN and infinity."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.archive import read_directory
+from xtts_export_callback.checkpoint.read import Checkpoint
+from xtts_export_callback.checkpoint.tensor import BLOCK, FileStorage, Storage, Tensor
+from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.verification.faults import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from xtts_export_callback.checkpoint.dtypes import DType
+
+_THREADS = 2
+# Bits of the exponent; a float whose exponent bits are all set is NaN or infinite, whatever else it holds.
+_EXPONENT = {
+    "float64": ("<u8", 0x7FF0_0000_0000_0000),
+    "float32": ("<u4", 0x7F80_0000),
+    "float16": ("<u2", 0x7C00),
+    "bfloat16": ("<u2", 0x7F80),
+}
+
+
+@dataclass
+class _Job:
+    """A storage and the tensors over it."""
+
+    storage: Storage
+    names: list[str] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """Which tensors are meant, in a few words."""
+        shown = " and ".join(self.names[:2])
+        return f"{shown} and {len(self.names) - 2} more" if len(self.names) > 2 else shown
+
+
+def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> list[Fault]:
+    """Read every record of a file and check what was read.
+
+    Args:
+        checkpoint: An open checkpoint.
+        progress: Called with the number of bytes read since the last call, from any thread.
+
+    Returns:
+        Records whose checksum is not the one in the directory, and tensors with NaN or infinity, in file order.
+    """
+    jobs: dict[int, _Job] = {}
+    for name, tensor in named_tensors(checkpoint):
+        job = jobs.setdefault(id(tensor.storage), _Job(tensor.storage))
+        job.names.append(name)
+        job.tensors.append(tensor)
+    stop = threading.Event()
+
+    def work(job: _Job) -> list[Fault]:
+        return [] if stop.is_set() else _job_faults(job, progress)
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="xtts-export") as pool:
+        try:
+            found = [fault for faults in pool.map(work, jobs.values()) for fault in faults]
+        except BaseException:
+            stop.set()
+            raise
+    return found + _unnamed_faults(checkpoint, _labels(jobs.values()))
+
+
+def named_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a file, those of the model by name, others by where they are."""
+    yield from checkpoint.tensors.items()
+    yield from _walk(checkpoint.document, "")
+
+
+def _walk(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _walk(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{path}[{index}]")
+
+
+def _job_faults(job: _Job, progress: Callable[[int], None] | None) -> list[Fault]:
+    import numpy as np
+
+    dtype = next((tensor.dtype for tensor in job.tensors if tensor.dtype.name in _EXPONENT), None)
+    fill = job.storage.reader()
+    buffer = np.empty(min(BLOCK, job.storage.nbytes), np.uint8)
+    bad = 0
+    first = -1
+    try:
+        for start in range(0, job.storage.nbytes, BLOCK):
+            part = buffer[: min(BLOCK, job.storage.nbytes - start)]
+            fill(memoryview(part.data))
+            if dtype is not None:
+                found = _nonfinite(part, dtype)
+                if found.size and first < 0:
+                    first = start // dtype.itemsize + int(found[0])
+                bad += found.size
+            if progress is not None:
+                progress(len(part))
+    except CheckpointError as error:
+        path = f"{job.storage.file.path}: " if isinstance(job.storage, FileStorage) else ""
+        return [Fault("checksums", f"{job.label}: {str(error).removeprefix(path)}")]
+    if not bad:
+        return []
+    what = "value is" if bad == 1 else "values are"
+    return [Fault("values", f"{job.label}: {bad} {what} NaN or infinite, the first at element {first}")]
+
+
+def _nonfinite(part: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
+    """Indices of the elements that are NaN or infinite."""
+    import numpy as np
+
+    kind, mask = _EXPONENT[dtype.name]
+    bits = part[: part.size - part.size % dtype.itemsize].view(kind)
+    exponents = bits & np.array(mask, kind)
+    return np.flatnonzero(exponents == mask) if int(exponents.max(initial=0)) == mask else np.empty(0, np.intp)
+
+
+def _labels(jobs: Iterable[_Job]) -> set[str]:
+    return {job.storage.label for job in jobs if isinstance(job.storage, FileStorage)}
+
+
+def _unnamed_faults(checkpoint: Checkpoint, named: set[str]) -> list[Fault]:
+    """Checksums of the records that no tensor uses; the reader has looked at that of ``data.pkl``."""
+    if checkpoint.format != "pth" or not checkpoint.has_checksums or checkpoint.file is None:
+        return []
+    from xtts_export_callback.checkpoint.archive import data_offset
+
+    faults = []
+    for record in read_directory(checkpoint.file).values():
+        label = f"record {record.name}"
+        if label in named or record.name == "data.pkl":
+            continue
+        try:
+            crc, position = 0, data_offset(checkpoint.file, record)
+            for start in range(0, record.nbytes, BLOCK):
+                crc = zlib.crc32(checkpoint.file.read(position + start, min(BLOCK, record.nbytes - start)), crc)
+        except (CheckpointError, EOFError) as error:
+            faults.append(Fault("checksums", f"{label}: {error}"))
+            continue
+        if crc != record.crc32:
+            faults.append(Fault("checksums", f"{label}: checksum {crc:08x}, expected {record.crc32:08x}"))
+    return faults

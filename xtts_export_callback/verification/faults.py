@@ -1,0 +1,40 @@
+"""What a check finds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+CHECKS = {
+    "file": "the file can be opened: it ends where its directory says, its structure is whole",
+    "directory": "the zip directory agrees with what stands beside each record",
+    "checksums": "every record has the checksum that the directory holds",
+    "values": "no NaN, no infinity",
+    "tensors": "names and shapes are those that the config asks for",
+    "weights_only": "torch.load(weights_only=True) would accept everything in it",
+    "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
+    "provenance": "the folder's files are those that export.json describes",
+    "resume": "the next resume picks files that can be resumed from",
+}
+"""The checks, in the order in which they run."""
+
+
+class Fault(NamedTuple):
+    """Something that is wrong.
+
+    Attributes:
+        check: A key of `CHECKS`.
+        message: What is wrong, and what to do where that is not plain.
+    """
+
+    check: str
+    message: str
+
+
+_LISTED = 20
+
+
+def fault_for_each(check: str, items: list[str], what: str) -> list[Fault]:
+    """A fault for each of a few items, or one for many: hundreds of lines with one cause help nobody."""
+    if len(items) <= _LISTED:
+        return [Fault(check, item) for item in items]
+    return [Fault(check, f"{len(items)} {what}, such as: {items[0]}; {items[1]}; {items[2]}")]

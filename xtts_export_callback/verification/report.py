@@ -1,0 +1,176 @@
+"""Whether one file or inference folder is whole and usable: `verify_model`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING, bare_name, dropped_component
+from xtts_export_callback.checkpoint.read import MODEL_NAMES, Checkpoint, open_checkpoint
+from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.inspection.architecture import architecture_of, model_args
+from xtts_export_callback.verification.contents import content_faults
+from xtts_export_callback.verification.directory import directory_faults
+from xtts_export_callback.verification.expected import args_from_shapes, expected_tensors
+from xtts_export_callback.verification.faults import Fault, fault_for_each
+from xtts_export_callback.verification.folder import config_beside, folder_faults, vocabulary_check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xtts_export_callback.checkpoint.tensor import Tensor
+
+# torch._weights_only_unpickler._get_allowed_globals, as torch 2.3 to 2.9 have it.
+_ALLOWED = re.compile(
+    r"collections\.(OrderedDict|Counter)|_codecs\.encode|__builtin__\.(set|bytearray|complex)|"
+    r"builtins\.(set|bytearray|complex)|torch\.(Size|Tensor|device|\w+Storage|\w+Tensor)|"
+    r"torch\.(float|u?int|bfloat|complex|bool|qu?int|half|double|short|long)\w*|torch\.nn\.parameter\.Parameter|"
+    r"torch\.storage\.\w+Storage|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|"
+    r"torch\.serialization\._get_layout|torch\.per_\w+"
+)
+# What ``Xtts.load_checkpoint`` allows besides: the config objects in the official release.
+_COQUI = re.compile(
+    r"TTS\.tts\.(models\.xtts|configs\.xtts_config)\.(XttsAudioConfig|XttsArgs|XttsConfig)|"
+    r"TTS\.config\.shared_configs\.BaseDatasetConfig"
+)
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What was found in a file or a folder.
+
+    Attributes:
+        path: What was verified.
+        faults: Everything that is wrong, in the order of the checks; empty when it is fine.
+        notes: What could not be checked, and what is worth knowing.
+        nbytes: Size of the file with the weights.
+        tensors: Number of tensors of the model in it; 0 where it cannot be opened.
+    """
+
+    path: Path
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
+    nbytes: int = 0
+    tensors: int = 0
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "fine": self.is_fine,
+            "faults": [fault._asdict() for fault in self.faults],
+            "notes": list(self.notes),
+            "bytes": self.nbytes,
+            "tensors": self.tensors,
+        }
+
+
+def verify_model(
+    path: Path, *, load: bool = False, progress: Callable[[int], None] | None = None
+) -> VerificationReport:
+    """Check a file or an inference folder in every way that needs no model to run.
+
+    Args:
+        path: A checkpoint of any kind, or an inference folder. It must exist.
+        load: Hand the file to ``torch.load(weights_only=True)`` too, which imports torch.
+        progress: Called with the number of bytes read since the last call, from any thread.
+
+    Returns:
+        The report. A file that cannot be opened at all is a fault, not an error.
+    """
+    try:
+        checkpoint = open_checkpoint(path)
+    except CheckpointError as error:
+        message = str(error).removeprefix(f"{path}: ")
+        return VerificationReport(path, (Fault("file", message),), nbytes=path.stat().st_size if path.is_file() else 0)
+    with checkpoint:
+        faults, notes = _file_faults(checkpoint, progress)
+        tensors = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
+        more, remarks = _tensor_faults(checkpoint, tensors)
+        faults += more
+        notes += remarks
+        faults += _name_faults(checkpoint, notes)
+        more, remarks = vocabulary_check(checkpoint, tensors, required=path.is_dir())
+        faults += more
+        notes += remarks
+        if checkpoint.path.name in MODEL_NAMES:
+            more, remarks = folder_faults(checkpoint)
+            faults += more
+            notes += remarks
+        if load and checkpoint.format != "safetensors":
+            faults += _load_faults(checkpoint.path)
+        return VerificationReport(path, tuple(faults), tuple(notes), checkpoint.nbytes, len(checkpoint.tensors))
+
+
+def _file_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None) -> tuple[list[Fault], list[str]]:
+    faults = []
+    notes = []
+    if checkpoint.format == "pth" and checkpoint.file is not None:
+        faults += [Fault("directory", message) for message in directory_faults(checkpoint.file)]
+    if not checkpoint.has_checksums:
+        notes.append("the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone")
+    return faults + content_faults(checkpoint, progress), notes
+
+
+def _tensor_faults(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> tuple[list[Fault], list[str]]:
+    """The tensor set against the architecture in the file's own config, or in the one beside it."""
+    if TEXT_EMBEDDING not in tensors and not any(name.startswith("gpt.") for name in tensors):
+        return [Fault("tensors", f"no XTTS v2 model: none of its {len(tensors)} tensors belongs to a GPT")], []
+    speaking = {name: tensor for name, tensor in tensors.items() if dropped_component(name) is None}
+    architecture = architecture_of(speaking)
+    args = model_args(checkpoint.document.get("config")) or model_args(config_beside(checkpoint.path))
+    notes = []
+    if not args:
+        notes.append("no config in the file or beside it: its tensors were checked against their own shapes")
+        args = _guessed_args(speaking)
+    rows = args.get("gpt_number_text_tokens") or architecture.text_tokens or 0
+    try:
+        expected = expected_tensors(args, rows)
+    except ValueError as error:
+        return [Fault("tensors", f"config: {error}")], notes
+    missing = [f"{name} is missing" for name in expected if name not in speaking]
+    extra = [f"{name} is not part of the model that the config describes" for name in speaking if name not in expected]
+    reshaped = [
+        f"{name} is {list(tensor.shape)}, the config asks for {list(expected[name])}"
+        for name, tensor in speaking.items()
+        if name in expected and tensor.shape != expected[name]
+    ]
+    faults = fault_for_each("tensors", missing, "tensors are missing")
+    faults += fault_for_each("tensors", extra, "tensors are not part of the model that the config describes")
+    return faults + fault_for_each("tensors", reshaped, "tensors have another shape than the config asks for"), notes
+
+
+def _guessed_args(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    decoder = tensors.get("hifigan_decoder.waveform_decoder.conv_pre.weight")
+    voice = tensors.get("hifigan_decoder.waveform_decoder.cond_layer.weight")
+    each = "hifigan_decoder.waveform_decoder.conds.0.weight" in tensors
+    shapes = [tensor.shape[1] if tensor is not None and len(tensor.shape) > 1 else 0 for tensor in (decoder, voice)]
+    return args_from_shapes(architecture_of(tensors), shapes[0] or 1024, shapes[1] or 512, each=each)
+
+
+def _name_faults(checkpoint: Checkpoint, notes: list[str]) -> list[Fault]:
+    foreign = sorted(name for name in checkpoint.names if not _ALLOWED.fullmatch(name))
+    if foreign and all(_COQUI.fullmatch(name) for name in foreign):
+        notes.append("holds its config as a Coqui object: only Xtts.load_checkpoint loads it with weights_only=True")
+        return []
+    refused = [name for name in foreign if not _COQUI.fullmatch(name)]
+    message = "{} is refused by torch.load(weights_only=True); export the model to get a file without it"
+    return fault_for_each("weights_only", [message.format(name) for name in refused], "objects are refused")
+
+
+def _load_faults(path: Path) -> list[Fault]:
+    import torch
+
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        return [Fault("weights_only", f"torch.load(weights_only=True) fails: {reason}")]
+    return []
