@@ -117,7 +117,7 @@ class ExportCallback:
             ConfigError: For an option that cannot be used, a ``restore_path`` that restores nothing, or a run without
                 a whole checkpoint to continue from.
         """
-        options: ExportConfig = getattr(trainer.config, "export", self._options)
+        options: Any = getattr(trainer.config, "export", self._options)
         options.check_values()
         self._options = options
         if not options.enabled:

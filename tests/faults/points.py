@@ -21,6 +21,7 @@ TASKS = ("export", "copy", "drop_optimizer", "average")
 """Writes of the helper, by task."""
 
 _WAIT = 60.0  # seconds
+_PACE = 0.25  # seconds between saves, so that the exports of the light model keep up
 
 
 class Point:
@@ -53,7 +54,7 @@ class Point:
 
     def at(self, write: str, phase: str, name: str) -> None:
         """Wait here if this is the point."""
-        is_due = self._count >= (1 if write in ("average", "drop_optimizer") else 2)
+        is_due = self._count >= (1 if write in ("average", "drop_optimizer", "copy") else 2)
         if write != self.write or phase != self.phase or not is_due or self.reached.exists():
             return
         note = self.folder / "note"
@@ -78,6 +79,7 @@ def arm_training(point: Point) -> None:
         point.begin(kind)
         point.at(kind, "before", Path(path).name)
         save(self, write_function, state, path, options)
+        time.sleep(_PACE)
         point.at(kind, "after", Path(path).name)
 
     def write_at_point(state: Any, file: Any, **options: Any) -> None:
