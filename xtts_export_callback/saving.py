@@ -7,6 +7,7 @@ syncs and renames, and for a shortcut ``best_model.pth`` that is never half ther
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -179,9 +180,11 @@ class TrainerSaves:
             link.replace(target)
             sync_directory(target.parent)
         except OSError as error:
-            link.unlink(missing_ok=True)
             logger.error(" ! EXPORT : %s was not renewed: %s", target, error)
             return
+        finally:
+            with contextlib.suppress(OSError):  # renaming one name of a file to another of the same file leaves both
+                link.unlink(missing_ok=True)
         if is_link and not self._stays_link:
             self._copy_later(source, target)
 
