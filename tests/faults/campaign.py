@@ -97,6 +97,11 @@ def terminate_training(case: Case) -> Callable[[], None]:
     return _nothing
 
 
+def ctrl_c(case: Case) -> Callable[[], None]:
+    os.kill(case.trainer, signal.SIGINT)
+    return _nothing
+
+
 def ctrl_c_twice(case: Case) -> Callable[[], None]:
     os.kill(case.trainer, signal.SIGINT)
     time.sleep(0.05)
@@ -162,6 +167,7 @@ FAULTS = {
     "kill -9, helper too": Fault(kill_everything),
     "helper killed": Fault(kill_helper),
     "SIGTERM": Fault(terminate_training),
+    "Ctrl-C": Fault(ctrl_c),
     "Ctrl-C twice": Fault(ctrl_c_twice),
     "no space": Fault(no_space),
     "read-only folder": Fault(read_only_folder),
