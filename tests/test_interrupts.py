@@ -198,6 +198,6 @@ def test_a_second_ctrl_c_ends_the_wait_for_exports_cleanly(recipe: Callable[...,
     os.kill(process.pid, signal.SIGINT)
     output = finish(process)
     assert process.returncode == 130, output[-3000:]
-    assert "not finished; continue the run" in output
+    assert "continue the run to make up for it" in output
     assert "Traceback" not in output
     assert check_exports(run) <= numbers(run.glob("checkpoint_*.pth")) | {2}

@@ -31,6 +31,8 @@ logger = logging.getLogger("trainer.xtts_export")
 COMMAND = (sys.executable, "-m", "xtts_export_callback.worker")
 """What starts the helper."""
 
+STOPPED = "exports were stopped; continue the run to make up for it"
+
 QUEUED = 2
 """Work that may wait; more would hold too many old checkpoints on the disk."""
 
@@ -120,7 +122,7 @@ class Helper:
         if self._process is not None and self._process.poll() is None:
             return self._process
         if self._stopping:
-            msg = "exports were stopped"
+            msg = STOPPED
             raise HelperError(msg)
         self.close()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
@@ -141,7 +143,7 @@ class Helper:
 
     def _obituary(self) -> str:
         if self._stopping:
-            return "exports were stopped"
+            return STOPPED
         code = None if self._process is None else self._process.wait()
         last = ""
         if self._errors is not None:
@@ -211,14 +213,20 @@ class Background:
             self._queue.clear()
             self._later.clear()
             self._changed.notify_all()
-        if self._at_work:
-            self._stop()
+        self._stop()
         for work in waiting:
             work.skipped()
+        self.close()
+        return unfinished
+
+    def close(self) -> None:
+        """End the thread, which has nothing left to do."""
+        with self._changed:
+            self._given_up = True
+            self._changed.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
         atexit.unregister(self.give_up)
-        return unfinished
 
     def _wake(self) -> None:
         if self._thread is None:

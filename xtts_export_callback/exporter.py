@@ -55,6 +55,8 @@ class Exporter:
         self._helper = Helper()
         self._background: Background | None = None
         self._unprotected = False
+        self._to_copy: Path | None = None
+        self._gives_up = False
 
     # Exports
 
@@ -132,6 +134,9 @@ class Exporter:
 
     def _skip(self, saved: Saved, source: Path) -> None:
         _let_go(source, saved)
+        if self._gives_up:
+            _say_not_exported(saved)
+            return
         logger.warning(" ! EXPORT : %s is put off: the disk is slower than the saves come", saved.name)
         self._make_up(saved)
 
@@ -144,11 +149,8 @@ class Exporter:
             elif self._is_missing(saved):
                 self._run_export(saved, self._hold(saved.path), 0.0, keep_all_best=True)
 
-        def skipped() -> None:
-            logger.warning(" ! EXPORT : %s was not exported; continue the run to make up for it", saved.name)
-
         failure = partial(log_failure, f"{saved.name} was not exported")
-        self._when_idle(Work(saved.name, run, skipped, failure))
+        self._when_idle(Work(saved.name, run, partial(_say_not_exported, saved), failure))
 
     def export_missing(self) -> None:
         """Queue what a killed run, a slow disk or an error has left unexported."""
@@ -214,9 +216,10 @@ class Exporter:
 
     def copy_later(self, source: Path, target: Path) -> None:
         """Have a file copied in place of a link to it."""
+        self._to_copy = source
 
         def run() -> None:
-            if source.exists():  # else a better model has replaced it meanwhile, and has a shortcut of its own
+            if source == self._to_copy and source.exists():  # else a better model has come meanwhile
                 self._helper.perform("copy", source=str(source), target=str(target))
 
         def skipped() -> None:
@@ -261,18 +264,22 @@ class Exporter:
         """Finish what is queued and let the helper go; a later save starts both again."""
         self.wait()
         if self._background is not None:
-            self._background.give_up()
+            self._background.close()
             self._background = None
         self._helper.close()
 
     def give_up(self) -> None:
         """Stop what is at work and forget what waits."""
-        if self._background is not None and (unfinished := self._background.give_up()):
-            logger.warning(" ! EXPORT : %i not finished; continue the run to make up for them", unfinished)
+        if self._background is not None:
+            self._background.give_up()
+
+    def _stop(self) -> None:
+        self._gives_up = True  # also at the exit of a process that did not come to its end
+        self._helper.stop()
 
     def _started(self) -> Background:
         if self._background is None:
-            self._background = Background(stop=self._helper.stop)
+            self._background = Background(stop=self._stop)
         return self._background
 
     def _submit(self, work: Work) -> None:
@@ -286,6 +293,10 @@ class Exporter:
         if self._background is not None:
             self._background.wait()
         self._unprotected = False
+
+
+def _say_not_exported(saved: Saved) -> None:
+    logger.warning(" ! EXPORT : %s was not exported; continue the run to make up for it", saved.name)
 
 
 def _let_go(source: Path, saved: Saved) -> None:

@@ -247,6 +247,11 @@ def fingerprints(exports: Path) -> dict[str, str]:
     return {saved.name: read(saved.path) for saved in find_exports(exports)}
 
 
+def is_kept(run: Path, name: str) -> bool:
+    """Whether an export is one that nothing but a fault could take away."""
+    return name.startswith("checkpoint") or (run / f"{name}.pth").exists()
+
+
 def read(path: Path) -> str:
     """Read every tensor of a file or folder against its checksum."""
     with open_checkpoint(path) as checkpoint:
@@ -293,6 +298,8 @@ def one_case(folder: Path, write: str, phase: str, fault: Fault) -> list[str]:
     _wait_for_helpers(folder)
     wrong += [f"corrupt: {what}" for what in corrupt(run)]
     after = fingerprints(case.exports)
+    # With the best models that the Trainer replaces their exports go as well.
+    before = {name: content for name, content in before.items() if is_kept(run, name)}
     wrong += [f"lost export {name}" for name in before if name not in after]
     wrong += [f"changed export {name}" for name in before if name in after and after[name] != before[name]]
     code = wait_for(start(folder, run=run, log="resumed.txt"))

@@ -177,7 +177,16 @@ def _is_running(pid: int) -> bool:
         return False
     except OSError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and waits to be asked for its exit code, as the init of a container may never do."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state == b"Z"
 
 
 def _is_running_on_windows(pid: int) -> bool:
