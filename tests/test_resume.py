@@ -1,0 +1,238 @@
+"""Continuing a run with the callback is continuing it without, and never from a damaged file."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_saving import load, same, steps
+from tests.training import close_trainer_logs, make_trainer
+from xtts_export_callback import ExportConfig, export_callbacks
+from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.runs import find_exports
+
+pytestmark = pytest.mark.integration
+
+ON = {"enabled": True}
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """What the training log says, of the Trainer and of us."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("trainer").addHandler(handler)
+    yield lines
+    logging.getLogger("trainer").removeHandler(handler)
+
+
+class Killed(BaseException):
+    """Ends a training as suddenly as this process allows."""
+
+
+class Light:
+    """Light trainings that are killed at a step and continued."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+
+    def killed(self, step: int, export: dict[str, Any] | None = None, **fields: Any) -> Path:
+        """Train up to a step, and be gone."""
+        from tests.light import light_config, light_trainer
+
+        def kill(trainer: Any) -> None:
+            if trainer.total_steps_done > step:
+                raise Killed
+
+        self._count += 1
+        config = light_config(self._folder / f"out{self._count}", export, epochs=4, **fields)
+        trainer: Any = light_trainer(config, {"on_train_step_end": kill})
+        with pytest.raises(Killed):
+            trainer._fit()  # `fit` would tidy up
+        for registered in _exporters():
+            registered.end()
+        return Path(trainer.output_path)
+
+    def continued(self, run: Path, export: dict[str, Any] | None = None, **fields: Any) -> Any:
+        """Continue a run to its end and return the Trainer."""
+        from tests.light import light_config, light_trainer
+
+        config = light_config(run.parent, export, epochs=4, **fields)
+        trainer: Any = light_trainer(config, continue_path=str(run))
+        trainer.fit()
+        return trainer
+
+
+def _exporters() -> list[Any]:
+    from xtts_export_callback import callback
+
+    return list(callback._RUNS.values())
+
+
+@pytest.fixture
+def light(tmp_path: Path) -> Iterator[Light]:
+    yield Light(tmp_path)
+    close_trainer_logs()
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def weights(trainer: Any) -> dict[str, Any]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("step", [3, 6, 9])
+def test_a_killed_and_continued_light_run_ends_with_the_same_bits_with_and_without_us(light: Light, step: int) -> None:
+    plain = light.continued(light.killed(step))
+    ours = light.continued(light.killed(step, ON), ON)
+    assert ours.total_steps_done == plain.total_steps_done
+    assert same(weights(ours), weights(plain))
+    assert same(ours.optimizer[0].state_dict(), plain.optimizer[0].state_dict())
+
+
+def test_a_killed_and_continued_real_run_has_the_same_bits_with_and_without_us(tiny_config: Callable[..., Any]) -> None:
+    """A real GPTTrainer; the optimizer's moments are compared as well."""
+    found = []
+    for export in (ExportConfig(), ExportConfig(**ON)):
+        config = tiny_config(epochs=2, save_step=2, export=export)
+
+        def kill(trainer: Any) -> None:
+            if trainer.total_steps_done == 4:
+                raise Killed
+
+        trainer = make_trainer(config, export_callbacks(config, {"on_train_step_end": kill}))
+        with pytest.raises(Killed):
+            trainer._fit()
+        run = trainer.output_path
+        continued = make_trainer(config, export_callbacks(config), continue_path=str(run))
+        continued.fit()
+        found.append((continued.total_steps_done, weights(continued), load(run / "checkpoint_6.pth")["optimizer"]))
+    assert found[0][0] == found[1][0]
+    assert same(found[0][1], found[1][1])
+    assert same(found[0][2], found[1][2])
+
+
+def test_weights_only_goes_on_at_the_right_step_with_the_right_weights_and_learning_rate(
+    light: Light, log: list[str]
+) -> None:
+    from tests.light import light_config, light_trainer
+
+    options = {**ON, "checkpoint_state": "weights"}
+    run = light.killed(7, options, save_best_after=100)
+    full = light.killed(7, ON, save_best_after=100)
+    saved = load(run / "checkpoint_6.pth")
+    resumed: Any = light_trainer(light_config(run.parent, options, epochs=4), continue_path=str(run))
+    stock: Any = light_trainer(light_config(full.parent, epochs=4), continue_path=str(full))
+    assert resumed.total_steps_done == stock.total_steps_done == 7
+    assert same(dict(saved["model"]), weights(stock))
+    assert same(weights(resumed), weights(stock))
+    assert _rates(resumed) == _rates(stock) != [1e-3]
+    assert resumed.optimizer[0].state_dict()["state"] == {}
+    (line,) = [line for line in log if "holds weights only" in line]
+    assert "step 7" in line
+    assert "fresh optimizer moments" in line
+    for trainer in (resumed, stock):
+        trainer.fit()
+    assert resumed.total_steps_done == stock.total_steps_done
+    assert _rates(resumed) == _rates(stock)  # the schedule has gone on from the same place
+
+
+def _rates(trainer: Any) -> list[float]:
+    return [group["lr"] for group in trainer.optimizer[0].param_groups]
+
+
+def test_weights_only_can_be_continued_without_us(light: Light) -> None:
+    run = light.killed(7, {**ON, "checkpoint_state": "weights"}, save_best_after=100)
+    assert light.continued(run).total_steps_done > 7
+
+
+def test_a_newer_best_model_of_weights_does_not_lose_the_optimizer(light: Light, log: list[str]) -> None:
+    options = {**ON, "best_model_state": "weights"}
+    run = light.killed(9, options, save_step=3)  # checkpoints 3, 6, 9; best models 4, 8
+    (run / "checkpoint_9.pth").unlink()
+    best = load(run / "best_model_8.pth")["model_loss"]
+    trainer = light.continued(run, options, save_step=3)
+    assert [line for line in log if "Model restored from step 6" in line]
+    assert [line for line in log if "best_model_8.pth is newer but holds weights only" in line]
+    assert trainer.best_loss["eval_loss"] <= best["eval_loss"]
+
+
+def test_going_back_does_not_forget_how_good_the_best_model_was(light: Light) -> None:
+    from tests.light import light_config, light_trainer
+
+    options = {**ON, "best_model_state": "weights"}
+    run = light.killed(9, options, save_step=3)
+    (run / "checkpoint_9.pth").unlink()
+    seen: list[Any] = []
+    config = light_config(run.parent, options, epochs=4, save_step=3)
+    callbacks = {"on_epoch_start": lambda trainer: seen.append(trainer.best_loss)}
+    light_trainer(config, callbacks, continue_path=str(run)).fit()
+    assert seen[0] == load(run / "best_model_8.pth")["model_loss"] if (run / "best_model_8.pth").exists() else seen
+
+
+def test_a_best_model_of_weights_is_continued_where_there_is_no_full_checkpoint(light: Light, log: list[str]) -> None:
+    options = {**ON, "best_model_state": "weights"}
+    run = light.killed(9, options, save_step=100)
+    light.continued(run, options, save_step=100)
+    assert [line for line in log if "best_model_8.pth holds weights only" in line]
+
+
+@pytest.mark.parametrize("size", [0, 10, 5000, -1])
+def test_a_truncated_newest_checkpoint_is_set_aside_and_the_newest_whole_one_used(
+    light: Light, log: list[str], size: int
+) -> None:
+    run = light.killed(7, ON, save_best_after=100)
+    assert steps(run, "checkpoint") == [4, 6]
+    newest = run / "checkpoint_6.pth"
+    with newest.open("r+b") as file:
+        file.truncate(size if size >= 0 else newest.stat().st_size - 1)
+    light.continued(run, ON, save_best_after=100)
+    assert (run / "damaged_checkpoint_6.pth.broken").is_file()
+    assert [line for line in log if "checkpoint_6.pth is damaged" in line]
+    assert [line for line in log if "Model restored from step 4" in line]
+
+
+def test_what_was_set_aside_is_nothing_to_the_trainer(light: Light) -> None:
+    from trainer.io import get_last_checkpoint, sort_checkpoints
+
+    run = light.killed(7, ON, save_best_after=100)
+    (run / "checkpoint_6.pth").write_bytes(b"PK")
+    light.continued(run, ON, save_best_after=100)
+    aside = run / "damaged_checkpoint_6.pth.broken"
+    assert str(aside) not in get_last_checkpoint(run)
+    assert str(aside) not in sort_checkpoints(run, "checkpoint")
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_continued(light: Light) -> None:
+    run = light.killed(7, ON, save_best_after=100)
+    for path in run.glob("*.pth"):
+        path.write_bytes(b"PK")
+    with pytest.raises(ConfigError, match="no whole checkpoint is left"):
+        light.continued(run, ON)
+
+
+def test_continuing_makes_up_for_exports_and_best_model_and_removes_leftovers(light: Light) -> None:
+    run = light.killed(9, ON)
+    shutil.rmtree(run / "inference" / "checkpoint_6")
+    (run / "best_model.pth").unlink()
+    leftover = run / "inference" / ".checkpoint_6.tmp-00000000-999999999-00000000"
+    dead = f".checkpoint_8.pth.tmp-{_host()}-999999999-00000000"
+    (run / dead).write_bytes(b"half a file")
+    (run / "inference" / dead).write_bytes(b"half a file")
+    light.continued(run, ON)
+    names = {saved.name for saved in find_exports(run / "inference")}
+    assert {path.stem for path in run.glob("checkpoint_*.pth")} <= names
+    assert (run / "best_model.pth").exists()
+    assert [path for path in (*run.glob(".*"), *(run / "inference").glob(".*")) if path != leftover] == []
+
+
+def _host() -> str:
+    from xtts_export_callback.checkpoint import publish
+
+    return publish._HOST
