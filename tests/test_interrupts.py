@@ -189,15 +189,15 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_second_ctrl_c_ends_the_wait_for_exports_cleanly(recipe: Callable[..., Path], tmp_path: Path) -> None:
-    process, run = start(recipe(), tmp_path, prelude=SLOW_EXPORT)
-    wait_for(lambda: temporary_of(run, "checkpoint_4"), process)
+    process, run = start(recipe(), tmp_path, prelude=SLOW_EXPORT.replace("0.02", "0.5"))  # takes a minute
+    wait_for(lambda: temporary_of(run, "checkpoint_2"), process)
     log = run / "trainer_0_log.txt"
     os.kill(process.pid, signal.SIGINT)
-    wait_for(lambda: "Keyboard interrupt detected" in log.read_text() and len(list(run.glob("*.tmp-*"))) == 0, process)
+    wait_for(lambda: "Keyboard interrupt detected" in log.read_text(), process)
     time.sleep(1.0)
     os.kill(process.pid, signal.SIGINT)
     output = finish(process)
     assert process.returncode == 130, output[-3000:]
     assert "continue the run to make up for it" in output
-    assert "Traceback" not in output
-    assert check_exports(run) <= numbers(run.glob("checkpoint_*.pth")) | {2}
+    assert check_exports(run) == set()
+    assert numbers(run.glob("checkpoint_*.pth"))

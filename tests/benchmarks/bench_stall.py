@@ -48,7 +48,7 @@ def one_way(output: Path, way: str, saves: int, scale: str) -> dict[str, Any]:
 
     torch.save = timed_write
     batch = {"x": torch.zeros(1)}
-    _train_one_step(trainer, batch)  # the optimizer's state is there from now on
+    train_one_step(trainer, batch)  # the optimizer's state is there from now on
     memory = _Memory()
     times: list[float] = []
     for number in range(1, saves + 1):
@@ -69,7 +69,8 @@ def one_way(output: Path, way: str, saves: int, scale: str) -> dict[str, Any]:
     return {"save": times, "torch.save": writing, "end": at_end, "peak": own, "helper": helper}
 
 
-def _train_one_step(trainer: Any, batch: dict[str, Any]) -> None:
+def train_one_step(trainer: Any, batch: dict[str, Any]) -> None:
+    """One step of the optimizer, after which it has its state."""
     _, losses = trainer.model.train_step(batch, None)
     losses["loss"].backward()
     optimizer = trainer.optimizer[0] if isinstance(trainer.optimizer, list) else trainer.optimizer
