@@ -228,6 +228,7 @@ class ExportCallback:
     def _finish(self, trainer: Any) -> None:
         """Have everything done and say how it went."""
         self._exporter.finish()
+        self._saves.wait()
         guarded("the summary was not written", lambda: self._summarize(trainer))
         self._exporter.end()
 
@@ -257,6 +258,8 @@ class ExportCallback:
     # Continuing
 
     def _choose_checkpoint(self, trainer: Any) -> None:
+        if _is_main_process():  # what was held for a save that never reached the disk comes back
+            guarded("clean-up of leftovers", partial(remove_leftovers, self._run))
         stock = Path(trainer.args.restore_path)
         chosen = choose_checkpoint(self._run, stock, may_rename=_is_main_process())
         if chosen == stock:

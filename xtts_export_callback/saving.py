@@ -1,8 +1,11 @@
 """The Trainer's own files, whole or not at all, and without what was not asked for.
 
 `trainer.io` writes in place: a kill in the middle leaves a truncated file under its final name, which the next resume
-picks. While a save runs, the functions it writes with are therefore exchanged: for one that writes under a hidden name,
-syncs and renames, and for a shortcut ``best_model.pth`` that is never half there and never written into.
+picks. While a save runs, the functions it writes with are therefore exchanged: for one that writes under a hidden name
+and renames, and for a shortcut ``best_model.pth`` that is never half there and never written into.
+
+Waiting for the disk would hold up training for as long as the save itself. So a file has its name at once and is synced
+in the background, and until that is done a hard link keeps the one before, which the Trainer's retention may remove.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.files import sync_directory
-from xtts_export_callback.checkpoint.publish import temporary_name, whole_file
+from xtts_export_callback.checkpoint.publish import temporary_name
 from xtts_export_callback.disk import free_bytes
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.runs import find_checkpoints
@@ -38,8 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainer.xtts_export")
 
 SHORTCUT = "best_model.pth"
-_SYNC_EVERY = 64 << 20
-_LOOK_EVERY = 0.02  # seconds
+_TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
 
 
 class SaveError(XttsExportError):
@@ -71,6 +73,8 @@ class TrainerSaves:
         self._copy_later = copy_later
         self.full_bytes: dict[str, int] = {}
         self.overhead = 0.0
+        self._durable: dict[str, Path] = {}
+        self._syncing: dict[str, threading.Thread] = {}
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -119,24 +123,80 @@ class TrainerSaves:
             state = weights_only(state, self._trainer)
         needed = state_bytes(state)
         self._warn_of_lack(path, needed)
+        temporary = temporary_name(path)
         writing = 0.0
+        held, is_held = self._hold(kind)
         try:
-            with whole_file(path, force=True) as temporary:
-                with _early_syncs(temporary):
-                    before = time.perf_counter()
-                    write(state, temporary, **options)
-                    writing = time.perf_counter() - before
+            before = time.perf_counter()
+            write(state, temporary, **options)
+            writing = time.perf_counter() - before
+            size = temporary.stat().st_size
+            if not is_held:
                 sync_file(temporary)
-                size = temporary.stat().st_size
-        except (OSError, RuntimeError) as error:
-            cause = _write_error(error)
+            temporary.replace(path)
+            self._sync_later(kind, path, held)
+        except BaseException as error:
+            if held is not None:
+                held.unlink(missing_ok=True)
+            cause = _write_error(error) if isinstance(error, (OSError, RuntimeError)) else None
             if cause is None:
                 raise
             is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             msg = f"{path.name} was not saved: {cause.strerror or cause}"
             raise SaveError(msg, needed=needed, is_full=is_full) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         self.full_bytes[kind] = max(self.full_bytes.get(kind, 0), full - needed + size)
         self.overhead = time.perf_counter() - started - writing
+
+    def _hold(self, kind: str) -> tuple[Path | None, bool]:
+        """Keep the last file of a kind that is safely on the disk, whatever the Trainer's retention removes.
+
+        Returns:
+            Its other name, and whether there is no need to wait for the disk: False on a file system without links.
+        """
+        durable = self._durable.get(kind)
+        if durable is None or not durable.exists():
+            self.wait(kind)  # nothing older is left, and the last one is still on its way to the disk
+            durable = self._durable.get(kind)
+        if durable is None or not durable.exists():
+            return None, True
+        held = temporary_name(durable, "old")
+        try:
+            os.link(durable, held)
+        except OSError:
+            return None, False
+        return held, True
+
+    def _sync_later(self, kind: str, path: Path, held: Path | None) -> None:
+        """Have a file written to the disk in the background, and only then let go of the one before.
+
+        A process that is killed takes nothing along that it has written; it is the machine that may fail meanwhile.
+        """
+
+        def run() -> None:
+            try:
+                sync_file(path)
+                sync_directory(path.parent)
+            except FileNotFoundError:
+                pass  # removed by retention already
+            except OSError as error:
+                logger.error(" ! EXPORT : %s may not be whole on the disk: %s", path.name, error)
+                return  # what is held comes back when the run is continued (`remove_leftovers`)
+            self._durable[kind] = path
+            if held is not None:
+                with contextlib.suppress(OSError):
+                    held.unlink()
+
+        self._syncing[kind] = threading.Thread(target=run, name="xtts-export-sync", daemon=True)
+        self._syncing[kind].start()
+
+    def wait(self, kind: str | None = None) -> None:
+        """Wait until what was saved, of one kind or of all, is on the disk."""
+        for thread in [thread for name, thread in self._syncing.items() if kind in (None, name)]:
+            while thread.is_alive():
+                thread.join(_TICK)
 
     def renew_shortcut(self, best: Path | None) -> None:
         """Make up for a ``best_model.pth`` that a kill has prevented.
@@ -247,31 +307,6 @@ def state_bytes(state: Any) -> int:
         elif isinstance(value, (list, tuple)):
             stack.extend(value)
     return sum(sizes.values())
-
-
-@contextmanager
-def _early_syncs(path: Path) -> Iterator[None]:
-    """Have the disk write while the file still grows, so that the sync at its end does not hold up training."""
-    done = threading.Event()
-
-    def run() -> None:
-        synced = 0
-        while not done.wait(_LOOK_EVERY):
-            size = path.stat().st_size if path.exists() else 0
-            if size - synced >= _SYNC_EVERY:
-                try:
-                    sync_file(path)
-                except OSError:
-                    return  # the sync at the end meets it again
-                synced = size
-
-    thread = threading.Thread(target=run, name="xtts-export-sync", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def sync_file(path: Path) -> None:
