@@ -139,7 +139,7 @@ def _memory(checkpoints: list[Path], folder: Path) -> None:
 def _growth(folder: Path, rounds: int) -> None:
     """Time by number of files has to be a line, and memory flat."""
     many = folder / "many"  # written by another process: what this one has in memory counts for its children
-    command = [sys.executable, "-m", "tests.benchmarks.files", many, "--files", "50", "--scale", "small"]
+    command = [sys.executable, "-m", "tests.benchmarks.files", str(many), "--files", "50", "--scale", "small"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     paths = sorted(many.glob("*.pth"), key=lambda path: int(path.stem.rpartition("_")[2]))
     results = Results()
