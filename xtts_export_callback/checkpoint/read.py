@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 import zlib
 from dataclasses import dataclass, field
@@ -82,6 +81,8 @@ class Checkpoint:
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
     """See `Checkpoint.fingerprint`."""
+    import hashlib  # loads OpenSSL, which a mere look at a file can do without
+
     digest = hashlib.sha256()
     known: dict[int, int] = {}
     for name in sorted(tensors):

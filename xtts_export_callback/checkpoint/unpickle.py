@@ -113,26 +113,29 @@ class Unpickler:
             UnpicklingError: When the stream is damaged or uses an opcode that no checkpoint needs.
         """
         data, operations, stack, memo = self._data, _OPCODES, self._stack, self._memo
+        position = 0
         try:
             for _ in range(_MAX_OPERATIONS):
-                opcode = data[self._position]
-                self._position += 1
+                opcode = data[position]
+                position += 1
                 # The four that make up most of a state_dict do without a call.
                 if opcode == 0x72:  # LONG_BINPUT
-                    memo[int.from_bytes(data[self._position : self._position + 4], "little")] = stack[-1]
-                    self._position += 4
-                elif opcode == 0x4B:  # BININT1
-                    stack.append(data[self._position])
-                    self._position += 1
+                    memo[int.from_bytes(data[position : position + 4], "little")] = stack[-1]
+                    position += 4
                 elif opcode == 0x68:  # BINGET
-                    stack.append(memo[data[self._position]])
-                    self._position += 1
+                    stack.append(memo[data[position]])
+                    position += 1
+                elif opcode == 0x4B:  # BININT1
+                    stack.append(data[position])
+                    position += 1
                 elif opcode == 0x28:  # MARK
                     stack.append(_MARK)
                 elif opcode == 0x2E:  # STOP
                     return stack.pop()
                 else:
+                    self._position = position
                     operations[opcode](self)
+                    position = self._position
         except KeyError as error:
             msg = f"unknown opcode or memo entry {error} at byte {self._position}"
             raise UnpicklingError(msg) from error

@@ -5,6 +5,7 @@ Reads only the directory and the structure of a file, no tensor: a full checkpoi
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look, then print."""
+    was_enabled = gc.isenabled()
+    gc.disable()  # a process of a few hundred milliseconds makes no garbage worth looking for
+    try:
+        return _run(args)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _run(args: argparse.Namespace) -> int:
     path = Path(args.path)
     report = _run_report(path) if path.is_dir() else None
     if report is None:

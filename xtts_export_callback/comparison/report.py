@@ -227,26 +227,38 @@ def _moved(key: str, found: Difference, report: ComparisonReport) -> str:
 
 
 def concentration(layers: dict[int, Difference]) -> tuple[int, int] | None:
-    """The shortest run of layers that holds 80 % of all change, if it is short.
+    """The layers that hold most of the change, if they are few.
 
     Args:
         layers: Differences by number of the layer.
 
     Returns:
-        First and last layer, or None where no run of less than half of the layers holds 80 % of the sum of the squared
-        relative distances.
+        First and last of the shortest run of layers with 80 % of the sum of the squared relative distances, and of
+        neighbours that hold at least half of what its layers hold on average. None where that is not less than half
+        of all layers.
     """
     numbers = sorted(layers)
     weights = [layers[number].relative_l2 ** 2 for number in numbers]
     everything = math.fsum(weights)
     if not math.isfinite(everything) or everything == 0:
         return None
-    for length in range(1, len(numbers) + 1):
-        sums = [math.fsum(weights[start : start + length]) for start in range(len(numbers) - length + 1)]
+    start, stop = _shortest_run(weights, _MOST * everything)
+    enough = math.fsum(weights[start:stop]) / (stop - start) / 2
+    while start > 0 and weights[start - 1] >= enough:
+        start -= 1
+    while stop < len(weights) and weights[stop] >= enough:
+        stop += 1
+    return (numbers[start], numbers[stop - 1]) if stop - start < _EVEN * len(numbers) else None
+
+
+def _shortest_run(weights: list[float], least: float) -> tuple[int, int]:
+    """Start and past-the-end of the shortest run whose sum is at least ``least``, the heaviest of its length."""
+    for length in range(1, len(weights)):
+        sums = [math.fsum(weights[start : start + length]) for start in range(len(weights) - length + 1)]
         best = max(range(len(sums)), key=sums.__getitem__)
-        if sums[best] >= _MOST * everything:
-            return (numbers[best], numbers[best + length - 1]) if length < _EVEN * len(numbers) else None
-    return None
+        if sums[best] >= least:
+            return best, best + length
+    return 0, len(weights)
 
 
 def percent(value: float) -> str:

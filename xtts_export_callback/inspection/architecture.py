@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +17,7 @@ _LAYER = "gpt.gpt.h."
 _MEL_EXTRA, _TEXT_EXTRA = 3, 2
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """Sizes of a model. None where the tensors and the config do not tell.
 
     Attributes:
@@ -48,7 +46,7 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes, for JSON."""
-        return asdict(self)
+        return self._asdict()
 
 
 def architecture_of(tensors: Mapping[str, Tensor], config: dict[str, Any] | None = None) -> Architecture:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xtts_export_callback.checkpoint.dtypes import BY_NAME, CASTS
 from xtts_export_callback.checkpoint.layout import bare_name, dropped_component, has_trainer_prefix
@@ -31,8 +30,7 @@ KINDS = {
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """What a component takes in the file.
 
     Attributes:
@@ -46,8 +44,7 @@ class Share:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class CheckpointReport:
+class CheckpointReport(NamedTuple):
     """What a file is and where its bytes are.
 
     Attributes:

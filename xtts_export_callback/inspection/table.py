@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 24
 _PIPE_WIDTH = 120  # a file has no width of its own
 _INDENT = "  "
+_LABEL_WIDTH = 17
 
 
 def make_console() -> Console:
@@ -39,12 +40,8 @@ def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False) -> 
     console = make_console()
     console.print(Text(f"{report.path}: {KINDS[report.kind]}, {human_size(report.nbytes)} ({report.nbytes:,} bytes)"))
     console.print(_components(report, is_unicode=_is_unicode(console)))
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(no_wrap=True)
-    facts.add_column(overflow="fold")
     for label, text in _facts(report):
-        facts.add_row(Text(label), Text(text))
-    console.print(facts)
+        print(f"{label:<{_LABEL_WIDTH}}{text}")
     if with_tensors:
         console.print()
         console.print(_tensor_table(fold(report.tensors)))

@@ -21,6 +21,7 @@ VOCAB_TENSORS = (TEXT_EMBEDDING, "gpt.text_head.weight", "gpt.text_head.bias")
 """Those with a row for each text token (``TTS.tts.layers.xtts.gpt.GPT``)."""
 
 _RELEASES = {6153: "v2.0.2", 6681: "v2.0.3"}
+_USED_KEYS = ("config", "step", "epoch", "model_loss")
 _SHOWN_GROUPS = 16
 _HALF = 4  # bytes from which on an element is full precision
 
@@ -69,6 +70,8 @@ def open_models(sources: Iterable[ModelSource], stack: ExitStack) -> list[OpenMo
     opened = []
     for source in sources:
         checkpoint = stack.enter_context(open_checkpoint(source.path))
+        # Of many checkpoints, what stands there about the optimizer takes more memory than the merge itself.
+        checkpoint.document = {key: checkpoint.document.get(key) for key in _USED_KEYS}
         opened.append(OpenModel(source, checkpoint, inference_model(checkpoint)))
     return opened
 
