@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_saving import load, same, steps
+from tests.test_saving import first, load, same, steps
 from tests.training import close_trainer_logs, make_trainer
 from xtts_export_callback import ExportConfig, export_callbacks
 from xtts_export_callback.errors import ConfigError
@@ -93,7 +93,7 @@ def test_a_killed_and_continued_light_run_ends_with_the_same_bits_with_and_witho
     ours = light.continued(light.killed(step, ON), ON)
     assert ours.total_steps_done == plain.total_steps_done
     assert same(weights(ours), weights(plain))
-    assert same(ours.optimizer[0].state_dict(), plain.optimizer[0].state_dict())
+    assert same(first(ours.optimizer).state_dict(), first(plain.optimizer).state_dict())
 
 
 def test_a_killed_and_continued_real_run_has_the_same_bits_with_and_without_us(tiny_config: Callable[..., Any]) -> None:
@@ -136,7 +136,7 @@ def test_weights_only_goes_on_at_the_right_step_with_the_right_weights_and_learn
     assert same(dict(saved["model"]), weights(stock))
     assert same(weights(resumed), weights(stock))
     assert _rates(resumed) == _rates(stock) != [1e-3]
-    assert resumed.optimizer[0].state_dict()["state"] == {}
+    assert first(resumed.optimizer).state_dict()["state"] == {}
     (line,) = [line for line in log if "holds weights only" in line]
     assert "step 7" in line
     assert "fresh optimizer moments" in line
@@ -147,7 +147,7 @@ def test_weights_only_goes_on_at_the_right_step_with_the_right_weights_and_learn
 
 
 def _rates(trainer: Any) -> list[float]:
-    return [group["lr"] for group in trainer.optimizer[0].param_groups]
+    return [group["lr"] for group in first(trainer.optimizer).param_groups]
 
 
 def test_weights_only_can_be_continued_without_us(light: Light) -> None:

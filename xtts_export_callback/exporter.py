@@ -146,7 +146,7 @@ class Exporter:
         def run() -> None:
             if not saved.path.exists():
                 logger.warning(" ! EXPORT : %s was not exported: its file was removed meanwhile", saved.name)
-            elif self._is_missing(saved):
+            elif self._is_missing(saved) and self._has_room_for_older():
                 self._run_export(saved, self._hold(saved.path), 0.0, keep_all_best=True)
 
         failure = partial(log_failure, f"{saved.name} was not exported")
@@ -192,6 +192,13 @@ class Exporter:
         coming = max((folder_bytes(saved.path) for saved in find_exports(self.folder)), default=0) if room_for else 0
         for name in disk.prune_to(self.folder, self._options.max_disk_gb * disk.GB - coming):
             logger.info(" > Export %s removed: max_disk_gb is %g", name, self._options.max_disk_gb)
+
+    def _has_room_for_older(self) -> bool:
+        """Whether one more export fits into the budget: one made up for must not push out a newer one."""
+        if not self._options.max_disk_gb:
+            return True
+        coming = max((folder_bytes(saved.path) for saved in find_exports(self.folder)), default=0)
+        return disk.exports_bytes(self.folder) + coming <= self._options.max_disk_gb * disk.GB
 
     def _prune_best(self, newest: Saved, *, keep_all: bool) -> None:
         """Keep the exports of best models that the Trainer keeps, and its newest in any case."""
