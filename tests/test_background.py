@@ -183,7 +183,7 @@ def test_a_job_that_kills_every_helper_fails_and_the_next_one_is_done(
 
 def test_a_helper_that_cannot_be_started_says_what_to_do(helper: Helper, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "COMMAND", ("/no/such/python",))
-    with pytest.raises(HelperError, match="cannot be started.*xtts-export export RUN"):
+    with pytest.raises(HelperError, match=r"cannot be started.*xtts-export export RUN"):
         helper.perform("who")
 
 
