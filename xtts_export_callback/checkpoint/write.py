@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Progress: TypeAlias = Callable[[int], None]
 
 _THREADS = min(4, os.cpu_count() or 1)
-_SYNC_EVERY = 64 << 20
+_SYNC_EVERY = 256 << 20
 _VERSION = b"3\n"  # torch/csrc/jit/serialization: the file format version torch.save writes
 
 
