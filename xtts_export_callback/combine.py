@@ -10,7 +10,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType, from_float32, from_float64, to_float64
-from xtts_export_callback.checkpoint.tensor import BLOCK, GatheredStorage, Storage, Tensor
+from xtts_export_callback.checkpoint.tensor import GatheredStorage, Storage, Tensor
 from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     NextValues: TypeAlias = Callable[[int], Values]
 
 _HALF_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
+_STEP = 1 << 17  # elements at a time: a megabyte of float64, so that it stays in a core's cache
 _WIDENED_BY_NUMPY = {"<f2", "<f4", "<f8"}
 
 
@@ -65,13 +66,16 @@ class ComputedStorage(Storage):
             CheckpointError: From the reader, when an element of the result is NaN or infinite.
         """
         next_values = self.values()
+        step = _STEP * self.dtype.itemsize
 
         def fill(buffer: memoryview) -> None:
-            values = next_values(len(buffer) // self.dtype.itemsize)
-            result = from_float64(values, self.dtype)
-            if not all_finite(result, self.dtype):
-                self.blame(values)
-            buffer[:] = result.data.cast("B")
+            for start in range(0, len(buffer), step):
+                part = buffer[start : start + step]
+                values = next_values(len(part) // self.dtype.itemsize)
+                result = from_float64(values, self.dtype)
+                if not all_finite(result, self.dtype):
+                    self.blame(values)
+                part[:] = result.data.cast("B")
 
         return fill
 
@@ -140,15 +144,16 @@ class WeightedSum(ComputedStorage):
                 total = np.empty(count, np.float64)
                 product = np.empty(count, np.float64)
             part, scaled = total[:count], product[:count]
-            part[:] = -0.0  # the one number that changes nothing when it is added to, not even the sign of a zero
             with np.errstate(invalid="ignore", over="ignore"):  # found in the result, where it is named
-                for source, weight in terms:
+                for index, (source, weight) in enumerate(terms):
                     elements = source.widenable(count)
-                    if weight == 1:
+                    term = part if index == 0 else scaled
+                    if weight != 1:  # in float64: left to itself, numpy multiplies in the type of the elements
+                        elements = np.multiply(elements, weight, out=term, dtype=np.float64)
+                    if index == 0 and elements is not part:
+                        part[:] = elements
+                    elif index > 0:
                         part += elements
-                    else:
-                        # left to itself, numpy multiplies in the type of the elements and widens afterwards
-                        part += np.multiply(elements, weight, out=scaled, dtype=np.float64)
                 if self._divisor != 1:
                     part /= self._divisor
             return part
@@ -254,9 +259,8 @@ def blocks(tensor: Tensor) -> Iterable[Bits]:
 
 def block_sizes(numel: int) -> Iterable[int]:
     """Numbers of elements to take at a time, for methods that go over their inputs before the first result."""
-    step = BLOCK // 8
-    for start in range(0, numel, step):
-        yield min(step, numel - start)
+    for start in range(0, numel, _STEP):
+        yield min(_STEP, numel - start)
 
 
 def all_finite(bits: Bits, dtype: DType) -> bool:
