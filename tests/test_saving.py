@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -150,6 +151,63 @@ def test_an_error_that_is_not_the_disks_still_ends_training(light: LightRun, mon
     fail_half_way(monkeypatch, 4, TypeError("cannot pickle this"))
     with pytest.raises(SystemExit):
         light(ON)
+
+
+class InterruptedFile(io.FileIO):
+    """Ctrl-C comes with the third write."""
+
+    writes = 0
+
+    def write(self, data: Any) -> int:
+        self.writes += 1
+        if self.writes == 3:
+            raise KeyboardInterrupt
+        return super().write(data)
+
+
+def test_ctrl_c_in_the_middle_of_a_save_is_heard_although_torch_reports_a_half_written_file(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    def end(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    write = torch.save
+    interrupted: list[int] = []
+
+    def save(state: dict[str, Any], file: Any, **options: Any) -> None:
+        if state["step"] == 4 and not interrupted:
+            interrupted.append(4)
+            with InterruptedFile(tmp_path / "half.pth", "wb") as half:
+                write(state, half, **options)
+        write(state, file, **options)
+
+    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr("os._exit", end)  # how the Trainer ends after Ctrl-C
+    with pytest.raises(SystemExit) as ended:
+        light(ON, save_best_after=100)
+    (run,) = tmp_path.glob("out0/light-*")
+    assert interrupted
+    assert ended.value.code == 130
+    assert steps(run, "checkpoint") == [2, 4]
+    assert {saved.step for saved in find_exports(run / "inference")} == {2, 4}
+    assert [line for line in log if " ! EXPORT" in line] == []
+
+
+def test_a_full_disk_at_the_save_that_ctrl_c_causes_is_no_second_ctrl_c(
+    log: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tests.light import light_config, light_trainer
+
+    fail_half_way(monkeypatch, 0, OSError(errno.ENOSPC, "No space left on device"))
+    trainer: Any = light_trainer(light_config(tmp_path / "out", ON))
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        trainer.save_checkpoint()
+    close_trainer_logs()
+    assert "checkpoint_0.pth was not saved" in "".join(log)
 
 
 def test_a_save_without_space_is_tried_again_when_exports_may_make_room(

@@ -126,6 +126,7 @@ class TrainerSaves:
         temporary = temporary_name(path)
         writing = 0.0
         held, is_held = self._hold(kind)
+        handled = sys.exc_info()[1]  # such as the Ctrl-C that a last save is made for
         try:
             before = time.perf_counter()
             write(state, temporary, **options)
@@ -138,7 +139,11 @@ class TrainerSaves:
         except BaseException as error:
             if held is not None:
                 held.unlink(missing_ok=True)
-            cause = _write_error(error) if isinstance(error, (OSError, RuntimeError)) else None
+            causes = _causes(error, handled)
+            interrupt = next((cause for cause in causes if not isinstance(cause, Exception)), None)
+            if interrupt is not None:  # torch's writer complains of its half-written file in place of it
+                raise interrupt from None
+            cause = _write_error(causes) if isinstance(error, (OSError, RuntimeError)) else None
             if cause is None:
                 raise
             is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -322,13 +327,19 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def _write_error(error: BaseException) -> OSError | None:
-    """The error of the system behind one of torch's writer, which may hide it; None when it is about something else."""
+def _causes(error: BaseException, handled: BaseException | None) -> list[BaseException]:
+    """An error and those that it came from, up to one that was being handled before."""
+    found: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            return cause
+    while cause is not None and cause is not handled and cause not in found:
+        found.append(cause)
         cause = cause.__cause__ or cause.__context__
-    if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+    return found
+
+
+def _write_error(causes: list[BaseException]) -> OSError | None:
+    """The error of the system behind one of torch's writer, which may hide it; None when it is about something else."""
+    found = next((cause for cause in causes if isinstance(cause, OSError)), None)
+    if found is None and any(words in str(causes[0]) for words in ("PytorchStreamWriter", "inline_container")):
         return OSError(errno.EIO, "writing failed")
-    return None
+    return found

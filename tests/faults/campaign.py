@@ -46,10 +46,12 @@ class Fault(NamedTuple):
     Attributes:
         do: Does it, and returns what undoes it.
         loses_exports: Whether the fault itself takes older exports away.
+        exit_code: How the training has to end.
     """
 
     do: Callable[[Case], Callable[[], None]]
     loses_exports: bool = False
+    exit_code: int = 0
 
 
 class Case(NamedTuple):
@@ -163,12 +165,12 @@ def source_removed(case: Case) -> Callable[[], None]:
 
 
 FAULTS = {
-    "kill -9": Fault(kill_training),
-    "kill -9, helper too": Fault(kill_everything),
+    "kill -9": Fault(kill_training, exit_code=-signal.SIGKILL),
+    "kill -9, helper too": Fault(kill_everything, exit_code=-signal.SIGKILL),
     "helper killed": Fault(kill_helper),
-    "SIGTERM": Fault(terminate_training),
-    "Ctrl-C": Fault(ctrl_c),
-    "Ctrl-C twice": Fault(ctrl_c_twice),
+    "SIGTERM": Fault(terminate_training, exit_code=-signal.SIGTERM),
+    "Ctrl-C": Fault(ctrl_c, exit_code=130),
+    "Ctrl-C twice": Fault(ctrl_c_twice, exit_code=130),
     "no space": Fault(no_space),
     "read-only folder": Fault(read_only_folder),
     "exports deleted": Fault(exports_deleted, loses_exports=True),
@@ -294,7 +296,7 @@ def one_case(folder: Path, write: str, phase: str, fault: Fault) -> list[str]:
     code = wait_for(trainer)
     undo()
     point.done.touch()
-    wrong = [f"first run: exit code {code}"] if code == -999 else []
+    wrong = [f"first run: exit code {code}, expected {fault.exit_code}"] if code != fault.exit_code else []
     _wait_for_helpers(folder)
     wrong += [f"corrupt: {what}" for what in corrupt(run)]
     after = fingerprints(case.exports)

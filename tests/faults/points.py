@@ -83,19 +83,29 @@ def arm_training(point: Point) -> None:
         point.at(kind, "after", Path(path).name)
 
     def write_at_point(state: Any, file: Any, **options: Any) -> None:
-        # What lies under the hidden name now: half a file.
         kind = "checkpoint" if "checkpoint" in str(getattr(file, "name", "")) else "best_model"
-        name = f"{kind}_{state['step']}.pth"
-        if point.phase == "during" and point.write == kind and point._count >= 2 and not point.reached.exists():
-            file.write(b"PK\x03\x04" + bytes(4000))
-            file.flush()
-            point.at(kind, "during", name)
-            file.seek(0)
-            file.truncate()
-        write(state, file, **options)
+        write(state, _HalfWritten(file, point, kind, f"{kind}_{state['step']}.pth"), **options)
 
     saving.TrainerSaves._save = save_at_point  # type: ignore[method-assign]
     torch.save = write_at_point
+
+
+class _HalfWritten:
+    """A file that stops at the point within torch's writer, with some of it written."""
+
+    def __init__(self, file: Any, point: Point, kind: str, name: str) -> None:
+        self._file, self._point, self._kind, self._name = file, point, kind, name
+        self._writes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: Any) -> int:
+        self._writes += 1
+        if self._writes == 10:
+            self._file.flush()
+            self._point.at(self._kind, "during", self._name)
+        return int(self._file.write(data))
 
 
 def arm_helper(point: Point) -> None:
