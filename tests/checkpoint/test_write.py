@@ -42,7 +42,7 @@ from xtts_export_callback.checkpoint import Tensor, open_checkpoint, write, writ
 from xtts_export_callback.checkpoint.archive import data_offset, read_directory
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.pickling import UnsupportedValueError, dumps
-from xtts_export_callback.checkpoint.tensor import BLOCK, ArrayStorage, Storage
+from xtts_export_callback.checkpoint.tensor import BLOCK, MAX_NUMBER, ArrayStorage, Storage
 from xtts_export_callback.checkpoint.zipping import directory, lay_out
 from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError, VerificationError
 
@@ -557,6 +557,16 @@ def test_what_safetensors_cannot_hold_is_refused(example: Example, name: str, dt
     with pytest.raises(ConfigError, match=r"cannot stand in a safetensors file; write a \.pth instead"):
         example.copy_to_safetensors()
     assert example.files() == {}
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_NUMBER])
+def test_an_empty_tensor_of_any_size_that_can_be_read_can_be_written_in_both_formats(
+    example: Example, size: int
+) -> None:
+    example.save({"w": torch.empty(0, size)})
+    for path in (example.copy(force=True), example.copy_to_safetensors(force=True)):
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.tensors["w"].shape == (0, size)
 
 
 # Damage

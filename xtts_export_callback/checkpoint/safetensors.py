@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.dtypes import BY_SAFETENSORS
 from xtts_export_callback.checkpoint.structure import check_tensors, to_plain
-from xtts_export_callback.checkpoint.tensor import FileStorage, Tensor, find_fault
+from xtts_export_callback.checkpoint.tensor import MAX_DIMENSIONS, MAX_NUMBER, FileStorage, Tensor, find_fault
 from xtts_export_callback.checkpoint.unpickle import describe
 from xtts_export_callback.errors import CheckpointError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.files import RandomFile
 
 _LENGTH = 8
-_MAX_DIMENSIONS = 32
 _MAX_HEADER = 32 << 20  # a full-size model has 0.2 MB
 DOCUMENT_KEY = "xtts_export"
 """Where in ``__metadata__`` the document of a checkpoint lies, as JSON: safetensors allows only strings there."""
@@ -61,7 +60,7 @@ def _read_entry(file: RandomFile, data_start: int, name: str, entry: Any) -> tup
     shape = tuple(entry["shape"])
     start, stop = entry["data_offsets"]
     numbers = (*shape, start, stop)
-    if len(shape) > _MAX_DIMENSIONS or not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
+    if len(shape) > MAX_DIMENSIONS or not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
         msg = "sizes or offsets that no tensor has"
         raise ValueError(msg)
     tensor = Tensor.contiguous(FileStorage(file, data_start + start, stop - start, None, name), dtype, shape)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20
 """Bytes that are read, computed and written at a time; small enough to stay in a core's cache."""
 
-_MAX_DIMENSIONS = 32  # what every numpy can index
-_MAX_NUMBER = 1 << 48
+MAX_DIMENSIONS = 32  # what every numpy can index
+MAX_NUMBER = 1 << 48
 _MAX_EXPANSION = 64 << 20
 
 
@@ -281,16 +281,16 @@ def find_fault(tensor: Tensor) -> str | None:
         64 MB: shapes expanded further than that are no weights but an attempt to fill the memory.
     """
     numbers = (*tensor.shape, *tensor.stride, tensor.offset)
-    if len(tensor.shape) != len(tensor.stride) or len(tensor.shape) > _MAX_DIMENSIONS:
+    if len(tensor.shape) != len(tensor.stride) or len(tensor.shape) > MAX_DIMENSIONS:
         return f"{len(tensor.shape)} dimensions and {len(tensor.stride)} strides"
     for number in numbers:
-        if type(number) is not int or not 0 <= number <= _MAX_NUMBER:
+        if type(number) is not int or not 0 <= number <= MAX_NUMBER:
             return "a shape, stride or offset that no tensor has"
     if tensor.extent[1] > tensor.storage.nbytes:
         return f"shape {list(tensor.shape)} reaching past the end of its {tensor.storage.nbytes} bytes"
     if tensor.nbytes > tensor.storage.nbytes + _MAX_EXPANSION:
         return f"{tensor.storage.nbytes} bytes expanded to {tensor.nbytes}"
-    if math.prod(max(size, 1) for size in tensor.shape) > _MAX_NUMBER:
+    if math.prod(max(size, 1) for size in tensor.shape) > MAX_NUMBER:
         return f"the impossible shape {list(tensor.shape)}"
     return None
 
