@@ -70,9 +70,10 @@ def start_recipe(*arguments: str | Path, prelude: str = "") -> subprocess.Popen[
     Returns:
         The process, its stdout and stderr together in ``.stdout``.
     """
-    code = (
-        f"{prelude}\nimport sys\nfrom xtts_export_callback.train_gpt_xtts import main\nsys.exit(main(sys.argv[1:]))\n"
-    )
+    # What is started in the background of a script ignores Ctrl-C, and so would all that it starts.
+    hear = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+    run = "import sys\nfrom xtts_export_callback.train_gpt_xtts import main\nsys.exit(main(sys.argv[1:]))"
+    code = f"{hear}\n{prelude}\n{run}\n"
     return subprocess.Popen(
         [sys.executable, "-u", "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,

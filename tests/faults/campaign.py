@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import logging
 import os
 import random
 import shutil
@@ -112,6 +113,7 @@ def ctrl_c_twice(case: Case) -> Callable[[], None]:
 
 
 def no_space(case: Case) -> Callable[[], None]:
+    """Not a byte is left. See `quiet_log` for what of the Trainer does not survive that."""
     filler = case.folder.parent / f"filler-{case.folder.name}"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
@@ -206,11 +208,12 @@ def start(folder: Path, *, point: Point | None = None, run: Path | None = None, 
     code = 1
     try:
         os.setsid()
-        with (folder / log).open("w", buffering=1) as output:
+        with _log(folder, log).open("w", buffering=1) as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         from tests.light import light_run
 
+        quiet_log()
         if point is not None:
             arm_training(point)
         light_run(folder / "out", OPTIONS, run=run, **TRAINING)
@@ -229,6 +232,20 @@ def start(folder: Path, *, point: Point | None = None, run: Path | None = None, 
 
             atexit._run_exitfuncs()
         os._exit(code)
+
+
+def quiet_log() -> None:
+    """Let the Trainer's log file fill the disk without an end to training.
+
+    `trainer.logging.console_logger` flushes it with every line, on a full disk an `OSError`, with us and without.
+    """
+    flush = logging.FileHandler.flush
+
+    def tolerant(self: logging.FileHandler) -> None:
+        with contextlib.suppress(OSError):
+            flush(self)
+
+    logging.FileHandler.flush = tolerant  # type: ignore[method-assign]
 
 
 def wait_for(pid: int) -> int:
@@ -284,7 +301,7 @@ def one_case(folder: Path, write: str, phase: str, fault: Fault) -> list[str]:
     deadline = time.monotonic() + _TIMEOUT
     while not point.reached.exists():
         if os.waitpid(trainer, os.WNOHANG)[0] or time.monotonic() > deadline:
-            return [f"the point was not reached\n{(folder / 'first.txt').read_text()[-2000:]}"]
+            return [f"the point was not reached\n{_end_of(folder, 'first.txt')}"]
         time.sleep(0.005)
     note = json.loads(point.reached.read_text())
     case = Case(folder, trainer, note["pid"], note["name"])
@@ -296,7 +313,9 @@ def one_case(folder: Path, write: str, phase: str, fault: Fault) -> list[str]:
     code = wait_for(trainer)
     undo()
     point.done.touch()
-    wrong = [f"first run: exit code {code}, expected {fault.exit_code}"] if code != fault.exit_code else []
+    wrong = []
+    if code != fault.exit_code:
+        wrong.append(f"first run: exit code {code}, expected {fault.exit_code}\n{_end_of(folder, 'first.txt')}")
     _wait_for_helpers(folder)
     wrong += [f"corrupt: {what}" for what in corrupt(run)]
     after = fingerprints(case.exports)
@@ -306,7 +325,7 @@ def one_case(folder: Path, write: str, phase: str, fault: Fault) -> list[str]:
     wrong += [f"changed export {name}" for name in before if name in after and after[name] != before[name]]
     code = wait_for(start(folder, run=run, log="resumed.txt"))
     if code:
-        return [*wrong, f"resume: exit code {code}\n{(folder / 'resumed.txt').read_text()[-2000:]}"]
+        return [*wrong, f"resume: exit code {code}\n{_end_of(folder, 'resumed.txt')}"]
     wrong += [f"corrupt after resume: {what}" for what in corrupt(run)]
     found = find_checkpoints(run)
     checkpoints = {saved.name for saved in found}
@@ -315,6 +334,15 @@ def one_case(folder: Path, write: str, phase: str, fault: Fault) -> list[str]:
     if max((saved.step for saved in found), default=0) < _LAST_SAVE:
         wrong.append(f"the resumed run did not reach its end: {sorted(checkpoints)}")
     return wrong
+
+
+def _log(folder: Path, name: str) -> Path:
+    """Beside the small file system: a training whose console is full ends without us as well."""
+    return folder.parents[1] / f"{folder.name}-{name}"
+
+
+def _end_of(folder: Path, name: str) -> str:
+    return _log(folder, name).read_text()[-2000:]
 
 
 def _wait_for_helpers(folder: Path) -> None:
@@ -360,6 +388,7 @@ def campaign(base: Path, chosen: list[tuple[str, str, str]]) -> Counter[str]:
 
     import tests.light  # noqa: F401 - imported once, for all that are forked
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this was started in the background
     torch.set_num_threads(1)  # a fork takes no threads along
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch
     counts: Counter[str] = Counter()
