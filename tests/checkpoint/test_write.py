@@ -481,7 +481,7 @@ def test_ctrl_c_while_threads_write_leaves_nothing_behind(occupied: Example, mon
     def interrupt(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "wait", interrupt)
+    monkeypatch.setattr(write, "as_completed", interrupt)
     with pytest.raises(KeyboardInterrupt):
         occupied.copy(force=True)
 
@@ -594,16 +594,23 @@ def test_a_source_that_is_cut_while_it_is_open_is_named_with_its_record(occupied
 
 def change_before_reading_back(patch: pytest.MonkeyPatch, folder: Path, change: Callable[[bytearray], None]) -> None:
     """Have the bytes on the disk differ from those that were written, as a failing disk does."""
-    real = write._Syncer.start_last
+    real, verify = write._Syncer.start_last, write._verify_job
+    changed = threading.Event()
 
     def start_last(self: Any) -> None:
         (temporary,) = folder.glob(".*")
         content = bytearray(temporary.read_bytes())
         change(content)
         temporary.write_bytes(content)
+        changed.set()
         real(self)
 
+    def verify_later(*arguments: Any) -> None:
+        assert changed.wait(60)
+        verify(*arguments)
+
     patch.setattr(write._Syncer, "start_last", start_last)
+    patch.setattr(write, "_verify_job", verify_later)
 
 
 @pytest.mark.parametrize("copy", [Example.copy, Example.copy_to_safetensors], ids=["pth", "safetensors"])

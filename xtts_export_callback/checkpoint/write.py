@@ -2,7 +2,7 @@
 
 The layout of the file is settled first. Threads then fill it storage by storage through small buffers (numpy, zlib and
 file calls release the interpreter lock); bytes that stand in a source file as they are needed are copied inside the
-kernel together with their checksum. Everything is read back before the file gets its name.
+kernel together with their checksum. Everything is read back, behind the writing, before the file gets its name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import os
 import threading
 import zlib
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ class _Job:
     offset: int
     label: str
     crc32: int = 0
+
+    @property
+    def copies(self) -> bool:
+        """Whether bytes and checksum stand in a source as they are needed."""
+        return isinstance(self.storage, FileStorage) and self.storage.crc32 is not None
 
 
 def write_pth(path: Path, document: dict[str, Any], *, force: bool = False, progress: Progress | None = None) -> None:
@@ -168,15 +174,41 @@ def _write_file(
         RandomFile(temporary, create=True) as out,
         _Syncer(out) as sync,
     ):
-        _in_threads(jobs, lambda job, stop: _write_job(out, job, stop, sync, progress))
-        pieces = frame()
-        for offset, data in pieces:
-            out.write_at(data, offset)
-        sync.start_last()  # reading back happens while the disk still writes
-        _in_threads(jobs, lambda job, stop: _verify_job(out, job, stop))
+        stop = threading.Event()
+        by_size = sorted(jobs, key=lambda job: -job.storage.nbytes)
+        with _pool(_writers(jobs), stop) as writers, _pool(_THREADS, stop) as readers:
+            writes = {writers.submit(_write_job, out, job, stop, sync, progress): job for job in by_size}
+            checks = []
+            for written in as_completed(writes):
+                written.result()
+                checks.append(readers.submit(_verify_job, out, writes[written], stop))
+            pieces = frame()
+            for offset, data in pieces:
+                out.write_at(data, offset)
+            sync.start_last()  # reading back goes on while the disk still writes
+            for check in as_completed(checks):
+                check.result()
         for offset, data in pieces:
             _verify_piece(out, offset, data)
         sync.wait_for_last()
+
+
+def _writers(jobs: list[_Job]) -> int:
+    """Number of threads that write: one where most is copied, as the kernel lets only one at a time into a file."""
+    copied = sum(job.storage.nbytes for job in jobs if job.copies)
+    return 1 if copied > sum(job.storage.nbytes for job in jobs) / 2 else _THREADS
+
+
+@contextmanager
+def _pool(threads: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """Threads that have all stopped at the end of the block, early when it raises: an error in one, or Ctrl-C here."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="xtts-export") as pool:
+        try:
+            yield pool
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 class _Syncer:
@@ -236,30 +268,14 @@ class _Syncer:
                 return
 
 
-def _in_threads(jobs: list[_Job], work: Callable[[_Job, threading.Event], None]) -> None:
-    """Run ``work`` on every job, largest first, and raise the first error once every thread has stopped."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="xtts-export") as pool:
-        try:
-            tasks = [pool.submit(work, job, stop) for job in sorted(jobs, key=lambda job: -job.storage.nbytes)]
-            done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
-            for task in done:
-                task.result()
-        except BaseException:  # an error in a thread, or Ctrl-C here
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
 class _StoppedError(Exception):
     """Another thread failed."""
 
 
 def _write_job(out: RandomFile, job: _Job, stop: threading.Event, sync: _Syncer, progress: Progress | None) -> None:
     storage = job.storage
-    copies = isinstance(storage, FileStorage) and storage.crc32 is not None
-    fill = None if copies else storage.reader()
-    buffer = memoryview(bytearray(0 if copies else min(BLOCK, storage.nbytes)))
+    fill = None if job.copies else storage.reader()
+    buffer = memoryview(bytearray(0 if job.copies else min(BLOCK, storage.nbytes)))
     crc = 0
     for start in range(0, storage.nbytes, BLOCK):
         if stop.is_set():
@@ -275,7 +291,7 @@ def _write_job(out: RandomFile, job: _Job, stop: threading.Event, sync: _Syncer,
         sync.written(size)
         if progress is not None:
             progress(size)
-    job.crc32 = storage.crc32 if copies and storage.crc32 is not None else crc
+    job.crc32 = storage.crc32 if job.copies and storage.crc32 is not None else crc
 
 
 def _copy_block(out: RandomFile, job: _Job, start: int, size: int) -> None:
