@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,12 @@ from hypothesis import strategies as st
 from tests.benchmarks.files import TRAINER_CONFIG, layout, vocabulary, write_run
 from xtts_export_callback import compare_checkpoints, export_checkpoint
 from xtts_export_callback.cli import main
+from xtts_export_callback.comparison.canvas import Scale, drawable
 from xtts_export_callback.comparison.measure import Difference
-from xtts_export_callback.comparison.report import concentration
+from xtts_export_callback.comparison.metadata import ABSENT
+from xtts_export_callback.comparison.plot import plot_comparison, plot_way
 from xtts_export_callback.comparison.way import compare_run
+from xtts_export_callback.comparison.words import concentration, percent
 from xtts_export_callback.errors import ConfigError, IncompatibleError
 
 ONE = "xtts.gpt.gpt.h.12.mlp.c_fc.weight"
@@ -54,6 +61,17 @@ def tune(model: dict[str, torch.Tensor]) -> None:
         if name.startswith("xtts.gpt."):
             late = name.startswith("xtts.gpt.gpt.h.") and int(name.split(".")[4]) >= 22
             model[name] = tensor + torch.randn(tensor.shape, generator=generator) * tensor * (8e-3 if late else 1e-3)
+
+
+def break_layers(*layers: int, prefix: str = "xtts.") -> Callable[[dict[str, torch.Tensor]], None]:
+    """A change that makes all weights of some layers NaN."""
+
+    def change(model: dict[str, torch.Tensor]) -> None:
+        for name, tensor in model.items():
+            if any(name.startswith(f"{prefix}gpt.gpt.h.{layer}.") for layer in layers):
+                model[name] = torch.full_like(tensor, math.nan)
+
+    return change
 
 
 def change_one(model: dict[str, torch.Tensor]) -> None:
@@ -139,6 +157,16 @@ def test_nan_and_infinity_are_counted_and_left_out_of_the_sums(tmp_path: Path) -
     assert found["relative_l2"] == pytest.approx(1 / math.sqrt(5))
 
 
+def test_values_that_are_all_nan_have_no_distance(tmp_path: Path) -> None:
+    assert math.isnan(measured(torch.ones(3), torch.full((3,), math.nan), tmp_path)["relative_l2"])
+
+
+def test_a_norm_too_large_for_float64_is_told_from_a_start_at_zero(tmp_path: Path) -> None:
+    found = measured(torch.ones(3).double(), torch.full((3,), 1e200, dtype=torch.float64), tmp_path)
+    assert percent(found["relative_l2"]) == "not measurable"
+    assert percent(math.inf) == "infinitely much (it was zero)"
+
+
 def test_what_was_zero_moved_infinitely_much(tmp_path: Path) -> None:
     found = measured(torch.zeros(3), torch.ones(3), tmp_path)
     assert found["relative_l2"] == math.inf
@@ -192,6 +220,60 @@ def test_layers_are_named_only_where_the_change_is_concentrated() -> None:
     assert concentration(late) == (22, 29)
 
 
+def test_layers_that_became_nan_are_named(make: MakeModel) -> None:
+    sentence = compare_checkpoints(make("a"), make("b", break_layers(5, 6, 9))).sentence
+    assert sentence.endswith("the GPT holds 180 values that are NaN or infinite in layers 5 to 6, layer 9")
+
+
+def test_a_distance_does_not_hide_values_that_became_nan(make: MakeModel) -> None:
+    def change(model: dict[str, torch.Tensor]) -> None:
+        tune(model)
+        model[ONE][0, 0] = math.inf
+
+    sentence = compare_checkpoints(make("a"), make("b", change)).sentence
+    assert sentence.endswith(", 1 value is NaN or infinite in layer 12")
+
+
+def test_what_became_nan_stands_first_among_the_changed_tensors(make: MakeModel) -> None:
+    def change(model: dict[str, torch.Tensor]) -> None:
+        tune(model)
+        model[ONE][:] = math.nan
+
+    report = compare_checkpoints(make("a"), make("b", change))
+    assert next(iter(report.changed_tensors)) == "gpt.gpt.h.12.mlp.c_fc.weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
+def test_dtypes_that_have_no_distance_are_named(make: MakeModel, dtype: torch.dtype) -> None:
+    def recast(value: float) -> Callable[[dict[str, torch.Tensor]], None]:
+        def change(model: dict[str, torch.Tensor]) -> None:
+            model["xtts.mel_stats"] = torch.full((3,), value).to(dtype)
+
+        return change
+
+    sentence = compare_checkpoints(make("a", recast(1.0)), make("b", recast(2.0))).sentence
+    name = str(dtype).removeprefix("torch.")
+    expected = f"the mel statistics differ in values of {name}, which are told apart and not measured"
+    assert sentence.endswith(expected)
+
+
+def test_counters_that_differ_are_called_integers(make: MakeModel) -> None:
+    def change(model: dict[str, torch.Tensor]) -> None:
+        model["xtts.hifigan_decoder.speaker_encoder.bn1.num_batches_tracked"] += 1
+
+    sentence = compare_checkpoints(make("a"), make("b", change)).sentence
+    assert sentence.endswith("the speaker encoder differs in 1 integer")
+
+
+def test_a_change_too_large_for_float64_is_called_that(make: MakeModel) -> None:
+    def change(model: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in model if name.startswith("xtts.gpt.")]:
+            model[name] = model[name].double() * 1e200
+
+    sentence = compare_checkpoints(make("a"), make("b", change)).sentence
+    assert sentence.endswith("the GPT moved by more than float64 can measure")
+
+
 def test_a_file_and_itself_do_not_differ(make: MakeModel) -> None:
     path = make("a")
     report = compare_checkpoints(path, path)
@@ -227,6 +309,32 @@ def test_configuration_fields_that_differ_are_listed_and_local_paths_are_not(mak
     report = compare_checkpoints(make("a"), make("b", config=config))
     assert report.config == {"lr": (5e-6, 1e-4), "model_args.gpt_loss_text_ce_weight": (0.01, 0.5)}
     assert report.differ
+
+
+def test_local_paths_that_one_config_lacks_are_no_difference(make: MakeModel) -> None:
+    config = json.loads(TRAINER_CONFIG.read_text(encoding="utf-8"))
+    del config["output_path"], config["logger_uri"], config["model_args"]["dvae_checkpoint"]
+    assert not compare_checkpoints(make("a"), make("b", config=config)).differ
+
+
+@pytest.fixture
+def with_and_without(make: MakeModel) -> tuple[Path, Path]:
+    """Two models with a field whose value is the string "(absent)" in A and that B lacks."""
+    config = json.loads(TRAINER_CONFIG.read_text(encoding="utf-8"))
+    return make("a", config={**config, "note": "(absent)"}), make("b", config=config)
+
+
+def test_a_field_that_one_config_lacks_is_told_from_any_string(with_and_without: tuple[Path, Path]) -> None:
+    report = compare_checkpoints(*with_and_without)
+    assert report.config == {"note": ("(absent)", ABSENT)}
+    assert report.to_dict()["config"] == {"note": {"a": "(absent)"}}
+
+
+def test_a_field_that_one_config_lacks_is_printed_without_quotes(
+    with_and_without: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *map(str, with_and_without)]) == 1
+    assert "note: '(absent)' in A, (absent) in B" in capsys.readouterr().out
 
 
 def test_tokens_that_differ_are_listed(make: MakeModel) -> None:
@@ -282,6 +390,144 @@ def test_a_base_of_other_shapes_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {"gpt.text_embedding.weight": torch.ones(9, 9)}}, tmp_path / "base.pth")
     with pytest.raises(IncompatibleError, match="differs from"):
         compare_run(tmp_path / "run", tmp_path / "base.pth")
+
+
+def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    state = torch.load(path, weights_only=True)
+    change(state["model"])
+    torch.save(state, path)
+
+
+def break_gpt(model: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in model if name.startswith("xtts.gpt.")]:
+        model[name] = torch.full_like(model[name], math.nan)
+
+
+def test_a_run_names_the_checkpoint_and_the_layers_that_hold_nan(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=3, scale="small")
+    rewrite(paths[1], break_layers(5))
+    report = compare_run(tmp_path / "run")
+    assert report.sentence.endswith("checkpoint_2000 holds 60 values that are NaN or infinite, in layer 5")
+    assert report.to_dict()["nonfinite"] == [0, 60, 0]
+
+
+def test_a_gpt_that_became_nan_is_given_no_distance(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=2, scale="small")
+    rewrite(paths[1], break_gpt)
+    report = compare_run(tmp_path / "run")
+    assert math.isnan(report.gpt.away[1])
+    assert "the distance of the GPT is not measurable, 1 step on" in report.sentence
+
+
+def test_a_checkpoint_with_nan_leaves_the_distances_of_the_others_alone(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=3, scale="small")
+    before = compare_run(tmp_path / "run").gpt.away[2]
+    rewrite(paths[1], break_gpt)
+    assert compare_run(tmp_path / "run").gpt.away[2] == before
+
+
+def test_nan_in_every_checkpoint_is_no_movement(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=2, scale="small")
+    rewrite(paths[0], break_layers(5))
+    shutil.copy(paths[0], paths[1])
+    assert not compare_run(tmp_path / "run").differ
+
+
+def test_the_table_of_a_run_counts_what_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_run(tmp_path / "run", files=2, scale="small")
+    rewrite(paths[1], break_layers(5))
+    assert main(["compare", str(tmp_path / "run")]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("checkpoint_2000")]
+    assert line.split()[-1] == "60"
+
+
+def test_the_sentence_on_a_run_gives_whole_percentages_and_counts_one_step(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", files=2, scale="small")
+    report = compare_run(tmp_path / "run")
+    away = percent(report.gpt.away[1])
+    assert report.sentence.endswith(f"the GPT moved by {away}, on a way of {away} in 1 step")
+
+
+def test_a_run_that_begins_at_zero_moved_infinitely_much(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=2, scale="small")
+    rewrite(paths[0], lambda model: model.update({name: torch.zeros_like(item) for name, item in model.items()}))
+    assert "the GPT moved by infinitely much (it was zero) in 1 step" in compare_run(tmp_path / "run").sentence
+
+
+# Pictures
+
+
+def text_of(plot: Callable[..., None], report: Any, folder: Path) -> str:
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.fonttype": "none"}):
+        plot(report, folder / "picture.svg")
+    return (folder / "picture.svg").read_text(encoding="utf-8")
+
+
+def test_the_picture_explains_cells_that_are_nan(make: MakeModel, tmp_path: Path) -> None:
+    report = compare_checkpoints(make("a"), make("b", break_layers(5)))
+    assert "NaN or infinite values" in text_of(plot_comparison, report, tmp_path)
+
+
+def test_there_is_no_scale_where_nothing_finite_moved(make: MakeModel, tmp_path: Path) -> None:
+    report = compare_checkpoints(make("a"), make("b", break_layers(5)))
+    assert "moved by" not in text_of(plot_comparison, report, tmp_path)
+
+
+def test_the_picture_of_a_run_marks_checkpoints_that_hold_nan(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=2, scale="small")
+    rewrite(paths[1], break_layers(5))
+    assert "holds NaN or infinity" in text_of(plot_way, compare_run(tmp_path / "run"), tmp_path)
+
+
+def test_the_picture_of_a_run_that_begins_at_zero_says_so(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=2, scale="small")
+    rewrite(paths[0], lambda model: model.update({name: torch.zeros_like(item) for name, item in model.items()}))
+    assert "all zeros at the start" in text_of(plot_way, compare_run(tmp_path / "run"), tmp_path)
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0], [0.02, 0.021], [1e-280], [1e280]])
+def test_a_scale_spans_a_decade_around_equal_values(values: list[float]) -> None:
+    scale = Scale(values)
+    assert scale.low <= min(values) <= max(values) <= scale.high
+    assert scale.high / scale.low > 9
+
+
+@pytest.mark.parametrize("values", [[1e-6, 1.0], [0.5, 2e4], [1.0], [0.3, 3.0], [1e-3, 1e-1]])
+def test_a_scale_has_one_to_three_ticks(values: list[float]) -> None:
+    assert 1 <= len(Scale(values).ticks()) <= 3
+
+
+@pytest.mark.parametrize("name", ["a$\\foo$b", "c$1_$2", "\u58f0", "bad\udcff"])
+def test_any_name_of_a_file_can_be_drawn(make: MakeModel, tmp_path: Path, name: str) -> None:
+    path = make("a")
+    try:
+        (tmp_path / name).mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    odd = shutil.copy(path, tmp_path / name / path.name)
+    assert main(["compare", str(odd), str(path), "--plot", str(tmp_path / "picture.png")]) == 0
+
+
+def test_bytes_that_are_no_text_are_drawn_as_the_character_for_that() -> None:
+    assert drawable(os.fsdecode(b"bad\xff.pth") + "\n") == "bad\ufffd.pth\ufffd"
+
+
+def test_matplotlib_writes_nothing_to_the_terminal(make: MakeModel, tmp_path: Path) -> None:
+    path = make("\u58f0")
+    command = "import sys; from xtts_export_callback.cli import main; main(sys.argv[1:])"
+    arguments = ["compare", str(path), str(path), "--plot", str(tmp_path / "picture.png")]
+    (tmp_path / "blocked").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments],
+        env={**os.environ, "MPLCONFIGDIR": str(tmp_path / "blocked"), "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.stderr == ""
 
 
 # The command line

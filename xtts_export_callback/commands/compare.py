@@ -8,6 +8,9 @@ Compared are names, shapes, dtypes, configuration, vocabulary and, in float64, t
                 about 0 where it turns it, as fine-tuning does
   changed       share of the elements that have another value
 
+Values that are NaN or infinite are counted, named and left out of the distances; in JSON, what is not measurable is
+null. There a field of the configuration that differs is {"a": ..., "b": ...}, without the side that lacks the field.
+
 Local paths in the configuration, and what a file carries for training only, do not count as differences. Exit code 0:
 no difference; 1: they differ.
 """

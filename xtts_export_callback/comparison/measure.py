@@ -42,6 +42,7 @@ class Difference:
         product: Sum of a*(b-a).
         largest: Largest absolute b-a.
         largest_in: The tensor where that is.
+        unmeasured: Dtypes that have no distance (complex and 8-bit floats) and whose elements are not all the same.
         is_identical: Whether A and B hold the same bits in the same dtype.
         is_counter: Whether this is a tensor of integers, whose distance would drown that of the weights: a sum of
             several differences leaves it out of everything but `elements`, `changed` and `is_identical`.
@@ -55,6 +56,7 @@ class Difference:
     product: float = 0.0
     largest: float = 0.0
     largest_in: str = ""
+    unmeasured: tuple[str, ...] = ()
     is_identical: bool = True
     is_counter: bool = False
 
@@ -63,6 +65,7 @@ class Difference:
         self.elements += other.elements
         self.changed += other.changed
         self.is_identical &= other.is_identical
+        self.unmeasured = tuple(sorted({*self.unmeasured, *other.unmeasured}))
         if other.is_counter and not self.is_counter:
             return
         self.nonfinite += other.nonfinite
@@ -74,7 +77,12 @@ class Difference:
 
     @property
     def relative_l2(self) -> float:
-        """``|B-A| / |A|`` (Euclidean norms); infinite where A is zero and B is not."""
+        """``|B-A| / |A|`` (Euclidean norms); infinite where A is zero and B is not.
+
+        NaN where no element that changed is finite in both, and where a norm is too large for float64.
+        """
+        if self.changed and self.nonfinite == self.elements:
+            return math.nan
         return _ratio(math.sqrt(self.square_difference), math.sqrt(self.square_a))
 
     @property
@@ -109,6 +117,7 @@ class Difference:
             "largest_change": self.largest,
             "largest_change_in": self.largest_in or None,
             "nonfinite": self.nonfinite,
+            "unmeasured_dtypes": list(self.unmeasured),
         }
 
 
@@ -186,9 +195,9 @@ def _compare_block(
 ) -> Difference:
     import numpy as np
 
-    if a_type.name in _OPAQUE or b_type.name in _OPAQUE:  # told apart, not measured
+    if opaque := {a_type.name, b_type.name} & {*_OPAQUE}:  # told apart, not measured
         elements = a_bytes.size // a_type.itemsize
-        return Difference(elements=elements, changed=0 if same else elements)
+        return Difference(elements) if same else Difference(elements, elements, unmeasured=tuple(sorted(opaque)))
     a = values_of(a_bytes, a_type)
     result = Difference(elements=a.size, square_a=dot(a, a))
     if same and math.isfinite(result.square_a):
@@ -212,7 +221,8 @@ def _compare_nonfinite(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -
     result = Difference(elements=a.size, nonfinite=int(a.size - np.count_nonzero(usable)))
     result.changed = int(np.count_nonzero((a != b) & ~(np.isnan(a) & np.isnan(b))))
     a, b = a[usable], b[usable]
-    difference = b - a
+    with np.errstate(over="ignore"):
+        difference = b - a
     result.square_a, result.square_difference = dot(a, a), dot(difference, difference)
     result.product = dot(a, difference)
     result.largest = float(np.max(np.abs(difference), initial=0.0))
@@ -238,10 +248,12 @@ def dot(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
 def _ratio(change: float, size: float) -> float:
     if change == 0:
         return 0.0
+    if not (math.isfinite(change) and math.isfinite(size)):
+        return math.nan
     return change / size if size else math.inf
 
 
 def _cosine(product: float, square_a: float, square_b: float) -> float | None:
-    if square_a <= 0 or square_b <= 0:
+    if square_a <= 0 or square_b <= 0 or not all(map(math.isfinite, (product, square_a, square_b))):
         return None
     return max(-1.0, min(1.0, product / math.sqrt(square_a) / math.sqrt(square_b)))

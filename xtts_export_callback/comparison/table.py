@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from xtts_export_callback.comparison.report import percent
+from xtts_export_callback.comparison.words import percent
 from xtts_export_callback.inspection.components import BY_KEY
 from xtts_export_callback.inspection.table import make_console
 
@@ -48,16 +49,28 @@ def show_way(report: RunWayReport) -> None:
     console.print(Text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("checkpoint", no_wrap=True)
-    for title in ("GPT moved since the one before", "turn", "GPT away from the start", "most moved part since"):
+    titles = ["GPT moved since the one before", "turn", "GPT away from the start", "most moved part since"]
+    for title in [*titles, "NaN or infinite"] if any(report.nonfinite) else titles:
         table.add_column(title, justify="right")
     for index, name in enumerate(report.stops):
-        turn = report.gpt.turn[index]
-        most = max(report.parts, key=lambda title: report.parts[title].step[index])
-        part = f"{most} ({percent(report.parts[most].step[index])})" if report.parts[most].step[index] else "-"
-        row = (name, percent(report.gpt.step[index]) if index else "-", f"{turn:+.3f}" if turn is not None else "-")
-        table.add_row(*map(Text, (*row, percent(report.gpt.away[index]) if index else "-", part)))
+        row = [name, *_way_figures(report, index)]
+        table.add_row(*map(Text, [*row, f"{report.nonfinite[index]:,}"] if any(report.nonfinite) else row))
     console.print(table)
     console.print(Text("turn: cosine between a step and the one before it; +1 straight on, 0 sideways, -1 back"))
+
+
+def _way_figures(report: RunWayReport, index: int) -> tuple[str, ...]:
+    if not index:
+        return ("-",) * 4
+    turn = report.gpt.turn[index]
+    steps = {title: way.step[index] for title, way in report.parts.items() if not math.isnan(way.step[index])}
+    most = max(steps, key=steps.__getitem__, default="")
+    return (
+        percent(report.gpt.step[index]),
+        f"{turn:+.3f}" if turn is not None else "-",
+        percent(report.gpt.away[index]),
+        f"{most} ({percent(steps[most])})" if steps.get(most) else "-",
+    )
 
 
 def _structure(report: ComparisonReport) -> list[str]:

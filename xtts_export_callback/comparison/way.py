@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import Checkpoint, open_checkpoint
-from xtts_export_callback.comparison.measure import THREADS, dot, values_of
+from xtts_export_callback.comparison.follow import Sums, Way, follow
+from xtts_export_callback.comparison.metadata import config_of
 from xtts_export_callback.comparison.parts import part_of
-from xtts_export_callback.comparison.report import bare_tensors, config_of
+from xtts_export_callback.comparison.report import bare_tensors
+from xtts_export_callback.comparison.words import count, percent, places_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
 from xtts_export_callback.inspection.architecture import model_args
 from xtts_export_callback.runs import DEFAULT_FOLDER, find_checkpoints, find_exports
@@ -21,56 +21,10 @@ from xtts_export_callback.runs import DEFAULT_FOLDER, find_checkpoints, find_exp
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import numpy as np
-    import numpy.typing as npt
-
     from xtts_export_callback.checkpoint.tensor import Tensor
 
-_ELEMENTS = 1 << 16
 _MAX_STOPS = 64
-
-
-@dataclass
-class _Sums:
-    """Over some elements: of the start's squares, and at each stop of the squares of both distances and more."""
-
-    square_start: float
-    square_step: list[float]
-    square_away: list[float]
-    turn: list[float]
-
-    @classmethod
-    def zero(cls, stops: int) -> _Sums:
-        return cls(0.0, [0.0] * stops, [0.0] * stops, [0.0] * stops)
-
-    def add(self, other: _Sums) -> None:
-        self.square_start += other.square_start
-        for mine, more in (
-            (self.square_step, other.square_step),
-            (self.square_away, other.square_away),
-            (self.turn, other.turn),
-        ):
-            mine[:] = [x + y for x, y in zip(mine, more, strict=True)]
-
-
-@dataclass(frozen=True)
-class Way:
-    """How far a group of weights went.
-
-    Attributes:
-        step: Distance of each stop from the one before, relative to the start's norm; 0 for the first.
-        away: Distance of each stop from the start, relative to its norm.
-        turn: Cosine between the step to each stop and the one before it: 1 straight on, -1 back; None where there
-            is no step before it or one of both is zero.
-    """
-
-    step: tuple[float, ...]
-    away: tuple[float, ...]
-    turn: tuple[float | None, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"step": list(self.step), "away": list(self.away), "turn": list(self.turn)}
+_FEW = 3
 
 
 @dataclass(frozen=True)
@@ -98,21 +52,52 @@ class RunWayReport:
     @property
     def differ(self) -> bool:
         """Whether anything moved at all."""
-        return any(any(way.step) for way in self.parts.values())
+        return any(way.moved for way in self.parts.values())
+
+    @property
+    def nonfinite(self) -> tuple[int, ...]:
+        """How many values of the model are NaN or infinite at each stop."""
+        return tuple(map(sum, zip(*(way.nonfinite for way in self.parts.values()), strict=True)))
 
     @property
     def sentence(self) -> str:
         """What happened, in plain words."""
+        return "; ".join([self._moved(), *self._broken()])
+
+    def _moved(self) -> str:
         if not self.differ:
             return f"nothing moved over {len(self.stops)} checkpoints: all weights have equal values"
-        still = [title for title, way in self.parts.items() if not any(way.step)]
         away, walked = self.gpt.away[-1], math.fsum(self.gpt.step)
-        text = (
-            f"from {self.start} to {self.stops[-1]} the GPT moved by {away * 100:.2g} %, on a way of "
-            f"{walked * 100:.2g} % in {len(self.stops) - 1} steps"
+        steps = count(len(self.stops) - 1, "step")
+        text = f"from {self.start} to {self.stops[-1]} "
+        if math.isnan(away):
+            text += f"the distance of the GPT is not measurable, {steps} on"
+        elif math.isfinite(walked):
+            text += f"the GPT moved by {percent(away)}, on a way of {percent(walked)} in {steps}"
+        else:
+            text += f"the GPT moved by {percent(away)} in {steps}"
+        still = ", ".join(
+            title for title, way in self.parts.items() if not way.moved and not title.startswith("layer ")
         )
-        unmoved = ", ".join(title for title in still if not title.startswith("layer "))
-        return f"{text}; did not move: {unmoved}" if unmoved else text
+        return f"{text}; did not move: {still}" if still else text
+
+    def _broken(self) -> list[str]:
+        """Which checkpoints hold what is no number, and where: a training that diverged."""
+        broken = [index for index, number in enumerate(self.nonfinite) if number]
+        clauses = []
+        for index in broken[:_FEW]:
+            layers = [layer for layer, way in self.layers.items() if way.nonfinite[index]]
+            titles = [title for title, way in self.parts.items() if way.nonfinite[index]]
+            where = places_of(layers, (title for title in titles if not title.startswith("layer ")))
+            number = self.nonfinite[index]
+            verb = "is" if number == 1 else "are"
+            clauses.append(
+                f"{self.stops[index]} holds {count(number, 'value')} that {verb} NaN or infinite, in {where}"
+            )
+        more = len(broken) - _FEW
+        return (
+            [*clauses, f"so {'does' if more == 1 else 'do'} {count(more, 'later checkpoint')}"] if more > 0 else clauses
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -123,6 +108,7 @@ class RunWayReport:
             "summary": self.sentence,
             "stops": list(self.stops),
             "steps": list(self.steps),
+            "nonfinite": list(self.nonfinite),
             "gpt": self.gpt.to_dict(),
             "parts": {title: way.to_dict() for title, way in self.parts.items()},
         }
@@ -161,7 +147,7 @@ def compare_run(run: Path, base: Path | None = None, *, progress: Callable[[int]
             msg = f"{run}: expected 2 to {_MAX_STOPS} models to compare, found {len(models)}; name two models instead"
             raise ConfigError(msg)
         common = _common(run, names, models)
-        sums = _measure(common, models, progress)
+        sums = follow(common, models, progress)
     return _report(run, names, steps, sums)
 
 
@@ -220,85 +206,23 @@ def _common(run: Path, names: list[str], models: list[dict[str, Tensor]]) -> lis
     return [name for name in shapes if models[0][name].dtype.is_float]
 
 
-def _measure(
-    common: list[str], models: list[dict[str, Tensor]], progress: Callable[[int], None] | None
-) -> dict[str, _Sums]:
-    stop = threading.Event()
-
-    def work(name: str) -> _Sums:
-        if stop.is_set():
-            return _Sums.zero(len(models))
-        return _follow([model[name] for model in models], progress)
-
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="xtts-export") as pool:
-        try:
-            return dict(zip(common, pool.map(work, common), strict=True))
-        except BaseException:
-            stop.set()
-            raise
-
-
-def _follow(tensors: list[Tensor], progress: Callable[[int], None] | None) -> _Sums:
-    """Sums along one tensor's way, with at most four blocks in float64 at a time."""
-    import numpy as np
-
-    sums = _Sums.zero(len(tensors))
-    readers = [tensor.packed().reader() for tensor in tensors]
-    for offset in range(0, tensors[0].numel, _ELEMENTS):
-        count = min(_ELEMENTS, tensors[0].numel - offset)
-        start: npt.NDArray[np.float64] | None = None
-        previous: npt.NDArray[np.float64] | None = None
-        last_step: npt.NDArray[np.float64] | None = None
-        for index, (tensor, fill) in enumerate(zip(tensors, readers, strict=True)):
-            buffer = np.empty(count * tensor.dtype.itemsize, np.uint8)
-            fill(memoryview(buffer.data))
-            values = np.nan_to_num(values_of(buffer, tensor.dtype), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-            if start is None or previous is None:
-                start = previous = values
-                sums.square_start += dot(values, values)
-            else:
-                step = values - previous
-                sums.square_step[index] += dot(step, step)
-                if last_step is not None:
-                    sums.turn[index] += dot(step, last_step)
-                away = values - start
-                sums.square_away[index] += dot(away, away)
-                previous, last_step = values, step
-            if progress is not None:
-                progress(len(buffer))
-    return sums
-
-
-def _report(run: Path, names: list[str], steps: list[int | None], sums: dict[str, _Sums]) -> RunWayReport:
-    groups: dict[str, _Sums] = {}
-    layers: dict[int, _Sums] = {}
-    gpt = _Sums.zero(len(names))
+def _report(run: Path, names: list[str], steps: list[int | None], sums: dict[str, Sums]) -> RunWayReport:
+    groups: dict[str, Sums] = {}
+    layers: dict[int, Sums] = {}
+    gpt = Sums.zero(len(names))
     for name, found in sums.items():
         part = part_of(name)
-        groups.setdefault(part.title, _Sums.zero(len(names))).add(found)
+        groups.setdefault(part.title, Sums.zero(len(names))).add(found)
         if part.component == "gpt":
             gpt.add(found)
         if part.layer is not None:
-            layers.setdefault(part.layer, _Sums.zero(len(names))).add(found)
+            layers.setdefault(part.layer, Sums.zero(len(names))).add(found)
     return RunWayReport(
         run=run,
         start=names[0],
         stops=tuple(names),
         steps=tuple(steps),
-        gpt=_way(gpt),
-        parts={title: _way(found) for title, found in groups.items()},
-        layers={layer: _way(layers[layer]) for layer in sorted(layers)},
+        gpt=gpt.way(),
+        parts={title: found.way() for title, found in groups.items()},
+        layers={layer: layers[layer].way() for layer in sorted(layers)},
     )
-
-
-def _way(sums: _Sums) -> Way:
-    turns: list[float | None] = []
-    for index, product in enumerate(sums.turn):
-        size = math.sqrt(sums.square_step[index]) * math.sqrt(sums.square_step[index - 1]) if index > 1 else 0.0
-        turns.append(max(-1.0, min(1.0, product / size)) if size else None)
-    size = math.sqrt(sums.square_start)
-
-    def relative(square: float) -> float:
-        return math.sqrt(square) / size if size else (0.0 if square == 0 else math.inf)
-
-    return Way(tuple(map(relative, sums.square_step)), tuple(map(relative, sums.square_away)), tuple(turns))
