@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.benchmarks.files import TRAINER_CONFIG, vocabulary
+from xtts_export_callback.schedule import RESUME_KEY
 from xtts_export_callback.verification import expected
 
 TOKENS, WIDTH, LAYERS = 6, 8, 2
@@ -82,6 +83,11 @@ def small_state(step: int = 1000) -> dict[str, Any]:
         "date": "January 15, 2024",
         "model_loss": {"train_loss": 1.4, "eval_loss": 1.5},
     }
+
+
+def without_optimizer(state: dict[str, Any]) -> dict[str, Any]:
+    """The same as the callback saves it where optimizer state is not kept."""
+    return {**state, "optimizer": [], "scheduler": [], RESUME_KEY: {"learning_rates": [[5e-6]], "schedule": []}}
 
 
 def write_small(path: Path, state: dict[str, Any] | None = None, *, tokens: int = TOKENS) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.benchmarks.files import layout, speaks, write_run
 from xtts_export_callback import export_checkpoint
@@ -243,6 +244,51 @@ def test_a_truncated_checkpoint_ends_with_one_line(checkpoint: Path, capsys: pyt
     assert not (checkpoint.parent / "inference").exists()
 
 
+def test_a_checkpoint_that_fails_does_not_keep_the_others_from_being_exported(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (run / "checkpoint_1000.pth").open("r+b") as file:
+        file.truncate(1000)
+    assert main(["export", str(run)]) == 2
+    captured = capsys.readouterr()
+    assert [path.name for path in (run / "inference").iterdir()] == ["checkpoint_2000"]
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out.splitlines()[-1].endswith("0 skipped, 1 failed")
+
+
+@pytest.mark.parametrize("sources", [["x"], "x", [], None])
+def test_an_edited_provenance_is_another_export(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], sources: object
+) -> None:
+    path = export_checkpoint(checkpoint).path / "export.json"
+    provenance = {**json.loads(path.read_text(encoding="utf-8")), "sources": sources}
+    path.write_text(json.dumps(provenance), encoding="utf-8")
+    assert "exists and is not this export" in complaint(capsys, "export", checkpoint)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 2, 1)])
+def test_a_text_embedding_that_is_no_matrix_ends_with_one_line(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, ...]
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    state["model"]["xtts.gpt.text_embedding.weight"] = torch.ones(shape)
+    torch.save(state, checkpoint)
+    assert f"expected [tokens, channels], found {list(shape)}" in complaint(capsys, "export", checkpoint)
+
+
+def test_a_vocabulary_in_the_home_of_somebody_unknown_is_looked_for_beside_the_checkpoint(checkpoint: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    state["config"]["model_args"]["tokenizer_file"] = "~nosuchuser/x/vocab.json"
+    torch.save(state, checkpoint)
+    assert export_checkpoint(checkpoint).written
+
+
+def test_the_export_goes_where_the_config_of_the_run_puts_exports(checkpoint: Path) -> None:
+    config = {**json.loads((checkpoint.parent / "config.json").read_bytes()), "export": {"folder": "slim"}}
+    (checkpoint.parent / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert export_checkpoint(checkpoint).path == checkpoint.parent / "slim" / "checkpoint_1000"
+
+
 def test_a_flipped_bit_in_the_weights_ends_with_one_line(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_checkpoint(checkpoint) as opened:
         storage = opened.tensors["xtts.gpt.mel_embedding.weight"].storage
@@ -263,7 +309,7 @@ def test_a_flipped_bit_in_the_weights_ends_with_one_line(checkpoint: Path, capsy
         (["export", "RUN/checkpoint_1000.pth", "--vocab", "nowhere.json"], "nowhere.json"),
         (["export", "RUN/checkpoint_1000.pth", "--config", "RUN/nowhere.json"], "nowhere.json: cannot be read"),
         (["average", "RUN", "--last", "5"], "expected at least 5 checkpoints, found 2 (steps: 1000, 2000)"),
-        (["average", "RUN/checkpoint_1000.pth", "--output", "out"], "at least 2"),
+        (["average", "RUN/checkpoint_1000.pth", "--output", "out"], "two or more checkpoints"),
         (["average", "RUN/checkpoint_1000.pth", "RUN/checkpoint_2000.pth"], "--output"),
     ],
 )
@@ -289,7 +335,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing(
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(write, "wait", interrupt)
+    monkeypatch.setattr(write, "_verify_job", interrupt)
     assert main(["export", str(checkpoint)]) == 130
     assert list((checkpoint.parent / "inference").iterdir()) == []
     assert len(capsys.readouterr().err.splitlines()) == 1

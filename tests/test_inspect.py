@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,15 +14,20 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from tests.benchmarks.files import LAYOUT, layout, write_run
 from xtts_export_callback import average_checkpoints, export_checkpoint, inspect_checkpoint
 from xtts_export_callback.checkpoint.tensor import Tensor, row_major
 from xtts_export_callback.cli import main
 from xtts_export_callback.errors import CheckpointError
-from xtts_export_callback.inspection.components import component_of
-from xtts_export_callback.inspection.run import inspect_run
+from xtts_export_callback.inspection.components import BY_KEY, component_of
+from xtts_export_callback.inspection.report import Share
+from xtts_export_callback.inspection.run import RunReport, SavedReport, inspect_run
+from xtts_export_callback.inspection.table import show_checkpoint, show_run
 from xtts_export_callback.inspection.tree import Node, fold
+from xtts_export_callback.schedule import RESUME_KEY
+from xtts_export_callback.sizes import human_size
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -51,6 +58,11 @@ def rewritten(path: Path, **fields: Any) -> Path:
     state = torch.load(path, weights_only=True)
     torch.save({**state, **fields}, path)
     return path
+
+
+def weights_only(path: Path) -> Path:
+    """Rewrite a checkpoint as the callback saves it without optimizer state."""
+    return rewritten(path, optimizer=[], **{RESUME_KEY: {"learning_rates": [[5e-6]], "schedule": []}})
 
 
 # Sizes
@@ -185,6 +197,15 @@ def test_why_a_checkpoint_cannot_be_resumed_is_said(checkpoint: Path, missing: s
     assert reason in " ".join(report.obstacles)
 
 
+def test_weights_alone_as_the_callback_saves_them_can_be_resumed_with_fresh_moments(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = inspect_checkpoint(weights_only(checkpoint))
+    assert (report.resumable, report.fresh_moments) == (True, True)
+    assert main(["inspect", str(checkpoint)]) == 0
+    assert "yes, with fresh optimizer moments" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("tokens", "release"), [(6153, "XTTS v2.0.2"), (6681, "XTTS v2.0.3"), (6682, None)])
 def test_the_vocabulary_tells_the_release(tmp_path: Path, tokens: int, release: str | None) -> None:
     torch.save({"model": {"gpt.text_embedding.weight": torch.ones(tokens, 1)}}, tmp_path / "model.pth")
@@ -265,6 +286,82 @@ def test_the_best_model_is_kept_and_its_copy_is_not(run: Path) -> None:
     assert report.freeable == (run / "best_model.pth").stat().st_size
 
 
+def needs(run: Path) -> dict[str, str]:
+    return {saved.name: saved.needed for saved in inspect_run(run).checkpoints if saved.needed}
+
+
+def test_where_the_newest_is_broken_the_newest_whole_one_is_kept(run: Path) -> None:
+    for step in (1000, 2000, 3000):
+        export_checkpoint(run / f"checkpoint_{step}.pth")
+    os.truncate(run / "checkpoint_3000.pth", 100_000)
+    assert needs(run) == {"checkpoint_2000": "next resume"}
+    assert inspect_run(run).freeable == (run / "checkpoint_1000.pth").stat().st_size
+
+
+def test_a_broken_best_model_is_no_best_model_to_keep(run: Path) -> None:
+    shutil.copy(run / "checkpoint_1000.pth", run / "best_model_1000.pth")
+    shutil.copy(run / "checkpoint_2000.pth", run / "best_model_2000.pth")
+    os.truncate(run / "best_model_2000.pth", 100_000)
+    assert needs(run) == {"best_model_1000": "best model", "checkpoint_3000": "next resume"}
+
+
+def test_the_copy_of_a_broken_best_model_is_kept(run: Path) -> None:
+    shutil.copy(run / "checkpoint_1000.pth", run / "best_model.pth")
+    shutil.copy(run / "checkpoint_1000.pth", run / "best_model_1000.pth")
+    with (run / "best_model_1000.pth").open("r+b") as file:
+        file.seek(-22, os.SEEK_END)
+        file.write(bytes(22))
+    assert inspect_run(run).freeable == 0
+
+
+def test_the_checkpoint_that_a_best_model_without_optimizer_falls_back_to_is_kept(run: Path) -> None:
+    shutil.copy(run / "checkpoint_3000.pth", run / "best_model_4000.pth")
+    weights_only(run / "best_model_4000.pth")
+    assert needs(run) == {"best_model_4000": "best model", "checkpoint_3000": "next resume"}
+
+
+def test_the_last_optimizer_state_is_kept_beside_newer_weights(run: Path) -> None:
+    weights_only(run / "checkpoint_3000.pth")
+    assert needs(run) == {"checkpoint_2000": "optimizer", "checkpoint_3000": "next resume"}
+
+
+def test_a_link_is_not_counted_as_disk_that_could_be_freed(run: Path, tmp_path: Path) -> None:
+    export_checkpoint(run / "checkpoint_1000.pth")
+    shutil.move(run / "checkpoint_1000.pth", tmp_path / "elsewhere.pth")
+    (run / "checkpoint_1000.pth").symlink_to(tmp_path / "elsewhere.pth")
+    assert inspect_run(run).freeable == 0
+
+
+def test_a_link_that_leads_nowhere_is_in_the_list_with_the_reason(run: Path) -> None:
+    (run / "checkpoint_5000.pth").symlink_to("nowhere.pth")
+    last = inspect_run(run).checkpoints[-1]
+    assert (last.name, last.nbytes) == ("checkpoint_5000", 0)
+    assert "No such file" in last.fault
+
+
+@pytest.mark.parametrize("sources", [["x"], [{"model_loss": {"eval_loss": "low"}}], [{"model_loss": "low"}], "x", []])
+def test_an_edited_provenance_does_not_stop_the_list(
+    run: Path, sources: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = export_checkpoint(run / "checkpoint_1000.pth").path
+    (run / "checkpoint_1000.pth").unlink()
+    (folder / "export.json").write_text(json.dumps({"kind": "export", "sources": sources}), encoding="utf-8")
+    assert main(["inspect", str(run)]) == 0
+    assert re.search(r"checkpoint_1000 +1000 +- +- +yes", capsys.readouterr().out)
+
+
+def test_exports_are_found_where_the_config_of_the_run_puts_them(run: Path) -> None:
+    (run / "config.json").write_text(json.dumps({"export": {"folder": "slim"}}), encoding="utf-8")
+    export_checkpoint(run / "checkpoint_1000.pth", run / "slim" / "checkpoint_1000")
+    assert inspect_run(run).checkpoints[0].export == "float32"
+
+
+@pytest.mark.parametrize("folder", ["../slim", "a/b", "..", "", 3, None, "a\\b"])
+def test_a_folder_that_leads_out_of_the_run_is_not_followed(run: Path, folder: Any) -> None:
+    (run / "config.json").write_text(json.dumps({"export": {"folder": folder}}), encoding="utf-8")
+    assert inspect_run(run).folder == "inference"
+
+
 def test_the_disk_a_run_takes_counts_a_hard_link_once(run: Path) -> None:
     before = inspect_run(run).nbytes
     os.link(run / "checkpoint_1000.pth", run / "linked.pth")
@@ -292,7 +389,123 @@ def test_averages_are_listed_beside_the_checkpoints(run: Path) -> None:
     assert list(inspect_run(run).others) == ["average_last_2"]
 
 
+# Tables
+
+FULL_SIZE = {
+    "gpt": 1_753_681_724,
+    "hifigan": 60_527_968,
+    "speaker_encoder": 43_000_000,
+    "mel_stats": 320,
+    "dvae": 210_876_752,
+    "mel_buffers": 500_352,
+    "exp_avg": 1_753_681_724,
+    "exp_avg_sq": 1_753_681_724,
+    "training_state": 1_500,
+    "container": 900_000,
+}
+
+
+def printed(width: int, show: Any, report: Any) -> list[str]:
+    out = io.StringIO()
+    show(report, console=Console(width=width, file=out, highlight=False, markup=False, emoji=False))
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+def test_no_size_and_no_name_of_a_checkpoint_is_cut_at_any_width(checkpoint: Path, width: int) -> None:
+    shares = tuple(Share(key, 1, nbytes) for key, nbytes in FULL_SIZE.items())
+    report = inspect_checkpoint(checkpoint)._replace(shares=shares, nbytes=sum(FULL_SIZE.values()))
+    lines = printed(width, show_checkpoint, report)
+    for key, nbytes in FULL_SIZE.items():
+        assert any(re.match(f"{BY_KEY[key].title} +{human_size(nbytes)} ", line) for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_the_table_of_a_full_size_checkpoint_fits_the_terminal(checkpoint: Path, width: int) -> None:
+    shares = tuple(Share(key, 1, nbytes) for key, nbytes in FULL_SIZE.items())
+    report = inspect_checkpoint(checkpoint)._replace(shares=shares, nbytes=sum(FULL_SIZE.values()))
+    lines = printed(width, show_checkpoint, report)
+    facts = next(number for number, line in enumerate(lines) if line.startswith("inference needs"))
+    assert facts < 4 * len(FULL_SIZE)
+    assert max(map(len, lines[1:facts])) <= width
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_size_and_no_name_of_a_run_is_cut_at_any_width(width: int) -> None:
+    saved = [
+        SavedReport(f"best_model_{step}", step, "best_model", 5_579_999_999, 3.141, "", "float32", 1_860_000_000)
+        for step in (1_234_567, 2_345_678)
+    ]
+    report = RunReport(Path("run"), tuple(saved), {"average_last_5": 1_860_000_000}, 20_000_000_000, 0, 0)
+    lines = printed(width, show_run, report)
+    for step in (1_234_567, 2_345_678):
+        assert any(re.match(rf"best_model_{step} .* 5\.58 GB +3\.141 +float32", line) for line in lines)
+    assert any(re.match(r"inference/average_last_5 .* 1\.86 GB", line) for line in lines)
+
+
+def test_a_broken_checkpoint_is_called_unreadable(run: Path) -> None:
+    os.truncate(run / "checkpoint_3000.pth", 1000)
+    (line,) = [line for line in printed(80, show_run, inspect_run(run)) if line.startswith("checkpoint_3000")]
+    assert line.split()[-1] == "unreadable"
+
+
+def test_what_is_piped_has_the_width_that_columns_asks_for(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["inspect", str(checkpoint)]) == 0
+    assert "what it is for" not in capsys.readouterr().out
+
+
 # The command line
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "xtts_export_callback.cli", *map(str, arguments)]
+
+
+def test_a_path_that_the_encoding_lacks_is_printed_with_escapes(checkpoint: Path) -> None:
+    path = checkpoint.rename(checkpoint.with_name("stimme_\u00fc \u8a9e.pth"))
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command("inspect", path), check=False, cwd=REPOSITORY, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"stimme_\\xfc \\u8a9e.pth" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the stream")
+@pytest.mark.parametrize("name", ["run", "run/checkpoint_1000.pth"])
+def test_a_closed_stdout_is_no_error(run: Path, name: str) -> None:
+    shell = ["sh", "-c", '"$@" >&-', "sh", *command("inspect", run.parent / name)]
+    done = subprocess.run(shell, check=False, cwd=REPOSITORY, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe breaks differently")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("form", [[], ["--json"], ["--tensors"]])
+def test_a_reader_that_stops_early_ends_the_command_quietly(checkpoint: Path, form: list[str], unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command("inspect", checkpoint, *form),
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_folder_of_exports_is_refused_with_what_to_name_instead(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_checkpoint(run / "checkpoint_1000.pth")
+    assert main(["inspect", str(run / "inference")]) == 2
+    assert f"name the run {run}, or one of them, such as {run / 'inference' / 'checkpoint_1000'}" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_command_prints_every_component_and_the_sum(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

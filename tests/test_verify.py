@@ -15,7 +15,16 @@ import pytest
 import torch
 
 from tests.benchmarks.files import LAYOUT, TRAINER_CONFIG
-from tests.small_xtts import LAYERS, TOKENS, WIDTH, real_decoder, small_decoder, small_state, write_small
+from tests.small_xtts import (
+    LAYERS,
+    TOKENS,
+    WIDTH,
+    real_decoder,
+    small_decoder,
+    small_state,
+    without_optimizer,
+    write_small,
+)
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.cli import main
@@ -258,6 +267,28 @@ def test_many_missing_tensors_are_one_line(tmp_path: Path) -> None:
     assert fault.message.startswith("120 tensors are missing, such as: gpt.gpt.h.2.")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gpt_layers", 1_000_000),
+        ("gpt_layers", -1),
+        ("gpt_n_model_channels", -8),
+        ("d_vector_dim", -1),
+        ("gpt_max_text_tokens", -2),
+    ],
+)
+def test_a_size_out_of_bounds_is_found(tmp_path: Path, field: str, value: int) -> None:
+    state = small_state()
+    state["config"]["model_args"][field] = value
+    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    assert fault.message.startswith(f"config: model_args.{field} should be a whole number from ")
+
+
+def test_positions_that_are_not_learned_are_no_size_out_of_bounds() -> None:
+    args = {"gpt_layers": 1, "gpt_max_text_tokens": -1, "gpt_max_audio_tokens": -1}
+    assert "gpt.text_pos_embedding.emb.weight" not in expected_tensors(args, TOKENS)
+
+
 def test_an_object_that_weights_only_refuses_is_found(tmp_path: Path) -> None:
     state = small_state()
     state["callback"] = Path("/somewhere")
@@ -410,7 +441,103 @@ def test_an_inference_model_that_the_resume_would_pick_is_named(run: Path, folde
     assert "lack the prefix xtts." in fault.message
 
 
+def test_weights_alone_are_a_note_where_nothing_else_is_left(tmp_path: Path) -> None:
+    write_small(tmp_path / "run" / "checkpoint_1000.pth", without_optimizer(small_state()))
+    report = verify_run(tmp_path / "run")
+    assert report.faults == ()
+    assert report.notes == ("checkpoint_1000.pth holds weights only: training resumes with fresh optimizer moments",)
+
+
+def test_a_newer_best_model_of_weights_alone_is_a_note_that_says_where_the_callback_goes_back_to(run: Path) -> None:
+    write_small(run / "best_model_3000.pth", without_optimizer(small_state(3000)))
+    report = verify_run(run)
+    assert report.faults == ()
+    assert report.notes == (
+        "best_model_3000.pth holds weights only: the callback goes back to checkpoint_2000.pth, with optimizer state",
+    )
+
+
+def test_a_missing_optimizer_that_the_callback_did_not_leave_out_is_a_fault(run: Path) -> None:
+    write_small(run / "checkpoint_3000.pth", {**small_state(3000), "optimizer": []})
+    (fault,) = verify_run(run).faults
+    assert "it holds no optimizer state" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("parent", "found"), [("checkpoint_99_runs", "checkpoint_99"), ("best_model_5000", "best_model_5000")]
+)
+def test_a_number_in_a_folder_above_that_decides_the_pick_is_a_fault(
+    run: Path, tmp_path: Path, parent: str, found: str
+) -> None:
+    moved = tmp_path / parent / "run"
+    moved.parent.mkdir()
+    shutil.copytree(run, moved)
+    shutil.copy(moved / "checkpoint_1000.pth", moved / "best_model_1000.pth")
+    shutil.copy(moved / "checkpoint_1000.pth", moved / "best_model_1500.pth")
+    (fault,) = verify_run(moved).faults
+    assert f"contains {found}, which the Trainer takes for the number" in fault.message
+
+
+def test_a_number_in_a_folder_above_that_changes_no_pick_is_no_fault(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "checkpoint_99_runs" / "run"
+    moved.mkdir(parents=True)
+    shutil.copy(run / "checkpoint_1000.pth", moved)
+    assert verify_run(moved).faults == ()
+
+
+def test_a_link_that_leads_nowhere_is_a_fault_of_the_resume_that_picks_it(run: Path) -> None:
+    (run / "checkpoint_5000.pth").symlink_to("nowhere.pth")
+    report = verify_run(run)
+    assert [fault.message.partition(";")[0] for fault in report.faults] == [
+        "the next resume goes on from checkpoint_5000.pth, which is broken"
+    ]
+
+
+def test_a_best_model_link_that_leads_nowhere_is_a_fault_of_the_resume(run: Path) -> None:
+    (run / "best_model.pth").symlink_to("nowhere.pth")
+    assert "best_model.pth, a link that leads nowhere" in verify_run(run).faults[0].message
+
+
+def test_a_run_of_exports_alone_is_fine_with_a_note(run: Path) -> None:
+    for path in run.glob("*.pth"):
+        path.unlink()
+    report = verify_run(run)
+    assert report.is_fine
+    assert report.notes == ("holds exports only: there is no checkpoint to resume from",)
+
+
+def test_exports_are_found_where_the_config_of_the_run_puts_them(run: Path) -> None:
+    (run / "config.json").write_text(json.dumps({"export": {"folder": "slim"}}), encoding="utf-8")
+    (run / "inference").rename(run / "slim")
+    assert run / "slim" / "checkpoint_1000" in [model.path for model in verify_run(run).models]
+
+
 # The command line
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_refused_for_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert main(["verify", str(tmp_path / "pipe.pth")]) == 2
+    assert "not a regular file" in capsys.readouterr().err
+
+
+def test_a_file_that_must_not_be_read_is_refused_and_not_called_broken(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def deny(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("xtts_export_callback.checkpoint.read.RandomFile", deny)
+    assert main(["verify", str(checkpoint)]) == 2
+    assert capsys.readouterr().err.count("Permission denied") == 1
+
+
+def test_a_folder_of_exports_is_refused_with_what_to_name_instead(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(run / "inference")]) == 2
+    assert f"name the run {run}, or one of them" in capsys.readouterr().err
 
 
 def test_the_command_exits_with_0_when_all_is_fine(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
-from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,11 +83,16 @@ def find_assets(
         The assets.
 
     Raises:
+        CheckpointError: When the text embedding is no matrix.
         ConfigError: When there is no config or no vocabulary that fits.
     """
+    shape = tensors[TEXT_EMBEDDING].shape
+    if len(shape) != 2:
+        msg = f"{checkpoint.path}: {TEXT_EMBEDDING}: expected [tokens, channels], found {list(shape)}; no XTTS v2 model"
+        raise CheckpointError(msg)
     raw = _find_config(checkpoint, config)
     folders = list(_folders(checkpoint.path, raw))
-    rows = tensors[TEXT_EMBEDDING].shape[0]
+    rows = shape[0]
     found_vocab = _find_vocab(checkpoint.path, raw, folders, rows, vocab)
     companions = {name: path for name in COMPANIONS if (path := _first_file(folders, name)) is not None}
     mel_stats = _as_path(_model_args(raw).get("mel_norm_file"))
@@ -218,7 +223,10 @@ def _first_file(folders: list[Path], name: str) -> Path | None:
 def _as_path(value: Any) -> Path | None:
     if not isinstance(value, str) or not value or "://" in value:
         return None
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # the home of a user of another machine
+        return None
 
 
 def _model_args(config: dict[str, Any]) -> dict[str, Any]:

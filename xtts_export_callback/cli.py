@@ -7,8 +7,10 @@ anything heavy before it runs, so ``--help`` takes no longer than Python itself.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import select
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
+_READER_GONE = 141  # as a shell reports a process that SIGPIPE ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,11 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0 done, 1 a check found a difference or fault, 2 bad usage or bad input, 130 interrupted.
+        The exit code: 0 done, 1 a check found a difference or fault, 2 bad usage or bad input, 130 interrupted,
+        141 when whoever read the output has stopped reading.
     """
+    _prepare_streams()
     try:
         args = _parse(argv)
-        return int(args.run(args) or _DONE)
+        code = int(args.run(args) or _DONE)
+        sys.stdout.flush()  # a reader that is gone is noticed here, not by the interpreter as it ends
+    except BrokenPipeError as error:
+        if not _reader_is_gone():  # a pipe of a training's workers
+            _complain(_describe(error))
+            return _BAD_INPUT
+        _discard_output()
+        return _READER_GONE
     except XttsExportError as error:
         _complain(str(error))
         return _BAD_INPUT
@@ -44,6 +56,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted; nothing half-written is left behind")
         return _INTERRUPTED
+    return code
+
+
+def _prepare_streams() -> None:
+    """Have every path printable in every encoding, and something to print to where a stream was closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - for the process's life
+        reconfigure = getattr(getattr(sys, name), "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _reader_is_gone() -> bool:
+    try:
+        sys.stdout.flush()
+        poll = select.poll()  # where nothing is buffered, a flush tells nothing
+        poll.register(sys.stdout, 0)
+        return bool(poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError, AttributeError):  # no file beneath stdout, or no poll on this system
+        return False
+
+
+def _discard_output() -> None:
+    """Give what is still buffered somewhere to go, or the interpreter complains about it as it ends."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file beneath it
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from xtts_export_callback.folder import (
     training_state,
     write_inference_folder,
 )
-from xtts_export_callback.runs import DEFAULT_FOLDER
+from xtts_export_callback.runs import DEFAULT_FOLDER, exports_folder
 
 if TYPE_CHECKING:
     import os
@@ -110,10 +110,13 @@ def export_opened(
 
 
 def default_output(checkpoint: Path) -> Path:
-    """Where a checkpoint's export goes: ``inference/NAME`` beside it, NAME being its stem or its folder's name."""
+    """Where a checkpoint's export goes: ``inference/NAME`` beside it, NAME being its stem or its folder's name.
+
+    Beside a checkpoint of a run whose config names another folder, that one: `exports_folder`.
+    """
     if checkpoint.name in MODEL_NAMES:
         return checkpoint.parent / DEFAULT_FOLDER / checkpoint.resolve().parent.name
-    return checkpoint.parent / DEFAULT_FOLDER / checkpoint.stem
+    return checkpoint.parent / exports_folder(checkpoint.parent) / checkpoint.stem
 
 
 def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -133,7 +136,8 @@ def is_export_of(folder: Path, fingerprint: str, dtype: str, format: str = "pth"
     if found is None or found["kind"] != "export" or found.get("dtype") != dtype:
         return False
     sources = found["sources"]
-    same = isinstance(sources, list) and len(sources) == 1 and sources[0].get("fingerprint") == fingerprint
+    source = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
+    same = isinstance(source, dict) and source.get("fingerprint") == fingerprint
     return same and (folder / FORMATS[format]).is_file()
 
 

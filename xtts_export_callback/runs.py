@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xtts_export_callback.checkpoint.read import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
@@ -41,7 +42,36 @@ def is_run(path: Path) -> bool:
     """Whether a folder is a run of the Trainer rather than a model."""
     if not path.is_dir() or any((path / name).is_file() for name in MODEL_NAMES):
         return False
-    return bool(find_checkpoints(path)) or (path / DEFAULT_FOLDER).is_dir()
+    return bool(find_checkpoints(path)) or (path / exports_folder(path)).is_dir()
+
+
+def exports_folder(run: Path) -> str:
+    """Name of a run's folder of exports: ``export.folder`` in its ``config.json``, ``"inference"`` where none is named.
+
+    What is no plain name is not followed: a config of others must not lead out of the run.
+    """
+    path = run / "config.json"
+    try:
+        config: Any = json.loads(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return DEFAULT_FOLDER
+    options = config.get("export") if isinstance(config, dict) else None
+    folder = options.get("folder") if isinstance(options, dict) else None
+    is_plain = isinstance(folder, str) and re.fullmatch(r"[^/\\\0]+", folder) and folder.strip(". ")
+    return str(folder) if is_plain else DEFAULT_FOLDER
+
+
+def refuse_folder_of_exports(path: Path) -> None:
+    """Say what to name in place of a folder of exports, which is neither a run nor a model.
+
+    Raises:
+        ConfigError: When ``path`` is one.
+    """
+    exports = find_exports(path)
+    if exports:
+        run = f"the run {path.parent}, or " if is_run(path.parent) else ""
+        msg = f"{path}: a folder of exports, not a run or a model; name {run}one of them, such as {exports[-1].path}"
+        raise ConfigError(msg)
 
 
 def find_checkpoints(run: Path) -> list[Saved]:
@@ -70,13 +100,13 @@ def _find(folder: Path, *, suffix: str) -> list[Saved]:
     return sorted(found)
 
 
-def last_checkpoints(run: Path, count: int, *, folder: str = DEFAULT_FOLDER) -> list[Saved]:
+def last_checkpoints(run: Path, count: int, *, folder: str | None = None) -> list[Saved]:
     """The last checkpoints of a run by step, each from where it is most precise.
 
     Args:
         run: The run folder.
         count: How many.
-        folder: Name of the folder of exports in it.
+        folder: Name of the folder of exports in it; by default the one that the run's config names.
 
     Returns:
         Oldest first. An export in float32 stands for its checkpoint (it is the same bits in a third of the size);
@@ -86,7 +116,7 @@ def last_checkpoints(run: Path, count: int, *, folder: str = DEFAULT_FOLDER) -> 
         ConfigError: When there are fewer, with a list of what there is.
     """
     best: dict[int, Saved] = {}
-    exports = [saved for saved in find_exports(run / folder) if saved.kind == "checkpoint"]
+    exports = [saved for saved in find_exports(run / (folder or exports_folder(run))) if saved.kind == "checkpoint"]
     full = [saved for saved in find_checkpoints(run) if saved.kind == "checkpoint"]
     precise = [saved for saved in exports if (read_provenance(saved.path) or {}).get("dtype") == "float32"]
     for saved in (*exports, *full, *precise):

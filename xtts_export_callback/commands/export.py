@@ -7,6 +7,7 @@ exported already is skipped.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,10 @@ from xtts_export_callback.commands.common import add_asset_options, add_output_o
 if TYPE_CHECKING:
     import argparse
 
+    from xtts_export_callback.folder import WrittenFolder
+
 HELP = "write the inference folder of full checkpoints"
+_DONE, _BAD_INPUT = 0, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,40 +37,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export every source, then say what was done."""
+    """Export every source, then say what was done. One of several that fails does not keep the others from it."""
+    from xtts_export_callback.errors import XttsExportError
+
+    checkpoints = _checkpoints([Path(source) for source in args.sources])
+    several = len(checkpoints) > 1
+    results: list[WrittenFolder] = []
+    for path in checkpoints:
+        try:
+            results.append(_export(path, args, several=several))
+        except XttsExportError as error:
+            if not several:
+                raise
+            print(f"xtts-export: {' '.join(str(error).split())}", file=sys.stderr)
+    written = [result.nbytes for result in results if result.written]
+    failed = len(checkpoints) - len(results)
+    if several:
+        failures = f", {failed} failed" if failed else ""
+        skipped = len(results) - len(written)
+        print(f"{len(written)} exported ({human_size(sum(written))}), {skipped} skipped{failures}")
+    return _BAD_INPUT if failed else _DONE
+
+
+def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFolder:
     from xtts_export_callback.checkpoint import open_checkpoint
     from xtts_export_callback.checkpoint.layout import inference_model
     from xtts_export_callback.export import default_output, export_checkpoint
 
-    checkpoints = _checkpoints([Path(source) for source in args.sources])
-    total = written = 0
-    for path in checkpoints:
-        with open_checkpoint(path) as source:
-            output = _output(args.output, default_output(source.path), several=len(checkpoints) > 1)
-            needed = sum(tensor.nbytes for tensor in inference_model(source).tensors.values())
-            before = source.nbytes
-        started = time.perf_counter()
-        with progress_bar(output.name, needed) as progress:
-            result = export_checkpoint(
-                path,
-                output,
-                dtype=args.dtype,
-                format=args.format,
-                vocab=args.vocab,
-                config=args.config,
-                force=args.force,
-                progress=progress,
-            )
-        if result.written:
-            seconds = time.perf_counter() - started
-            written += 1
-            total += result.nbytes
-            print(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
-        else:
-            print(f"{output}: exported already, skipped")
-    if len(checkpoints) > 1:
-        print(f"{written} exported ({human_size(total)}), {len(checkpoints) - written} skipped")
-    return 0
+    with open_checkpoint(path) as source:
+        output = _output(args.output, default_output(source.path), several=several)
+        needed = sum(tensor.nbytes for tensor in inference_model(source).tensors.values())
+        before = source.nbytes
+    started = time.perf_counter()
+    with progress_bar(output.name, needed) as progress:
+        result = export_checkpoint(
+            path,
+            output,
+            dtype=args.dtype,
+            format=args.format,
+            vocab=args.vocab,
+            config=args.config,
+            force=args.force,
+            progress=progress,
+        )
+    if result.written:
+        seconds = time.perf_counter() - started
+        print(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
+    else:
+        print(f"{output}: exported already, skipped")
+    return result
 
 
 def _checkpoints(sources: list[Path]) -> list[Path]:

@@ -67,9 +67,12 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _run_report(path: Path) -> RunReport | None:
-    from xtts_export_callback.runs import is_run
+    from xtts_export_callback.checkpoint.read import MODEL_NAMES
+    from xtts_export_callback.runs import is_run, refuse_folder_of_exports
 
     if not is_run(path):
+        if not any((path / name).is_file() for name in MODEL_NAMES):
+            refuse_folder_of_exports(path)
         return None
     from xtts_export_callback.inspection.run import inspect_run
 

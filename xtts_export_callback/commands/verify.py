@@ -62,18 +62,20 @@ def _bytes_to_read(path: Path) -> int:
     """
     from xtts_export_callback.checkpoint.read import MODEL_NAMES
     from xtts_export_callback.errors import ConfigError
-    from xtts_export_callback.runs import is_run
+    from xtts_export_callback.runs import is_run, refuse_folder_of_exports
     from xtts_export_callback.verification.run import models_of
 
     if path.is_file():
         return path.stat().st_size
     if not path.is_dir():
-        msg = f"{path}: no such file or folder; check the path"
+        what = "not a regular file; name a checkpoint" if path.exists() else "no such file or folder; check the path"
+        msg = f"{path}: {what}"
         raise ConfigError(msg)
     models = models_of(path) if is_run(path) else [path]
     files = [file for model in models for file in ([model] if model.is_file() else map(model.joinpath, MODEL_NAMES))]
     sizes = [file.stat().st_size for file in files if file.is_file()]
     if not sizes:
+        refuse_folder_of_exports(path)
         msg = f"{path}: expected a run, or {' or '.join(MODEL_NAMES)} in it, found neither; name a checkpoint"
         raise ConfigError(msg)
     return sum(sizes)

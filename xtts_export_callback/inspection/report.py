@@ -11,6 +11,7 @@ from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
 from xtts_export_callback.checkpoint.tensor import Tensor
 from xtts_export_callback.inspection.architecture import Architecture, architecture_of, model_args
 from xtts_export_callback.inspection.components import BY_KEY, COMPONENTS, component_of
+from xtts_export_callback.schedule import RESUME_KEY
 
 if TYPE_CHECKING:
     import os
@@ -58,6 +59,8 @@ class CheckpointReport(NamedTuple):
         dtypes: Bytes of the model's tensors by dtype.
         prefix: What stands before the names of what speaks, such as ``"xtts."``; empty for none.
         resumable: Whether the Trainer can resume from the file.
+        fresh_moments: Whether it holds weights alone, as our callback saves them: a resume starts with fresh optimizer
+            moments.
         obstacles: Why it cannot.
         architecture: Sizes of the model; None when the file is no XTTS model.
         provenance: What an export, an average or a merge says about its origin; None for everything else.
@@ -74,6 +77,7 @@ class CheckpointReport(NamedTuple):
     dtypes: dict[str, int]
     prefix: str
     resumable: bool
+    fresh_moments: bool
     obstacles: tuple[str, ...]
     architecture: Architecture | None
     provenance: dict[str, Any] | None
@@ -88,7 +92,8 @@ class CheckpointReport(NamedTuple):
     def advice(self) -> str:
         """How to go on training from this file."""
         if self.resumable:
-            return "resume with --continue_path RUN, the folder it lies in"
+            moments = "; its optimizer moments start afresh" if self.fresh_moments else ""
+            return f"resume with --continue_path RUN, the folder it lies in{moments}"
         return f"continue from it as a new fine-tune: model_args.xtts_checkpoint = {self.path.name}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +118,7 @@ class CheckpointReport(NamedTuple):
             "dtypes": self.dtypes,
             "prefix": self.prefix,
             "resumable": self.resumable,
+            "fresh_moments": self.fresh_moments,
             "obstacles": list(self.obstacles),
             "advice": self.advice,
             "architecture": self.architecture.to_dict() if self.architecture else None,
@@ -159,11 +165,17 @@ def report_on(checkpoint: Checkpoint) -> CheckpointReport:
         dtypes=_dtypes(checkpoint.tensors),
         prefix=_prefix(checkpoint.tensors),
         resumable=not obstacles,
+        fresh_moments=holds_weights_only(checkpoint),
         obstacles=obstacles,
         architecture=architecture_of(speaking, config) if "gpt.text_embedding.weight" in speaking else None,
         provenance=_provenance(checkpoint),
         tensors=dict(checkpoint.tensors),
     )
+
+
+def holds_weights_only(checkpoint: Checkpoint) -> bool:
+    """Whether a file has our resume position in place of optimizer state: a resume has fresh moments, no obstacle."""
+    return RESUME_KEY in checkpoint.document and not checkpoint.document.get("optimizer")
 
 
 def resume_obstacles(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -175,7 +187,7 @@ def resume_obstacles(checkpoint: Checkpoint) -> tuple[str, ...]:
     found = []
     if not has_trainer_prefix(checkpoint):
         found.append("its names lack the prefix xtts., so the Trainer would restore none of its tensors")
-    if not checkpoint.document.get("optimizer"):
+    if not checkpoint.document.get("optimizer") and not holds_weights_only(checkpoint):
         found.append("it holds no optimizer state")
     missing = [key for key in ("step", "epoch") if not isinstance(checkpoint.document.get(key), int)]
     if missing:

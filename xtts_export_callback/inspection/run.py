@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.folder import read_provenance
 from xtts_export_callback.inspection.report import report_on
-from xtts_export_callback.runs import DEFAULT_FOLDER, Saved, find_checkpoints, find_exports
+from xtts_export_callback.runs import DEFAULT_FOLDER, Saved, exports_folder, find_checkpoints, find_exports
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _SHORTCUT = "best_model.pth"
+_NEEDED_FOR = ("best model", "optimizer", "next resume")
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,30 @@ class SavedReport:
     Attributes:
         name: Such as ``checkpoint_1000``.
         step: The number in its name.
+        kind: ``"checkpoint"`` or ``"best_model"``.
         nbytes: Size of the full checkpoint; 0 where only the export is left.
         eval_loss: As the file says, None where it does not.
         fault: Why it cannot be read; empty when it can.
         export: ``"float32"`` or another dtype of its export; ``""`` for none; ``"stale"`` for one of other content.
         export_bytes: Size of the export's folder.
         slim_bytes: What an export in float32 would weigh; 0 when unknown.
+        has_optimizer: Whether a resume from it finds the optimizer's moments.
+        is_link: Whether the checkpoint lies elsewhere, so that removing the link frees nothing.
         needed: Why the full checkpoint should stay; empty when nothing needs it.
     """
 
     name: str
     step: int
-    nbytes: int
-    eval_loss: float | None
-    fault: str
-    export: str
-    export_bytes: int
-    slim_bytes: int
-    needed: str
+    kind: str
+    nbytes: int = 0
+    eval_loss: float | None = None
+    fault: str = ""
+    export: str = ""
+    export_bytes: int = 0
+    slim_bytes: int = 0
+    has_optimizer: bool = False
+    is_link: bool = False
+    needed: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -53,6 +60,7 @@ class SavedReport:
             "fault": self.fault or None,
             "export": self.export or None,
             "export_bytes": self.export_bytes,
+            "has_optimizer": self.has_optimizer,
             "needed": self.needed or None,
         }
 
@@ -64,11 +72,12 @@ class RunReport:
     Attributes:
         path: The folder.
         checkpoints: By step.
-        others: Further models under ``inference/``, such as averages, with the bytes of their folders.
+        others: Further models in the folder of exports, such as averages, with the bytes of their folders.
         nbytes: Disk that the folder takes in total; a file under two names counts once.
         freeable: Bytes of full checkpoints that are exported and that neither a resume nor an export needs, and of
             ``best_model.pth`` where it is a copy.
         freeable_after_export: Bytes gained, beyond that, by exporting the rest and then removing it.
+        folder: Name of the folder of exports.
     """
 
     path: Path
@@ -77,6 +86,7 @@ class RunReport:
     nbytes: int
     freeable: int
     freeable_after_export: int
+    folder: str = DEFAULT_FOLDER
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -103,20 +113,21 @@ def inspect_run(path: Path) -> RunReport:
         OSError: When the folder itself cannot be read.
     """
     full = find_checkpoints(path)
-    exports = {saved.name: saved for saved in find_exports(path / DEFAULT_FOLDER)}
-    keep = _needed(full)
-    reports = [_describe(saved, exports.get(saved.name), keep.get(saved.name, "")) for saved in full]
+    folder = exports_folder(path)
+    exports = {saved.name: saved for saved in find_exports(path / folder)}
+    reports = _with_needs([_describe(saved, exports.get(saved.name)) for saved in full])
     orphans = [saved for name, saved in exports.items() if name not in {saved.name for saved in full}]
     reports += [_describe_export(saved) for saved in orphans]
-    removable = [saved for saved in reports if saved.nbytes and not saved.needed and not saved.fault]
-    copy = _copy_bytes(path, full)
+    removable = [saved for saved in reports if saved.nbytes and not (saved.needed or saved.fault or saved.is_link)]
+    copy = _copy_bytes(path, full, broken={saved.name for saved in reports if saved.fault})
     return RunReport(
         path=path,
         checkpoints=tuple(sorted(reports, key=lambda saved: (saved.step, saved.name))),
-        others=_others(path / DEFAULT_FOLDER, exports),
+        others=_others(path / folder, exports),
         nbytes=disk_usage(path),
         freeable=copy + sum(saved.nbytes for saved in removable if _is_exported(saved)),
         freeable_after_export=sum(saved.nbytes - saved.slim_bytes for saved in removable if not _is_exported(saved)),
+        folder=folder,
     )
 
 
@@ -134,43 +145,68 @@ def _is_exported(saved: SavedReport) -> bool:
     return saved.export not in ("", "stale")
 
 
-def _needed(full: list[Saved]) -> dict[str, str]:
-    """The full checkpoints to keep: what the Trainer resumes from, and the best model, which it compares against."""
-    keep = {}
-    best = [saved for saved in full if saved.kind == "best_model"]
-    if best:
-        keep[best[-1].name] = "best model"
-    if full:
-        keep[max(full, key=lambda saved: (saved.step, saved.kind == "checkpoint")).name] = "next resume"
-    return keep
+def _with_needs(reports: list[SavedReport]) -> list[SavedReport]:
+    """Mark the full checkpoints to keep; one that is broken can stand in for nothing.
+
+    Kept are the best model, which the Trainer compares against; what the callback resumes from (`resume`): the newest,
+    or in place of a best model without optimizer state the newest checkpoint with it; and the newest optimizer state.
+    """
+    newest = sorted(reports, key=lambda saved: (-saved.step, saved.kind != "checkpoint"))
+    whole = [saved for saved in newest if not saved.fault]
+    best = next((saved for saved in whole if saved.kind == "best_model"), None)
+    resumable = next((saved for saved in whole if saved.has_optimizer), None)
+    resume = whole[0] if whole else None
+    if resume is not None and resume.kind == "best_model" and not resume.has_optimizer:
+        resume = next((saved for saved in whole if saved.has_optimizer and saved.kind == "checkpoint"), resume)
+    pairs = zip((best, resumable, resume), _NEEDED_FOR, strict=True)
+    reasons = {saved.name: reason for saved, reason in pairs if saved is not None}
+    return [replace(saved, needed=reasons.get(saved.name, "")) for saved in reports]
 
 
-def _describe(saved: Saved, export: Saved | None, needed: str) -> SavedReport:
+def _describe(saved: Saved, export: Saved | None) -> SavedReport:
     provenance = read_provenance(export.path) if export is not None else None
-    export_bytes = disk_usage(export.path) if export is not None else 0
-    fault, eval_loss, slim, state = "", None, 0, ""
-    nbytes = saved.path.stat().st_size
+    found = SavedReport(
+        saved.name,
+        saved.step,
+        saved.kind,
+        nbytes=saved.path.stat().st_size if saved.path.exists() else 0,  # a link may lead nowhere
+        export=_dtype_name(provenance) if provenance is not None else "",
+        export_bytes=disk_usage(export.path) if export is not None else 0,
+        is_link=saved.path.is_symlink(),
+    )
     try:
         with open_checkpoint(saved.path) as checkpoint:
             report = report_on(checkpoint)
-            eval_loss = report.state["eval_loss"]
-            slim = report.slim.get("float32", 0)
-            if provenance is not None:
-                state = _dtype_name(provenance) if _is_source(provenance, checkpoint) else "stale"
+            is_stale = provenance is not None and not _is_source(provenance, checkpoint)
     except XttsExportError as error:
-        fault = str(error)
-        state = _dtype_name(provenance) if provenance is not None else ""
-    loss = eval_loss if isinstance(eval_loss, (int, float)) else None
-    return SavedReport(saved.name, saved.step, nbytes, loss, fault, state, export_bytes, slim, needed)
+        return replace(found, fault=str(error))
+    return replace(
+        found,
+        eval_loss=_number(report.state["eval_loss"]),
+        export="stale" if is_stale else found.export,
+        slim_bytes=report.slim.get("float32", 0),
+        has_optimizer=report.resumable and not report.fresh_moments,
+    )
 
 
 def _describe_export(saved: Saved) -> SavedReport:
     provenance = read_provenance(saved.path) or {}
     sources = provenance.get("sources")
-    losses = sources[0].get("model_loss") if isinstance(sources, list) and len(sources) == 1 else None
-    loss = losses.get("eval_loss") if isinstance(losses, dict) else None
-    nbytes = disk_usage(saved.path)
-    return SavedReport(saved.name, saved.step, 0, loss, "", _dtype_name(provenance), nbytes, 0, "")
+    source = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
+    losses = source.get("model_loss") if isinstance(source, dict) else None
+    loss = _number(losses.get("eval_loss")) if isinstance(losses, dict) else None
+    return SavedReport(
+        saved.name,
+        saved.step,
+        saved.kind,
+        eval_loss=loss,
+        export=_dtype_name(provenance),
+        export_bytes=disk_usage(saved.path),
+    )
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) else None
 
 
 def _dtype_name(provenance: dict[str, Any]) -> str:
@@ -186,11 +222,11 @@ def _is_source(provenance: dict[str, Any], checkpoint: Checkpoint) -> bool:
     return bool(sources[0].get("fingerprint") == checkpoint.fingerprint())
 
 
-def _copy_bytes(run: Path, full: list[Saved]) -> int:
+def _copy_bytes(run: Path, full: list[Saved], *, broken: set[str]) -> int:
     """Bytes of ``best_model.pth`` where it is the copy that ``save_best_model`` makes of ``best_model_N.pth``."""
     shortcut = run / _SHORTCUT
     best = [saved for saved in full if saved.kind == "best_model"]
-    if not best or not shortcut.is_file() or shortcut.is_symlink():
+    if not best or best[-1].name in broken or not shortcut.is_file() or shortcut.is_symlink():
         return 0
     status, original = shortcut.stat(), best[-1].path.stat()
     linked = (status.st_dev, status.st_ino) == (original.st_dev, original.st_ino) and status.st_ino != 0

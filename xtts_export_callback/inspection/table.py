@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -18,80 +21,123 @@ if TYPE_CHECKING:
     from xtts_export_callback.inspection.architecture import Architecture
     from xtts_export_callback.inspection.run import RunReport, SavedReport
 
-_BAR_WIDTH = 24
+# Columns of the terminal: full tables from the first on, purposes beside the components from the second on.
+_WIDE, _MEDIUM, _NARROW = 110, 90, 75
+_BAR_WIDTH, _SHORT_BAR_WIDTH = 24, 10
+_MEASURED = 10_000  # wider than any table
 _PIPE_WIDTH = 120  # a file has no width of its own
 _INDENT = "  "
 _LABEL_WIDTH = 17
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `cli.main`, which ends quietly, where rich would exit with 1, our code for a difference."""
+        raise BrokenPipeError
+
+
 def make_console() -> Console:
-    """A console on stdout that neither wraps what is piped into a file nor marks it up."""
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    """A console on stdout that neither wraps what is piped into a file nor marks it up, unless ``COLUMNS`` is set."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    has_width = is_terminal or os.environ.get("COLUMNS", "").lstrip("0").isdigit()
+    return _Console(width=None if has_width else _PIPE_WIDTH, highlight=False, markup=False, emoji=False)
 
 
-def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False) -> None:
+def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False, console: Console | None = None) -> None:
     """Print what a file is, where its bytes are, and what can be done with it.
 
     Args:
         report: What to print.
         with_tensors: Print every tensor too.
+        console: Where to print; by default on stdout.
     """
-    console = make_console()
-    console.print(Text(f"{report.path}: {KINDS[report.kind]}, {human_size(report.nbytes)} ({report.nbytes:,} bytes)"))
-    console.print(_components(report, is_unicode=_is_unicode(console)))
+    console = console or make_console()
+    title = f"{report.path}: {KINDS[report.kind]}, {human_size(report.nbytes)} ({report.nbytes:,} bytes)"
+    _print_line(console, title)
+    _print_whole(console, _components(report, console.width, is_unicode=_is_unicode(console)))
+    if console.width < _MEDIUM:
+        _print_purposes(console, report)
     for label, text in _facts(report):
-        print(f"{label:<{_LABEL_WIDTH}}{text}")
+        _print_line(console, f"{label:<{_LABEL_WIDTH}}{text}")
     if with_tensors:
         console.print()
-        console.print(_tensor_table(fold(report.tensors)))
+        _print_whole(console, _tensor_table(fold(report.tensors)))
 
 
-def show_run(report: RunReport) -> None:
+def show_run(report: RunReport, *, console: Console | None = None) -> None:
     """Print one line for each checkpoint of a run, and what the disk says."""
-    console = make_console()
+    console = console or make_console()
     disk = human_size(report.nbytes)
-    console.print(Text(f"{report.path}: run of {len(report.checkpoints)} checkpoints, {disk} on disk"))
-    table = _plain_table()
-    table.add_column("checkpoint", no_wrap=True)
-    for title in ("step", "full", "eval loss"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("exported", no_wrap=True)
-    table.add_column("keep for", overflow="fold")
-    for saved in report.checkpoints:
-        table.add_row(*map(Text, _saved_row(saved)))
-    for name, nbytes in report.others.items():
-        table.add_row(*map(Text, (f"inference/{name}", "", "", "", human_size(nbytes), "")))
-    console.print(table)
+    _print_line(console, f"{report.path}: run of {len(report.checkpoints)} checkpoints, {disk} on disk")
+    _print_whole(console, _run_table(report, console.width))
     for saved in report.checkpoints:
         if saved.fault:
-            console.print(Text(f"unreadable: {saved.fault}"))
+            _print_line(console, f"unreadable: {saved.fault}")
     now, later = human_size(report.freeable), human_size(report.freeable_after_export)
-    console.print(Text(f"could be freed now: {now} (exported, and not needed to resume; or a copy)"))
-    console.print(Text(f"could be freed after `xtts-export export`: {later} more"))
+    _print_line(console, f"could be freed now: {now} (exported, and not needed to resume; or a copy)")
+    _print_line(console, f"could be freed after `xtts-export export`: {later} more")
 
 
-def _components(report: CheckpointReport, *, is_unicode: bool) -> Table:
+def _print_line(console: Console, text: str) -> None:
+    console.print(Text(text), soft_wrap=True)  # the terminal wraps; a file and a search keep whole lines
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table of which no name and no size is cut, whatever the width: the terminal wraps what is too long."""
+    given = console.width
+    if all(column.no_wrap for column in table.columns):
+        console.width = _MEASURED
+        console.width = max(given, Measurement.get(console, console.options, table).maximum)
+    console.print(table)
+    console.width = given
+
+
+def _components(report: CheckpointReport, width: int, *, is_unicode: bool) -> Table:
+    """Bytes, purposes and the bar give way to a narrow terminal, in this order; sizes never do."""
+    bar_width = _BAR_WIDTH if width >= _WIDE else _SHORT_BAR_WIDTH
     table = _plain_table()
     table.add_column("component", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("bytes", justify="right", no_wrap=True)
+    if width >= _WIDE:
+        table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("speaks", no_wrap=True)
-    table.add_column("what it is for", overflow="fold")
+    if width >= _MEDIUM:
+        table.add_column("what it is for", overflow="fold")
+
+    def add(title: str, nbytes: int, bar: str, speaks: str, purpose: str) -> None:
+        exact = [f"{nbytes:,}"] if width >= _WIDE else []
+        table.add_row(title, human_size(nbytes), *exact, bar, speaks, *([purpose] if width >= _MEDIUM else []))
+
     largest = max(share.nbytes for share in report.shares)
     for share in report.shares:
         component = BY_KEY[share.key]
-        table.add_row(
-            component.title,
-            human_size(share.nbytes),
-            f"{share.nbytes:,}",
-            _bar(share.nbytes / largest if largest else 0, is_unicode=is_unicode),
-            "yes" if component.speaks else "no",
-            component.purpose,
-        )
+        bar = _bar(share.nbytes / largest if largest else 0, bar_width, is_unicode=is_unicode)
+        add(component.title, share.nbytes, bar, "yes" if component.speaks else "no", component.purpose)
     table.add_section()
-    table.add_row("file", human_size(report.nbytes), f"{report.nbytes:,}", "", "", "the sum of the above")
+    add("file", report.nbytes, "", "", "the sum of the above")
+    return table
+
+
+def _print_purposes(console: Console, report: CheckpointReport) -> None:
+    for share in report.shares:
+        text = f"{BY_KEY[share.key].title}: {BY_KEY[share.key].purpose}"
+        for line in textwrap.wrap(text, max(console.width, 20), subsequent_indent=_INDENT):
+            _print_line(console, line)
+
+
+def _run_table(report: RunReport, width: int) -> Table:
+    """The step, which is in the name, and the sizes of exports give way to a narrow terminal."""
+    table = _plain_table()
+    table.add_column("checkpoint", no_wrap=True)
+    for title in ("step", "full", "eval loss") if width >= _MEDIUM else ("full", "eval loss"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("exported", no_wrap=True)
+    table.add_column("keep for", no_wrap=True)
+    rows = [_saved_row(saved, with_export_size=width >= _NARROW) for saved in report.checkpoints]
+    rows += [(f"{report.folder}/{name}", "", "", "", human_size(nbytes), "") for name, nbytes in report.others.items()]
+    for name, step, *rest in rows:
+        table.add_row(*map(Text, (name, *([step] if width >= _MEDIUM else []), *rest)))
     return table
 
 
@@ -110,7 +156,8 @@ def _facts(report: CheckpointReport) -> list[tuple[str, str]]:
     facts.append(("tensors", f"{len(report.tensors)}, {dtypes}; {prefix}; {report.format} file"))
     if report.architecture is not None:
         facts += _architecture_facts(report.architecture)
-    facts.append(("resume", "yes" if report.resumable else f"no: {'; '.join(report.obstacles)}"))
+    yes = "yes, with fresh optimizer moments: it holds weights only" if report.fresh_moments else "yes"
+    facts.append(("resume", yes if report.resumable else f"no: {'; '.join(report.obstacles)}"))
     facts.append(("to go on", report.advice))
     if report.provenance is not None:
         facts += _provenance_facts(report.provenance)
@@ -137,13 +184,13 @@ def _provenance_facts(provenance: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _saved_row(saved: SavedReport) -> tuple[str, ...]:
+def _saved_row(saved: SavedReport, *, with_export_size: bool) -> tuple[str, ...]:
     exported = saved.export or "no"
-    if saved.export:
+    if saved.export and with_export_size:
         exported += f" ({human_size(saved.export_bytes)})"
     loss = f"{saved.eval_loss:.4g}" if saved.eval_loss is not None else "-"
     full = human_size(saved.nbytes) if saved.nbytes else "-"
-    return saved.name, str(saved.step), full, loss, exported, saved.needed or ("unreadable" if saved.fault else "")
+    return saved.name, str(saved.step), full, loss, exported, "unreadable" if saved.fault else saved.needed
 
 
 def _tensor_table(root: Node) -> Table:
@@ -174,11 +221,11 @@ def _add_rows(table: Table, node: Node, depth: int, above: int) -> None:
 
 
 def _plain_table() -> Table:
-    return Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
 
 
-def _bar(share: float, *, is_unicode: bool) -> str:
-    full, part = divmod(round(share * _BAR_WIDTH * 2), 2)
+def _bar(share: float, width: int, *, is_unicode: bool) -> str:
+    full, part = divmod(round(share * width * 2), 2)
     return ("\u2588" * full + "\u258c" * part) if is_unicode else "#" * full
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Shapes = dict[str, tuple[int, ...]]
 
 _MAX_SIZE = 1_000_000
+_MAX_LAYERS = 1_000  # each is a dozen names; the released models have 30
+_MAY_BE_OPEN = ("gpt_max_audio_tokens", "gpt_max_text_tokens")  # -1: no learned positions
 _MEL_CHANNELS = 80
 _CONDITIONING_BLOCKS = 6
 _PERCEIVER_LAYERS, _PERCEIVER_LATENTS, _PERCEIVER_WIDTH, _PERCEIVER_MULTIPLIER = 2, 32, 8 * 64, 4
@@ -46,12 +48,14 @@ def expected_tensors(args: dict[str, Any], text_tokens: int) -> dict[str, tuple[
         text_tokens: Rows of the text embedding, which the config of a release leaves open.
 
     Raises:
-        ValueError: When a size in ``args`` is no whole number.
+        ValueError: When a size in ``args`` is no whole number or out of all bounds.
     """
     known = {**DEFAULTS, **{key: args[key] for key in DEFAULTS if args.get(key) is not None}}
     for key, value in known.items():
-        if not isinstance(value, int) or value > _MAX_SIZE:
-            msg = f"model_args.{key} should be a whole number up to {_MAX_SIZE}, found {str(value)[:40]}"
+        least = -1 if key in _MAY_BE_OPEN else 0
+        most = _MAX_LAYERS if key == "gpt_layers" else _MAX_SIZE
+        if not isinstance(value, int) or not least <= value <= most:
+            msg = f"model_args.{key} should be a whole number from {least} to {most}, found {str(value)[:40]}"
             raise ValueError(msg)
     shapes: Shapes = {"mel_stats": (_MEL_CHANNELS,)}
     shapes |= _prefixed("gpt.", _gpt(known, text_tokens))

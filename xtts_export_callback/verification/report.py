@@ -84,10 +84,15 @@ def verify_model(
 
     Returns:
         The report. A file that cannot be opened at all is a fault, not an error.
+
+    Raises:
+        CheckpointError: When permissions forbid to read the file: that says nothing about what is in it.
     """
     try:
         checkpoint = open_checkpoint(path)
     except CheckpointError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
         message = str(error).removeprefix(f"{path}: ")
         return VerificationReport(path, (Fault("file", message),), nbytes=path.stat().st_size if path.is_file() else 0)
     with checkpoint:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.read import MODEL_NAMES, open_checkpoint
 from xtts_export_callback.errors import CheckpointError
-from xtts_export_callback.inspection.report import resume_obstacles
-from xtts_export_callback.runs import DEFAULT_FOLDER
+from xtts_export_callback.inspection.report import holds_weights_only, resume_obstacles
+from xtts_export_callback.runs import exports_folder, find_checkpoints
 from xtts_export_callback.verification.faults import Fault
 from xtts_export_callback.verification.report import VerificationReport, verify_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _KEYS = ("checkpoint", "best_model")
 
@@ -45,12 +45,14 @@ class RunVerification:
         models: A report for each checkpoint at its root and each export below it.
         resume: What the next resume picks.
         faults: Faults of the run as a whole, those of the resume.
+        notes: What is worth knowing about the run as a whole.
     """
 
     path: Path
     models: tuple[VerificationReport, ...]
     resume: Resume
     faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def is_fine(self) -> bool:
@@ -63,6 +65,7 @@ class RunVerification:
             "path": str(self.path),
             "fine": self.is_fine,
             "faults": [fault._asdict() for fault in self.faults],
+            "notes": list(self.notes),
             "resume": {
                 "checkpoint": str(self.resume.checkpoint) if self.resume.checkpoint else None,
                 "best": str(self.resume.best) if self.resume.best else None,
@@ -78,27 +81,56 @@ def verify_run(run: Path, *, load: bool = False, progress: Callable[[int], None]
         run: The run folder.
         load: As for `verify_model`.
         progress: As for `verify_model`.
+
+    Raises:
+        CheckpointError: When permissions forbid to read one of its files.
     """
     reports = {path: verify_model(path, load=load, progress=progress) for path in models_of(run)}
+    if reports and not any(run.glob("*.pth")):
+        note = "holds exports only: there is no checkpoint to resume from"
+        return RunVerification(run, tuple(reports.values()), Resume(None, None), (), (note,))
     resume = next_resume(run)
-    faults = [Fault("resume", resume.obstacle)] if resume.obstacle else []
+    messages = [message for message in (resume.obstacle, _folder_fault(run, resume)) if message]
+    messages += _pick_faults(resume, reports)
+    faults = tuple(Fault("resume", message) for message in messages)
+    notes = _weights_only_notes(run, resume, reports) if not faults else ()
+    return RunVerification(run, tuple(reports.values()), resume, faults, notes)
+
+
+def _pick_faults(resume: Resume, reports: dict[Path, VerificationReport]) -> list[str]:
+    """What is wrong with the files that the next resume picks."""
+    faults = []
     roles = ((resume.checkpoint, "goes on from"), (resume.best, "reads the best loss from"))
-    for path, role in dict.fromkeys(roles):
-        if path is None or (role != roles[0][1] and path == resume.checkpoint):
+    for path, role in roles[: 1 if resume.best == resume.checkpoint else 2]:
+        if path is None:
             continue
         report = reports.get(path)
-        broken = "" if report is None or report.is_fine else "which is broken"
-        obstacles = _obstacles(path) if not broken and path == resume.checkpoint else ""
-        if broken or obstacles:
+        reason = "which is no file" if report is None else "" if report.is_fine else "which is broken"
+        if not reason and path == resume.checkpoint:
+            reason = _obstacles(path)
+        if reason:
             remedy = "move it out of the run folder" if len(reports) > 1 else "it is the only one"
-            faults.append(Fault("resume", f"the next resume {role} {path.name}, {broken or obstacles}; {remedy}"))
-    return RunVerification(run, tuple(reports.values()), resume, tuple(faults))
+            faults.append(f"the next resume {role} {path.name}, {reason}; {remedy}")
+    return faults
+
+
+def _weights_only_notes(run: Path, resume: Resume, reports: dict[Path, VerificationReport]) -> tuple[str, ...]:
+    """What becomes of the optimizer where the pick holds weights only; `resume.choose_checkpoint` decides it."""
+    picked = resume.checkpoint
+    if picked is None or not _is_weights_only(picked):
+        return ()
+    candidates = [saved.path for saved in reversed(find_checkpoints(run)) if saved.kind == "checkpoint"]
+    full = (path for path in candidates if path in reports and reports[path].tensors and not _obstacles(path))
+    back = next((path for path in full if not _is_weights_only(path)), None)
+    if picked.name.startswith("best_model") and back is not None:
+        return (f"{picked.name} holds weights only: the callback goes back to {back.name}, with optimizer state",)
+    return (f"{picked.name} holds weights only: training resumes with fresh optimizer moments",)
 
 
 def models_of(run: Path) -> list[Path]:
     """Every ``.pth`` at a run's root, where the Trainer looks, and every folder of ours below it."""
-    files = sorted(path for path in run.glob("*.pth") if path.is_file())
-    folder = run / DEFAULT_FOLDER
+    files = sorted(path for path in run.glob("*.pth") if not path.is_dir())  # links that lead nowhere too
+    folder = run / exports_folder(run)
     exports = sorted(folder.iterdir()) if folder.is_dir() else []
     return files + [path for path in exports if any((path / name).is_file() for name in MODEL_NAMES)]
 
@@ -113,12 +145,15 @@ def next_resume(run: Path) -> Resume:
     files = sorted(path.as_posix() for path in base.glob("*.pth"))
     picked: dict[str, tuple[int, str]] = {}
     for key in _KEYS:
-        numbered = [(int(match[1]), name) for name in files if (match := re.search(f"{key}_([0-9]+)", name))]
-        if numbered:
-            largest = max(number for number, _ in numbered)
-            picked[key] = next(item for item in numbered if item[0] == largest)
+        numbered = _numbered(key, ((name, name) for name in files))
+        if numbered is not None:
+            picked[key] = numbered
             continue
         candidates = [name for name in files if key in name]
+        dangling = [name for name in candidates if not Path(name).exists()]
+        if dangling:
+            reason = f"looking for {key}, the Trainer fails on {Path(dangling[0]).name}, a link that leads nowhere"
+            return Resume(None, None, f"{reason}; remove it")
         if candidates:
             newest = max(candidates, key=os.path.getctime)
             step, obstacle = _step(Path(newest))
@@ -134,6 +169,33 @@ def next_resume(run: Path) -> Resume:
     return Resume(run / Path(checkpoint).name, run / Path(best).name)
 
 
+def _numbered(key: str, files: Iterable[tuple[str, str]]) -> tuple[int, str] | None:
+    """The first of the files with the largest number behind a key, each given with the text to search."""
+    numbers = [(int(match[1]), name) for text, name in files if (match := re.search(f"{key}_([0-9]+)", text))]
+    return max(numbers, key=lambda item: item[0], default=None)  # `max` takes the first of equals
+
+
+def _folder_fault(run: Path, resume: Resume) -> str:
+    """Where a number in the name of a folder has the Trainer pick other files than their own numbers would."""
+    base = Path(os.path.abspath(run)).as_posix()  # noqa: PTH100 - as `next_resume`
+    found = re.search(f"({'|'.join(_KEYS)})_[0-9]+", base)
+    if found is None or resume.checkpoint is None or resume.best is None:
+        return ""
+    names = sorted(path.name for path in run.glob("*.pth"))
+    own = {key: _numbered(key, ((name, name) for name in names)) for key in _KEYS}
+    # Of two at one step the checkpoint, as `next_resume` has it.
+    newest = max((item for item in own.values() if item is not None), key=lambda item: item[0], default=None)
+    best = own["best_model"]
+    if newest is not None and newest[1] != resume.checkpoint.name:
+        picked, other = resume.checkpoint.name, newest[1]
+    elif best is not None and best[1] != resume.best.name:
+        picked, other = resume.best.name, best[1]
+    else:
+        return ""
+    habit = f"contains {found[0]}, which the Trainer takes for the number"
+    return f"the folder name {base} {habit}: the next resume picks {picked}, not {other}; rename it"
+
+
 def _step(path: Path) -> tuple[int, str]:
     try:
         with open_checkpoint(path) as checkpoint:
@@ -146,3 +208,8 @@ def _step(path: Path) -> tuple[int, str]:
 def _obstacles(path: Path) -> str:
     with open_checkpoint(path) as checkpoint:
         return " and ".join(resume_obstacles(checkpoint))
+
+
+def _is_weights_only(path: Path) -> bool:
+    with open_checkpoint(path) as checkpoint:
+        return holds_weights_only(checkpoint)
