@@ -13,10 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.assets import COMPANIONS
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.publish import whole_directory
-from xtts_export_callback.errors import ConfigError, VerificationError
+from xtts_export_callback.errors import ConfigError, OutputExistsError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PROVENANCE_FILE = "export.json"
 FORMATS = {"pth": "model.pth", "safetensors": "model.safetensors"}
+_OUR_FILES = {*FORMATS.values(), *COMPANIONS, PROVENANCE_FILE, "config.json", "vocab.json", "dvae.pth"}
 _PROVENANCE_VERSION = 1
 _VERSIONS_OF = ("xtts-export-callback", "torch", "coqui-tts", "coqui-tts-trainer", "numpy")
 
@@ -72,7 +74,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         provenance: What `provenance_of` gave.
         format: ``"pth"`` or ``"safetensors"``.
         extra: Further ``.pth`` files: by name, what `write_pth` shall put into them.
-        force: Replace an existing folder, which stays whole until the new one is.
+        force: Replace an inference folder of ours, which stays whole until the new one is; never anything else.
         progress: Called with the number of bytes of weights written since the last call.
 
     Returns:
@@ -85,6 +87,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     if format not in FORMATS:
         msg = f"format {format!r}: expected one of {', '.join(FORMATS)}"
         raise ConfigError(msg)
+    _check_replaceable(path, force=force)
     with whole_directory(path, force=force) as temporary:
         weights = temporary / FORMATS[format]
         document = {"config": assets.config, **header, "export": provenance}
@@ -102,6 +105,21 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode())
         nbytes = folder_bytes(temporary)
     return WrittenFolder(path, nbytes, written=True, provenance=complete)
+
+
+def _check_replaceable(path: Path, *, force: bool) -> None:
+    """Refuse to replace what is not wholly ours: a run, somebody's folder, an export that has got other files."""
+    if path.name in {"", ".."}:
+        msg = f"{path}: expected the name of a folder to create; name another output"
+        raise OutputExistsError(msg)
+    if not force or not path.is_dir():
+        return
+    there = sorted(entry.name for entry in path.iterdir())
+    foreign = [name for name in there if name not in _OUR_FILES]
+    if foreign or (there and read_provenance(path) is None):
+        shown = ", ".join((foreign or there)[:3])
+        msg = f"{path}: not an inference folder and nothing else (it holds {shown}); name another output"
+        raise OutputExistsError(msg)
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:

@@ -38,9 +38,7 @@ def test_models_are_merged_by_method_and_the_effective_weights_printed(
     expected = start + 0.5 * (0.75 * (x - start) + 0.25 * (y - start))
     torch.testing.assert_close(load(tmp_path / "m")[EMBEDDING], expected.float())
     printed = capsys.readouterr().out
-    assert "0.75 x a" in printed
-    assert "0.25 x b" in printed
-    assert "base: base" in printed
+    assert "task_arithmetic: 0.5 x base + 0.375 x a + 0.125 x b" in printed
     assert "of float32, verified" in printed
 
 
@@ -73,6 +71,52 @@ def test_an_existing_output_is_refused_and_stays(tmp_path: Path, capsys: pytest.
     (tmp_path / "m" / "mine").write_text("precious", encoding="utf-8")
     assert "exists already" in complaint(capsys, "merge", *paths, "--output", tmp_path / "m")
     assert (tmp_path / "m" / "mine").read_text(encoding="utf-8") == "precious"
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "checkpoint_1000.pth"])
+def test_force_replaces_no_folder_that_holds_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
+    output = tmp_path / "m"
+    merge = ["merge", *map(str, paths), "--output", str(output), "--force"]
+    assert (main(merge), main(merge)) == (0, 0)
+    (output / name).write_text("precious", encoding="utf-8")
+    capsys.readouterr()
+    assert f"it holds {name}" in complaint(capsys, *merge)
+    assert (output / name).read_text(encoding="utf-8") == "precious"
+
+
+def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
+    assert "not an inference folder" in complaint(capsys, "merge", *paths, "--output", paths[0].parent, "--force")
+    assert paths[0].exists()
+
+
+@pytest.mark.parametrize("output", [".", "..", ""])
+def test_an_output_without_a_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
+    monkeypatch.chdir(paths[0].parent)
+    assert "name another output" in complaint(capsys, "merge", *paths, "--output", output, "--force")
+
+
+def test_the_plan_says_where_it_goes_and_that_something_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
+    assert main(["merge", *map(str, paths), "--output", str(tmp_path), "--dry-run"]) == 0
+    assert f"to {tmp_path}, which exists" in capsys.readouterr().out
+
+
+def test_folders_with_dots_keep_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
+    folders = [paths[index].parent.rename(tmp_path / name) for index, name in enumerate(("v2.0.2", "v2.0.3"))]
+    merge = ["merge", *map(str, folders), "--output", str(tmp_path / "m")]
+    assert main(merge) == 0
+    assert main(["merge", str(tmp_path / "m"), str(folders[0]), "--dry-run"]) == 0
+    assert "0.5 x m + 0.5 x v2.0.2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,12 @@ def _plan(args: argparse.Namespace) -> tuple[list[Path], Path]:
     if len(sources) == 1 and is_run(sources[0]):
         count = args.last if args.last is not None else _DEFAULT_LAST
         paths = [saved.path for saved in last_checkpoints(sources[0], count)]
-        return paths, Path(args.output) if args.output else sources[0] / DEFAULT_FOLDER / f"average_last_{count}"
+        output = sources[0] / DEFAULT_FOLDER / f"average_last_{count}"
+        return paths, output if args.output is None else Path(args.output)
+    if len(sources) == 1 and not sources[0].is_file():
+        what = "a folder without checkpoint_N.pth" if sources[0].exists() else "nothing there"
+        msg = f"{sources[0]}: expected a run folder, found {what}; name a run, or two or more checkpoints"
+        raise ConfigError(msg)
     if args.last is not None:
         msg = "--last: expected one run folder, found checkpoints; name the run or leave --last out"
         raise ConfigError(msg)

@@ -15,6 +15,7 @@ from xtts_export_callback.commands.merging import add_merge_options, write_and_r
 if TYPE_CHECKING:
     import argparse
 
+    from xtts_export_callback.merge.plan import Plan
     from xtts_export_callback.merge.recipe import Recipe
 
 HELP = "merge fine-tunes: weighted, by layer, with a base"
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     with planned(recipe) as plan:
         if args.dry_run:
             print(plan.describe())
+            _print_also(args, plan)
             return 0
         output = _output(args)
         return write_and_report(
@@ -67,6 +69,18 @@ def run(args: argparse.Namespace) -> int:
         )
 
 
+def _print_also(args: argparse.Namespace, plan: Plan) -> None:
+    """What a plan does not say: the files for training, and where all goes."""
+    from xtts_export_callback.merge.engine import training_files
+
+    if args.for_training and (files := training_files(plan)):
+        print(f"for training also {', '.join(files)}")
+    if args.output is not None or _is_recipe(args):
+        output = _output(args)
+        exists = "" if not output.exists() else ", which exists: --force replaces an inference folder and nothing else"
+        print(f"to {output}{exists}")
+
+
 def _recipe(args: argparse.Namespace) -> Recipe:
     from dataclasses import replace
 
@@ -74,6 +88,11 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     from xtts_export_callback.merge.recipe import load_recipe, model_sources, parse_recipe
 
     if not _is_recipe(args):
+        recipes = [source for source in args.sources if Path(source).suffix.lower() in _RECIPE_SUFFIXES]
+        if recipes or len(args.sources) == 1:
+            msg = f"{(recipes or args.sources)[0]}: expected one recipe (.yaml) alone or models, 2 or with --base 1"
+            if recipes or args.base is None:
+                raise ConfigError(msg)
         sources = model_sources([Path(source) for source in args.sources])
         named = [{"path": str(source.path), "name": source.name} for source in sources]
         given: dict[str, Any] = {key: getattr(args, key) for key in (*_SETTINGS, "vocab")}

@@ -52,10 +52,14 @@ def write_and_report(
     with progress_bar(output.name, nbytes) as progress:
         result = write(progress)
     seconds = time.perf_counter() - started
+    rules = result.provenance["rules"]
+    is_mean = rules["method"] == "linear" and not rules["rules"]
     for source in result.provenance["sources"]:
-        weight = f"{source['weight']:.4g} x " if "weight" in source else "base: "
+        weight = f"{source['weight']:.4g} x " if is_mean else ""
         print(f"  {weight}{source['model']} (step {source['step']})")
-    _print_remarks(result.provenance["rules"])
+    for line in [] if is_mean else rules["summary"]:
+        print(f"  {line}")
+    _print_remarks(rules)
     dtype = result.provenance["dtype"]
     print(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
     if for_training:

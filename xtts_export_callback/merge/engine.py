@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 DVAE = "dvae"
 TRAINING_TYPE = "float32"
+_LARGEST_LOSS = 1e100  # a larger one is no loss, and its sum could overflow
 
 
 def merge_checkpoints(
@@ -119,13 +120,11 @@ def write_merge(
     """
     recipe = plan.recipe
     merged_models = plan.models[: len(recipe.models)]
-    weights = recipe.settings.effective
+    shares = recipe.settings.shares(has_base=recipe.base is not None)
     inputs = [
-        describe_source(model.checkpoint, model=model.source.name, weight=weight)
-        for model, weight in zip(merged_models, weights, strict=True)
+        describe_source(model.checkpoint, model=model.source.name, weight=share)
+        for model, share in zip(plan.models, shares, strict=True)
     ]
-    others = plan.models[len(merged_models) :]
-    inputs += [describe_source(model.checkpoint, model=model.source.name) for model in others]
     provenance = provenance_of(
         kind,
         inputs,
@@ -150,16 +149,20 @@ def combined_state(sources: Sequence[Checkpoint], weights: Sequence[float]) -> d
     states = [training_state(source) for source in sources]
     result: dict[str, Any] = {}
     for key in ("step", "epoch"):
-        result[key] = max((state[key] for state in states if isinstance(state[key], int)), default=None)
+        result[key] = max((state[key] for state in states if type(state[key]) is int), default=None)
     result["model_loss"] = {"computed": True}
     total = math.fsum(weights)
     for key in ("train_loss", "eval_loss"):
         losses = [(state["model_loss"] or {}).get(key) for state in states if isinstance(state["model_loss"], dict)]
-        numbers = [loss for loss in losses if isinstance(loss, (int, float))]
+        numbers = [float(loss) for loss in losses if isinstance(loss, (int, float)) and abs(loss) < _LARGEST_LOSS]
         complete = len(numbers) == len(sources) and total != 0
-        products = [loss * weight for loss, weight in zip(numbers, weights, strict=False)]
-        result["model_loss"][key] = math.fsum(products) / total if complete else None
+        result["model_loss"][key] = _mean(numbers, weights) if complete else None
     return result
+
+
+def _mean(numbers: Sequence[float], weights: Sequence[float]) -> float:
+    products = [number * weight for number, weight in zip(numbers, weights, strict=True)]
+    return math.fsum(products) / math.fsum(weights)
 
 
 def training_files(plan: Plan) -> dict[str, Any]:
@@ -221,6 +224,7 @@ def _rules(plan: Plan) -> dict[str, Any]:
     return {
         **_settings(recipe.settings),
         "base": recipe.base is not None,
+        "summary": [f"{what}: {how}" for what, how, _ in plan.steps()],
         "rules": [
             {"match": list(rule.patterns), **(_settings(rule.settings) if rule.settings else {"take": rule.take})}
             for rule in recipe.rules

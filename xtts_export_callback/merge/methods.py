@@ -96,6 +96,15 @@ class Settings:
         total = 1.0 if self.normalize else math.fsum(self.effective)
         return Coefficients(models, 1.0 - self.scale * total, 1.0)
 
+    def shares(self, *, has_base: bool) -> list[float]:
+        """The weight of each model, and of the base where there is one, as the method uses them.
+
+        Those of ties are the weights in its vote, and its base counts in full.
+        """
+        parts = self.coefficients()
+        models = self.effective if self.method in {SLERP, TIES} else [one / parts.divisor for one in parts.models]
+        return [*models, *([parts.base] if has_base else [])]
+
     def storage(self, name: str, models: Sequence[Tensor], base: Tensor | None, dtype: DType) -> ComputedStorage:
         """The merged tensor, not computed yet.
 

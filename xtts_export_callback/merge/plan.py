@@ -9,6 +9,7 @@ from xtts_export_callback.checkpoint import Tensor
 from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType
 from xtts_export_callback.combine import ComputedStorage, WeightedSum, blocks, bytes_read, widest
 from xtts_export_callback.errors import ConfigError, IncompatibleError
+from xtts_export_callback.folder import training_state
 from xtts_export_callback.merge.methods import SLERP, TIES, Settings
 from xtts_export_callback.merge.patterns import matches, suggestion
 from xtts_export_callback.merge.sources import VOCAB_TENSORS, OpenModel, group_names
@@ -70,14 +71,12 @@ class Plan:
         lines = [f"{len(self.tensors)} tensors from {len(self.models)} models"]
         for model in self.models:
             half = f", {model.half_precision}" if model.half_precision else ""
-            lines.append(f"  {model.source.name}: {model.path} (step {model.checkpoint.document.get('step')}{half})")
-        for rule in (*self.recipe.rules, None):
-            names = [name for name, found in self.rule_of.items() if found is rule]
-            if names:
-                what = " ".join(rule.patterns) if rule else "everything else" if self.recipe.rules else "every tensor"
-                lines.append(f"{what}: {self._recipe_of(rule)}")
-                size = human_size(sum(self.tensors[name].nbytes for name in names))
-                lines.append(f"  {len(names)} tensors, {size}: {', '.join(group_names(names))}")
+            step = training_state(model.checkpoint)["step"]
+            lines.append(f"  {model.source.name}: {model.path} (step {step}{half})")
+        for what, how, names in self.steps():
+            lines.append(f"{what}: {how}")
+            size = human_size(sum(self.tensors[name].nbytes for name in names))
+            lines.append(f"  {len(names)} tensors, {size}: {', '.join(group_names(names))}")
         if self.integers:
             lines.append(f"{len(self.integers)} integer tensors where they differ: of the {self.recipe.integers} model")
         if self.vocabulary is not None:
@@ -85,6 +84,16 @@ class Plan:
         types = sorted({tensor.dtype.name for tensor in self.tensors.values() if tensor.dtype.is_float})
         lines.append(f"reads {human_size(self.bytes_read)}, writes {human_size(self.nbytes)} of {', '.join(types)}")
         return "\n".join(lines)
+
+    def steps(self) -> list[tuple[str, str, list[str]]]:
+        """For each rule that counts, and for the rest: which tensors, how they are merged, and their names."""
+        found = []
+        for rule in (*self.recipe.rules, None):
+            names = [name for name, its_rule in self.rule_of.items() if its_rule is rule]
+            if names:
+                what = " ".join(rule.patterns) if rule else "everything else" if self.recipe.rules else "every tensor"
+                found.append((what, self._recipe_of(rule), names))
+        return found
 
     def _recipe_of(self, rule: Rule | None) -> str:
         if rule is not None and rule.take is not None:

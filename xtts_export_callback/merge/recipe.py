@@ -168,13 +168,16 @@ def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
         msg = f"weights: expected finite numbers, found {shown}"
         raise ConfigError(msg)
     largest = max(abs(weight) for weight in weights)
+    if 0 < largest < _SMALLEST_WEIGHT:  # their products with weights would lose digits
+        msg = f"weights: expected the largest to be at least {_SMALLEST_WEIGHT:g}, found {shown}"
+        raise ConfigError(msg)
     if abs(math.fsum(weights)) <= largest * _SMALLEST_SUM:
         msg = f"weights: {shown} sum to 0, so they cannot be normalised"
         raise ConfigError(msg)
     return [float(weight) for weight in weights]
 
 
-_LARGEST_WEIGHT = 1e100
+_LARGEST_WEIGHT, _SMALLEST_WEIGHT = 1e100, 1e-100
 _SMALLEST_SUM = 1e-9  # 0.1 + 0.2 - 0.3 is no sum to divide by
 
 
@@ -208,15 +211,24 @@ def _models_of(item: Table, folder: Path) -> list[ModelSource]:
         if "last" in item:
             item.fail("last", "run in place of path", item.get("last"))
         path = _resolve(folder, item.required("path"))
-        return [ModelSource(path, item.string("name") or model_name(path), vocab, config)]
+        return [ModelSource(path, _name(item) or model_name(path), vocab, config)]
     run = _resolve(folder, item.required("run"))
+    if not run.is_dir():
+        item.fail("run", "a run folder that exists", str(run))
     try:
         saved = last_checkpoints(run, item.integer("last", 5))
     except ConfigError as error:
         msg = f"{item.where}: {item.path('last')}: {error}"
         raise ConfigError(msg) from error
-    prefix = item.string("name")
+    prefix = _name(item)
     return [ModelSource(one.path, f"{prefix}_{one.step}" if prefix else one.name, vocab, config) for one in saved]
+
+
+def _name(item: Table) -> str | None:
+    name = item.string("name")
+    if name is not None and not name.isprintable():
+        item.fail("name", "a name in one line", name)
+    return name
 
 
 def _parse_base(table: Table, folder: Path) -> ModelSource | None:
@@ -320,7 +332,13 @@ def _path(item: Table, key: str, folder: Path) -> Path | None:
 
 
 def _resolve(folder: Path, value: str) -> Path:
-    return folder / Path(value).expanduser()
+    try:
+        return folder / Path(value).expanduser()
+    except RuntimeError:  # ~ of a user who is not there: the path is named as it stands when it cannot be read
+        return folder / value
+
+
+_SUFFIXES = {".pth", ".pt", ".safetensors"}  # not that of v2.0.3
 
 
 def model_sources(paths: Sequence[Path]) -> list[ModelSource]:
@@ -340,4 +358,7 @@ def model_sources(paths: Sequence[Path]) -> list[ModelSource]:
 
 def model_name(path: Path) -> str:
     """What a model is called: by its file, or by its folder where the file has the name that all models have."""
-    return path.parent.name or path.stem if path.name in MODEL_NAMES else path.name.removesuffix(path.suffix)
+    if path.name in MODEL_NAMES:
+        return path.parent.name or path.stem
+    name = path.resolve().name if path.name in {"", ".."} else path.name
+    return path.stem if path.suffix in _SUFFIXES else name

@@ -112,6 +112,8 @@ def check_same_vocab(models: Sequence[OpenModel], last: OpenModel, assets: Asset
         try:
             found = model.assets()
         except ConfigError:
+            if model.source.vocab is not None or model.source.config is not None:
+                raise  # what is named has to be right
             continue
         if found.vocab_bytes == assets.vocab_bytes:
             continue

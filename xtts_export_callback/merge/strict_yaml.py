@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_BYTES = 256_000  # a recipe has a few hundred; the parser is slow
+# Numbers as everybody reads them. In YAML 1.1, which PyYAML follows, 1:30 is 90, 010 is 8 and 1e-3 is a string.
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
+_FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 
 
 def load_yaml(path: Path) -> Any:
@@ -59,6 +63,13 @@ def _parse(text: str, path: Path) -> Any:
                     seen.add(key.value)
             return super().construct_mapping(node, deep=deep)
 
+    numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag not in numbers]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for tag, pattern in zip(numbers, (_INTEGER, _FLOAT), strict=True):
+        Loader.add_implicit_resolver(tag, pattern, list("-+.0123456789"))
     try:
         return yaml.load(text, Loader)
     except yaml.MarkedYAMLError as error:
