@@ -41,6 +41,7 @@ _LOCAL_MODEL_ARGS: dict[str, Any] = {
     "vocoder": "",
 }
 _TRAINING_ONLY = ("export", "trainer_args")
+_NAME_VOCAB = "name the training vocab.json (--vocab; in a recipe vocab_file)"
 _ABSOLUTE_PATH = re.compile(r"(/[^/\s]|~[/\\]|[A-Za-z]:[\\/]|\\\\\w|file:).+", re.DOTALL)
 
 
@@ -96,7 +97,7 @@ def find_assets(
     found_vocab = _find_vocab(checkpoint.path, raw, folders, rows, vocab)
     companions = {name: path for name in COMPANIONS if (path := _first_file(folders, name)) is not None}
     mel_stats = _as_path(_model_args(raw).get("mel_norm_file"))
-    if mel_stats is not None and mel_stats.is_file():
+    if mel_stats is not None and _is_file(mel_stats):
         companions["mel_stats.pth"] = mel_stats
     return Assets(clean_config(raw, rows), found_vocab, companions)
 
@@ -141,12 +142,10 @@ def vocab_tokens(content: bytes, where: str) -> dict[str, int]:
         tokens = {str(token): int(row) for token, row in parsed["model"]["vocab"].items()}
         tokens.update({str(added["content"]): int(added["id"]) for added in parsed.get("added_tokens") or []})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        msg = (
-            f"{where}: not a vocabulary of the tokenizers library ({error}); name the training vocab.json with --vocab"
-        )
+        msg = f"{where}: not a vocabulary of the tokenizers library ({error}); {_NAME_VOCAB}"
         raise ConfigError(msg) from error
     if not tokens:
-        msg = f"{where}: no tokens in it; name the training vocab.json with --vocab"
+        msg = f"{where}: no tokens in it; {_NAME_VOCAB}"
         raise ConfigError(msg)
     return tokens
 
@@ -178,9 +177,11 @@ def _find_config(checkpoint: Checkpoint, explicit: Path | None) -> dict[str, Any
     if isinstance(inside, dict) and inside:
         return inside
     beside = checkpoint.path.parent / "config.json"
-    if beside.is_file():
+    if _is_file(beside):
         return read_json_object(beside)
-    msg = f"{checkpoint.path}: holds no config and has no config.json beside it; name one with --config"
+    msg = (
+        f"{checkpoint.path}: holds no config and has no config.json beside it; name one (--config; in a recipe config)"
+    )
     raise ConfigError(msg)
 
 
@@ -189,19 +190,24 @@ def _find_vocab(path: Path, config: dict[str, Any], folders: list[Path], rows: i
     candidates = [explicit] if explicit is not None else [named, *(folder / "vocab.json" for folder in folders)]
     misfits = []
     for candidate in candidates:
-        if candidate is None or not candidate.is_file():
+        if candidate is None or not _is_file(candidate):
             continue
-        size = vocab_size(candidate.read_bytes(), str(candidate))
+        try:
+            content = candidate.read_bytes()
+        except PermissionError:
+            misfits.append(f"{candidate}, which cannot be read")
+            continue
+        size = vocab_size(content, str(candidate))
         if size == rows:
             return candidate
         misfits.append(f"{candidate} has {size}")
     if explicit is not None and not misfits:
-        msg = f"{explicit}: no such file; name the training vocab.json with --vocab"
+        msg = f"{explicit}: no such file; {_NAME_VOCAB}"
         raise ConfigError(msg)
     found = (
         f"found {'; '.join(dict.fromkeys(misfits))}" if misfits else f"found none (the config says {named or 'none'})"
     )
-    msg = f"{path}: expected a vocab.json of {rows} tokens, {found}; name the training vocab.json with --vocab"
+    msg = f"{path}: expected a vocab.json of {rows} tokens, {found}; {_NAME_VOCAB}"
     raise ConfigError(msg)
 
 
@@ -217,7 +223,15 @@ def _folders(path: Path, config: dict[str, Any]) -> Iterator[Path]:
 
 
 def _first_file(folders: list[Path], name: str) -> Path | None:
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    return next((folder / name for folder in folders if _is_file(folder / name)), None)
+
+
+def _is_file(path: Path) -> bool:
+    """Also where it may not be looked at, such as in the home of whoever trained."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _as_path(value: Any) -> Path | None:

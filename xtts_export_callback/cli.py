@@ -10,9 +10,10 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import select
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback import __version__
 from xtts_export_callback.errors import XttsExportError
@@ -89,8 +90,19 @@ def _discard_output() -> None:
         os.close(devnull)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and takes -1e-3 for a number."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="xtts-export",
         description="From XTTS v2 training checkpoints to models that speak: export, average, merge, inspect, verify.",
     )

@@ -122,6 +122,7 @@ def test_folders_with_dots_keep_their_names(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--weights", "-1e-3", "1e-3"], "merge: weights: -0.001 0.001 sum to 0"),
         (["--method", "ties"], "merge: base: expected a base for ties"),
         (["--density", "0.5"], "merge: density: expected a method that uses it (ties)"),
         (["--weights", "1"], "merge: weights: expected 2 numbers"),
@@ -135,6 +136,14 @@ def test_wrong_options_are_one_line(
     paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
     assert expected in complaint(capsys, "merge", *paths, *arguments, "--output", tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_bad_usage_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["merge", "a.pth", "b.pth", "--weights", "1", "x"])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "xtts-export merge: argument --weights: invalid float value: 'x'; see xtts-export merge --help"
 
 
 def damages(content: bytes) -> dict[str, bytes]:

@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> tuple[list[Path], Path]:
     from xtts_export_callback.errors import ConfigError
-    from xtts_export_callback.runs import DEFAULT_FOLDER, is_run, last_checkpoints
+    from xtts_export_callback.runs import exports_folder, is_run, last_checkpoints
 
     sources = [Path(source) for source in args.sources]
     if len(sources) == 1 and is_run(sources[0]):
         count = args.last if args.last is not None else _DEFAULT_LAST
         paths = [saved.path for saved in last_checkpoints(sources[0], count)]
-        output = sources[0] / DEFAULT_FOLDER / f"average_last_{count}"
+        output = sources[0] / exports_folder(sources[0]) / f"average_last_{count}"
         return paths, output if args.output is None else Path(args.output)
     if len(sources) == 1 and not sources[0].is_file():
         what = "a folder without checkpoint_N.pth" if sources[0].exists() else "nothing there"

@@ -16,7 +16,7 @@ from xtts_export_callback.comparison.report import bare_tensors
 from xtts_export_callback.comparison.words import count, percent, places_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
 from xtts_export_callback.inspection.architecture import model_args
-from xtts_export_callback.runs import DEFAULT_FOLDER, find_checkpoints, find_exports
+from xtts_export_callback.runs import exports_folder, find_checkpoints, find_exports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -154,7 +154,7 @@ def compare_run(run: Path, base: Path | None = None, *, progress: Callable[[int]
 def stops_of(run: Path) -> list[tuple[str, int, Path]]:
     """Name, step and file of every checkpoint of a run, one a step, oldest first."""
     best: dict[int, tuple[str, int, Path]] = {}
-    for saved in (*find_checkpoints(run), *find_exports(run / DEFAULT_FOLDER)):
+    for saved in (*find_checkpoints(run), *find_exports(run / exports_folder(run))):
         is_export = saved.path.is_dir()
         if saved.step in best and (is_export and not _is_float32(saved.path)):
             continue
