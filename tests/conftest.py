@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -64,6 +65,34 @@ def tiny_config(tiny_assets: TinyAssets, tmp_path: Path) -> Iterator[Callable[..
     close_trainer_logs()
     for output in outputs:
         shutil.rmtree(output, ignore_errors=True)
+
+
+@pytest.fixture
+def light(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A function that trains the light model: options of the export, then fields of the config."""
+    from tests.light import light_run
+
+    outputs: list[Path] = []
+
+    def run(export: dict[str, Any] | None = None, **fields: Any) -> Path:
+        outputs.append(tmp_path / f"out{len(outputs)}")
+        return light_run(outputs[-1], export, **fields)
+
+    yield run
+    close_trainer_logs()
+    for output in outputs:
+        shutil.rmtree(output, ignore_errors=True)
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """What the training log says of us."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("trainer.xtts_export").addHandler(handler)
+    yield lines
+    logging.getLogger("trainer.xtts_export").removeHandler(handler)
 
 
 class Demo(NamedTuple):

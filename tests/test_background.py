@@ -111,6 +111,45 @@ def test_giving_up_stops_what_is_at_work_and_skips_what_waits(queue: Background,
     assert sorted(record.events) == ["did slow", "skipped put off", "skipped queued"]
 
 
+def refuse_thread(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """Have no thread of a name start, as where their number is limited; what is in the list, once."""
+    start = threading.Thread.start
+    refused: list[str] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name and not refused:
+            refused.append(name)
+            message = "can't start new thread"
+            raise RuntimeError(message)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return refused
+
+
+def test_a_thread_that_cannot_be_started_queues_nothing_and_the_next_work_tries_again(
+    queue: Background, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_thread(monkeypatch, "xtts-export")
+    with pytest.raises(RuntimeError, match="can't start"):
+        queue.submit(record.work("first"))
+    queue.wait()
+    queue.submit(record.work("second"))
+    queue.wait()
+    assert record.events == ["did second"]
+
+
+def test_a_report_that_fails_does_not_end_the_work(queue: Background, record: Record) -> None:
+    def fail(error: Exception | None = None) -> None:
+        message = "no luck"
+        raise ValueError(message)
+
+    queue.submit(Work("first", fail, lambda: None, fail))
+    queue.submit(record.work("second"))
+    queue.wait()
+    assert record.events == ["did second"]
+
+
 def test_waiting_without_work_returns(queue: Background) -> None:
     queue.wait()
 

@@ -309,7 +309,10 @@ def test_a_flipped_bit_in_the_weights_ends_with_one_line(checkpoint: Path, capsy
         (["export", "RUN/checkpoint_1000.pth", "--vocab", "nowhere.json"], "nowhere.json"),
         (["export", "RUN/checkpoint_1000.pth", "--config", "RUN/nowhere.json"], "nowhere.json: cannot be read"),
         (["average", "RUN", "--last", "5"], "expected at least 5 checkpoints, found 2 (steps: 1000, 2000)"),
-        (["average", "RUN/checkpoint_1000.pth", "--output", "out"], "expected at least 2 checkpoints to average, found 1"),
+        (
+            ["average", "RUN/checkpoint_1000.pth", "--output", "out"],
+            "expected at least 2 checkpoints to average, found 1",
+        ),
         (["average", "RUN/checkpoint_1000.pth", "RUN/checkpoint_2000.pth"], "--output"),
     ],
 )

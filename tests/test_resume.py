@@ -73,7 +73,7 @@ class Light:
 def _exporters() -> list[Any]:
     from xtts_export_callback import callback
 
-    return list(callback._RUNS.values())
+    return [exporter for exporter, _ in callback._RUNS.values()]
 
 
 @pytest.fixture
@@ -218,6 +218,38 @@ def test_a_run_without_a_whole_checkpoint_is_not_continued(light: Light) -> None
         path.write_bytes(b"PK")
     with pytest.raises(ConfigError, match="no whole checkpoint is left"):
         light.continued(run, ON)
+
+
+def test_a_run_whose_only_whole_file_is_the_copy_of_the_best_model_is_continued_from_it(light: Light) -> None:
+    run = light.killed(9, ON)
+    for path in run.glob("*_[0-9]*.pth"):
+        path.write_bytes(path.read_bytes()[:1000])
+    trainer = light.continued(run, ON)
+    assert trainer.args.restore_path == str(run / "best_model.pth")
+    assert max(steps(run, "checkpoint")) > 9
+
+
+def test_weights_only_keep_the_place_in_a_schedule_that_restarts() -> None:
+    import torch
+
+    from xtts_export_callback.schedule import position_of, restore_position
+
+    def fresh() -> tuple[Any, Any]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=5, T_mult=2)
+
+    def rates(optimizer: Any, scheduler: Any, count: int) -> list[float]:
+        found = []
+        for _ in range(count):
+            optimizer.step()
+            scheduler.step()
+            found.append(optimizer.param_groups[0]["lr"])
+        return found
+
+    first_run, continued = fresh(), fresh()
+    rates(*first_run, 8)
+    restore_position(position_of(*first_run), *continued)
+    assert rates(*continued, 20) == pytest.approx(rates(*first_run, 20))
 
 
 def test_continuing_makes_up_for_exports_and_best_model_and_removes_leftovers(light: Light) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,33 +22,6 @@ pytestmark = pytest.mark.integration
 
 ON = {"enabled": True}
 LightRun = Callable[..., Path]
-
-
-@pytest.fixture
-def light(tmp_path: Path) -> Iterator[LightRun]:
-    """A function that trains the light model: options of the export, then fields of the config."""
-    from tests.light import light_run
-
-    outputs: list[Path] = []
-
-    def run(export: dict[str, Any] | None = None, **fields: Any) -> Path:
-        outputs.append(tmp_path / f"out{len(outputs)}")
-        return light_run(outputs[-1], export, **fields)
-
-    yield run
-    close_trainer_logs()
-    for output in outputs:
-        shutil.rmtree(output, ignore_errors=True)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("trainer.xtts_export").addHandler(handler)
-    yield lines
-    logging.getLogger("trainer.xtts_export").removeHandler(handler)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -184,24 +184,30 @@ class Background:
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Work) -> None:
-        """Queue work. Where too much waits already the oldest is skipped: a slow disk must not hold up training."""
+        """Queue work. Where too much waits already the oldest is skipped: a slow disk must not hold up training.
+
+        Raises:
+            RuntimeError: When no thread can be started; then nothing is queued.
+        """
         with self._changed:
+            self._start()
             self._queue.append(work)
             skipped = self._queue.popleft() if len(self._queue) > QUEUED else None
-            self._wake()
+            self._changed.notify_all()
         if skipped is not None:
             skipped.skipped()
 
     def when_idle(self, work: Work) -> None:
-        """Have work done when nothing is queued."""
+        """Have work done when nothing is queued; errors as `submit`."""
         with self._changed:
+            self._start()
             self._later.append(work)
-            self._wake()
+            self._changed.notify_all()
 
     def wait(self) -> None:
-        """Return when all work is done."""
+        """Return when all work is done, or there is nobody to do it."""
         with self._changed:
-            while not self._given_up and (self._queue or self._later or self._at_work):
+            while self._is_alive and not self._given_up and (self._queue or self._later or self._at_work):
                 self._changed.wait(_TICK)
 
     def give_up(self) -> int:
@@ -228,13 +234,19 @@ class Background:
             self._thread.join(_PATIENCE)
         atexit.unregister(self.give_up)
 
-    def _wake(self) -> None:
+    @property
+    def _is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _start(self) -> None:
+        if self._is_alive:
+            return
+        # A daemon: the end of the training never waits for an export that hangs.
+        thread = threading.Thread(target=self._work, name="xtts-export", daemon=True)
+        thread.start()
         if self._thread is None:
-            # A daemon: the end of the training never waits for an export that hangs.
-            self._thread = threading.Thread(target=self._work, name="xtts-export", daemon=True)
-            self._thread.start()
             atexit.register(self.give_up)
-        self._changed.notify_all()
+        self._thread = thread
 
     def _work(self) -> None:
         while True:
@@ -248,7 +260,8 @@ class Background:
             try:
                 work.run()
             except Exception as error:
-                work.failed(error)
+                with contextlib.suppress(Exception):  # a report that fails must not end the work of all others
+                    work.failed(error)
             finally:
                 with self._changed:
                     self._at_work = False

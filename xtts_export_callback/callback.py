@@ -23,8 +23,8 @@ from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.exporter import Exporter, guarded
 from xtts_export_callback.resume import choose_checkpoint, loss_of, restore_from_weights
-from xtts_export_callback.runs import Saved, find_checkpoints, holds_models
-from xtts_export_callback.saving import SHORTCUT, WHAT_TO_DO, SaveError, TrainerSaves
+from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints, holds_models
+from xtts_export_callback.saving import WHAT_TO_DO, SaveError, TrainerSaves
 from xtts_export_callback.sizes import human_size
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class ExportCallback:
         self._dashboard = Dashboard(trainer)
         self._exporter = Exporter(self._run, self._options, self._dashboard)
         self._saves = TrainerSaves(trainer, self._options, copy_later=self._exporter.copy_later)
-        _protect_from_removal(self._run, self._exporter)
+        _protect_from_removal(self._run, self._exporter, self._saves)
         if _is_main_process():
             self._hook_saves(trainer)
 
@@ -147,7 +147,7 @@ class ExportCallback:
             for folder in (self._run, self._exporter.folder):
                 guarded("clean-up of leftovers", partial(remove_leftovers, folder))
             guarded("best_model.pth was not checked", lambda: self._saves.renew_shortcut(self._best()))
-            self._exporter.export_missing()
+            guarded("missing exports were not looked for", self._exporter.export_missing)
 
     def on_epoch_start(self, trainer: Any) -> None:
         """A run that went back before its best model must still not replace it by a worse one."""
@@ -316,10 +316,10 @@ def _refuse_inference_export(restore_path: str | None) -> None:
         raise ConfigError(msg)
 
 
-_RUNS: dict[Path, Exporter] = {}
+_RUNS: dict[Path, tuple[Exporter, TrainerSaves]] = {}
 
 
-def _protect_from_removal(run: Path, exporter: Exporter) -> None:
+def _protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) -> None:
     """Stop the Trainer from deleting a run that holds nothing but exports, and have those finished first.
 
     On Ctrl-C and on every exception `trainer.generic_utils.remove_experiment_folder` deletes a run without ``*.pth``
@@ -328,18 +328,19 @@ def _protect_from_removal(run: Path, exporter: Exporter) -> None:
     """
     import trainer.trainer as module
 
-    _RUNS[run.resolve()] = exporter
+    _RUNS[run.resolve()] = exporter, saves
     remove = module.remove_experiment_folder
     if getattr(remove, "keeps_exports", False):
         return
 
     def remove_unless_exported(experiment_path: Any) -> None:
-        exporter = _RUNS.pop(Path(experiment_path).resolve(), None)
-        if exporter is not None:
+        exporter, saves = _RUNS.pop(Path(experiment_path).resolve(), (None, None))
+        if exporter is not None and saves is not None:
             exporter.end()
-        if exporter is not None and holds_models(exporter.folder):
-            logger.info(" ! Run is kept in %s: it holds exports", experiment_path)
-            return
+            saves.wait()
+            if holds_models(exporter.folder):
+                logger.info(" ! Run is kept in %s: it holds exports", experiment_path)
+                return
         remove(experiment_path)
 
     remove_unless_exported.keeps_exports = True  # type: ignore[attr-defined]

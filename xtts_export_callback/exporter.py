@@ -56,6 +56,8 @@ class Exporter:
         self._background: Background | None = None
         self._unprotected = False
         self._to_copy: Path | None = None
+        self._latest = ""
+        self._keeps_all_best = True
         self._gives_up = False
 
     # Exports
@@ -74,18 +76,18 @@ class Exporter:
             keep_all_best: Keep the exports of earlier best models.
         """
         started = time.perf_counter()
+        if saved.kind == "best_model":
+            self._keeps_all_best = keep_all_best
 
         def queue() -> None:
             source = self._hold(saved.path)
             waited = time.perf_counter() - started + overhead
-            self._submit(
-                Work(
-                    saved.name,
-                    partial(self._run_export, saved, source, waited, keep_all_best),
-                    partial(self._skip, saved, source),
-                    partial(log_failure, f"{saved.name} was not exported"),
-                )
-            )
+            run, skip = partial(self._run_export, saved, source, waited), partial(self._skip, saved, source)
+            try:
+                self._submit(Work(saved.name, run, skip, partial(log_failure, f"{saved.name} was not exported")))
+            except BaseException:
+                _let_go(source, saved)
+                raise
 
         guarded(f"{saved.name} was not exported", queue)
 
@@ -102,11 +104,17 @@ class Exporter:
             return path
         return link
 
-    def _run_export(self, saved: Saved, source: Path, waited: float, keep_all_best: bool) -> None:
+    def _run_export(self, saved: Saved, source: Path, waited: float) -> None:
+        try:
+            self._write_export(saved, source, waited)
+        finally:
+            guarded("optimizer state was not dropped", lambda: self._drop_optimizers(saved))
+
+    def _write_export(self, saved: Saved, source: Path, waited: float) -> None:
         started = time.perf_counter()
         target = self.folder / saved.name
-        self._honour_budget(room_for=True)
         try:
+            guarded("retention", lambda: self._honour_budget(room_for=True))
             done = self._helper.perform(
                 "export", source=str(source), known_as=str(saved.path), target=str(target), dtype=self._options.dtype
             )
@@ -117,20 +125,24 @@ class Exporter:
             size = human_size(done["nbytes"])
             logger.info(" > EXPORT : %s (%s in %.1f s, training waited %.3f s)", target, size, seconds, waited)
             self._dashboard.note(saved.step, seconds, done["nbytes"], waited)
-        guarded("retention", lambda: self._after_export(saved, keep_all_best=keep_all_best))
+        guarded("retention", lambda: self._after_export(saved))
 
-    def _after_export(self, saved: Saved, *, keep_all_best: bool) -> None:
+    def _after_export(self, saved: Saved) -> None:
         if saved.kind == "best_model":
-            self._prune_best(saved, keep_all=keep_all_best)
+            self._prune_best(saved)
         else:
+            self._latest = saved.name
             self._prune(self._keep)
         self._honour_budget()
-        if saved.kind == "checkpoint" and self._options.keep_optimizer_for:
-            keep = self._options.keep_optimizer_for
-            done = self._helper.perform("drop_optimizer", run=str(self._run), keep=keep)
-            if done["names"]:
-                freed = human_size(done["freed"])
-                logger.info(" > Optimizer state dropped from %s (%s freed)", ", ".join(done["names"]), freed)
+
+    def _drop_optimizers(self, saved: Saved) -> None:
+        keep = self._options.keep_optimizer_for
+        if saved.kind != "checkpoint" or not keep or self._options.checkpoint_state == "weights":
+            return
+        done = self._helper.perform("drop_optimizer", run=str(self._run), keep=keep)
+        if done["names"]:
+            freed = human_size(done["freed"])
+            logger.info(" > Optimizer state dropped from %s (%s freed)", ", ".join(done["names"]), freed)
 
     def _skip(self, saved: Saved, source: Path) -> None:
         _let_go(source, saved)
@@ -147,7 +159,7 @@ class Exporter:
             if not saved.path.exists():
                 logger.warning(" ! EXPORT : %s was not exported: its file was removed meanwhile", saved.name)
             elif self._is_missing(saved) and self._has_room_for_older():
-                self._run_export(saved, self._hold(saved.path), 0.0, keep_all_best=True)
+                self._run_export(saved, self._hold(saved.path), 0.0)
 
         failure = partial(log_failure, f"{saved.name} was not exported")
         self._when_idle(Work(saved.name, run, partial(_say_not_exported, saved), failure))
@@ -179,7 +191,7 @@ class Exporter:
     @property
     def _protected(self) -> set[str]:
         best = {f"checkpoint_{saved.step}" for saved in find_checkpoints(self._run) if saved.kind == "best_model"}
-        return {*best, self.resumed_from}
+        return {*best, self.resumed_from, self._latest}
 
     def _prune(self, keep: int) -> None:
         for name in prune_exports(self.folder, keep, protected=self._protected):
@@ -200,9 +212,9 @@ class Exporter:
         coming = max((folder_bytes(saved.path) for saved in find_exports(self.folder)), default=0)
         return disk.exports_bytes(self.folder) + coming <= self._options.max_disk_gb * disk.GB
 
-    def _prune_best(self, newest: Saved, *, keep_all: bool) -> None:
+    def _prune_best(self, newest: Saved) -> None:
         """Keep the exports of best models that the Trainer keeps, and its newest in any case."""
-        if keep_all or read_provenance(self.folder / newest.name) is None:
+        if self._keeps_all_best or read_provenance(self.folder / newest.name) is None:
             return
         kept = {saved.name for saved in find_checkpoints(self._run)} | {newest.name, self.resumed_from}
         for saved in find_exports(self.folder):
@@ -232,40 +244,46 @@ class Exporter:
         def skipped() -> None:
             logger.info(" > EXPORT : %s stays a link to %s for now", target.name, source.name)
 
-        self._when_idle(Work(target.name, run, skipped, partial(log_failure, f"{target.name} was not copied")))
+        failure = f"{target.name} was not copied"
+        guarded(failure, lambda: self._when_idle(Work(target.name, run, skipped, partial(log_failure, failure))))
 
     # The end
 
     def finish(self) -> None:
         """Have everything done, the average included, and wait for it."""
         self.wait()
-        self.export_missing()  # what failed is tried once more
+        guarded("missing exports were not looked for", self.export_missing)  # what failed is tried once more
         self.wait()
-        if self._options.average_last:
-            guarded("the average was not written", self._average)
-        guarded("retention", lambda: self._prune(self._options.keep_last))
+        if not self._options.average_last or guarded("the average was not written", self._average):
+            guarded("retention", lambda: self._prune(self._options.keep_last))
+            guarded("retention", self._honour_budget)
 
-    def _average(self) -> None:
+    def _average(self) -> bool:
+        """Write the average; whether nothing needs its inputs any more."""
         available = sum(1 for saved in find_exports(self.folder) if saved.kind == "checkpoint")
         count = min(self._options.average_last, available)
         if count < 2:
             logger.info(" > No average: %i of %i exports are there", available, self._options.average_last)
-            return
+            return True
         started = time.perf_counter()
         sources = last_checkpoints(self._run, count, folder=self._options.folder)
         target = self.folder / f"average_last_{count}"
+        is_written = False
 
         def run() -> None:
+            nonlocal is_written
             paths = [str(saved.path) for saved in sources]
             written = self._helper.perform("average", sources=paths, target=str(target), dtype=self._options.dtype)
             seconds = time.perf_counter() - started
             steps = ", ".join(str(saved.step) for saved in sources)
             size = human_size(written["nbytes"])
             logger.info(" > AVERAGE : %s of steps %s (%s in %.1f s)", target, steps, size, seconds)
+            is_written = True
 
         failure = "the average was not written"
         self._submit(Work(target.name, run, lambda: None, partial(log_failure, failure)))
         self.wait()
+        return is_written
 
     def end(self) -> None:
         """Finish what is queued and let the helper go; a later save starts both again."""
@@ -324,4 +342,4 @@ def guarded(failure: str, action: Callable[[], Any]) -> Any:
 def log_failure(failure: str, error: Exception) -> None:
     """Say in one line what did not work and why."""
     what = str(error) if isinstance(error, XttsExportError) else f"{type(error).__name__}: {error}"
-    logger.error(" ! EXPORT : %s: %s", failure, what)
+    logger.error(" ! EXPORT : %s: %s", failure, " ".join(what.split()))

@@ -8,7 +8,7 @@ from typing import Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import CheckpointError, ConfigError
-from xtts_export_callback.runs import Saved, find_checkpoints
+from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints
 from xtts_export_callback.schedule import RESUME_KEY, restore_position
 
 logger = logging.getLogger("trainer.xtts_export")
@@ -32,6 +32,8 @@ def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:
         ConfigError: When no whole checkpoint is left.
     """
     candidates = _by_age(run)
+    shortcut = run / SHORTCUT  # a copy of the best model, which may be all that is whole
+    paths = [*(saved.path for saved in candidates), *([shortcut] if shortcut.is_file() else [])]
     damaged: set[Path] = set()
     current: Path | None = chosen
     while current is not None and (fault := _fault(current)):
@@ -39,7 +41,7 @@ def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:
         if may_rename:
             aside = _set_aside(current)
             logger.error(" ! EXPORT : %s is damaged (%s); it was renamed to %s", current.name, fault, aside.name)
-        current = next((saved.path for saved in candidates if saved.path.resolve() not in damaged), None)
+        current = next((path for path in paths if path.resolve() not in damaged), None)
     if current is None:
         msg = f"{run}: no whole checkpoint is left to continue from; damaged files are kept as damaged_*.broken"
         raise ConfigError(msg)

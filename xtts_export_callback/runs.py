@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 DEFAULT_FOLDER = "inference"
+SHORTCUT = "best_model.pth"
+"""What the Trainer calls the second copy of its best model."""
 _CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)")
 
 

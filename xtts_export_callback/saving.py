@@ -27,7 +27,7 @@ from xtts_export_callback.checkpoint.files import sync_directory
 from xtts_export_callback.checkpoint.publish import temporary_name
 from xtts_export_callback.disk import free_bytes
 from xtts_export_callback.errors import XttsExportError
-from xtts_export_callback.runs import find_checkpoints
+from xtts_export_callback.runs import SHORTCUT, find_checkpoints
 from xtts_export_callback.schedule import RESUME_KEY, position_of
 from xtts_export_callback.sizes import human_size
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trainer.xtts_export")
 
-SHORTCUT = "best_model.pth"
 _TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
 
 
@@ -73,8 +72,9 @@ class TrainerSaves:
         self._copy_later = copy_later
         self.full_bytes: dict[str, int] = {}
         self.overhead = 0.0
-        self._durable: dict[str, Path] = {}
-        self._syncing: dict[str, threading.Thread] = {}
+        self._durable: dict[str, tuple[int, Path]] = {}
+        self._syncing: list[tuple[str, threading.Thread]] = []
+        self._saved = 0
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -102,17 +102,16 @@ class TrainerSaves:
             else:
                 self._make_shortcut(Path(path1), Path(path2))
 
-        io.save_fsspec = lambda state, path, **kwargs: self._save(original_save, state, path, kwargs)
-        file_system.copy = copy
-        if dashboard_save is not None:
-            dashboard.save_model = lambda state, path: self._save(dashboard_save, state, path, {})
         try:
+            io.save_fsspec = lambda state, path, **kwargs: self._save(original_save, state, path, kwargs)
+            file_system.copy = copy
+            if dashboard_save is not None:
+                dashboard.save_model = lambda state, path: self._save(dashboard_save, state, path, {})
             yield
         finally:
             io.save_fsspec = original_save
-            del file_system.copy
-            if dashboard_save is not None:
-                del dashboard.save_model
+            vars(file_system).pop("copy", None)
+            vars(dashboard).pop("save_model", None)
 
     def _save(self, write: Save, state: Any, path: Any, options: dict[str, Any]) -> None:
         path = Path(path)
@@ -122,7 +121,8 @@ class TrainerSaves:
         if getattr(self._options, f"{kind}_state", "full") == "weights":
             state = weights_only(state, self._trainer)
         needed = state_bytes(state)
-        self._warn_of_lack(path, needed)
+        with contextlib.suppress(OSError):  # an estimate that fails, as on some network mounts, stops no save
+            self._warn_of_lack(path, needed)
         temporary = temporary_name(path)
         writing = 0.0
         held, is_held = self._hold(kind)
@@ -161,11 +161,11 @@ class TrainerSaves:
         Returns:
             Its other name, and whether there is no need to wait for the disk: False on a file system without links.
         """
-        durable = self._durable.get(kind)
+        _, durable = self._durable.get(kind, (0, None))
         if durable is None or not durable.exists():
             self.wait(kind)  # nothing older is left, and the last one is still on its way to the disk
-            durable = self._durable.get(kind)
-        if durable is None or not durable.exists():
+            durable = self._newest(kind)
+        if durable is None:
             return None, True
         held = temporary_name(durable, "old")
         try:
@@ -174,11 +174,21 @@ class TrainerSaves:
             return None, False
         return held, True
 
+    def _newest(self, kind: str) -> Path | None:
+        """The last file of a kind that is on the disk, as what an earlier process has saved is taken to be."""
+        _, durable = self._durable.get(kind, (0, None))
+        if durable is not None and durable.exists():
+            return durable
+        found = [saved.path for saved in find_checkpoints(Path(self._trainer.output_path)) if saved.kind == kind]
+        return found[-1] if found else None
+
     def _sync_later(self, kind: str, path: Path, held: Path | None) -> None:
         """Have a file written to the disk in the background, and only then let go of the one before.
 
         A process that is killed takes nothing along that it has written; it is the machine that may fail meanwhile.
         """
+        self._saved += 1
+        number = self._saved
 
         def run() -> None:
             try:
@@ -189,17 +199,22 @@ class TrainerSaves:
             except OSError as error:
                 logger.error(" ! EXPORT : %s may not be whole on the disk: %s", path.name, error)
                 return  # what is held comes back when the run is continued (`remove_leftovers`)
-            self._durable[kind] = path
+            self._durable[kind] = max(self._durable.get(kind, (0, path)), (number, path))
             if held is not None:
                 with contextlib.suppress(OSError):
                     held.unlink()
 
-        self._syncing[kind] = threading.Thread(target=run, name="xtts-export-sync", daemon=True)
-        self._syncing[kind].start()
+        thread = threading.Thread(target=run, name="xtts-export-sync", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are allowed: then training waits
+            run()
+            return
+        self._syncing = [*(each for each in self._syncing if each[1].is_alive()), (kind, thread)]
 
     def wait(self, kind: str | None = None) -> None:
         """Wait until what was saved, of one kind or of all, is on the disk."""
-        for thread in [thread for name, thread in self._syncing.items() if kind in (None, name)]:
+        for thread in [thread for name, thread in self._syncing if kind in (None, name)]:
             while thread.is_alive():
                 thread.join(_TICK)
 

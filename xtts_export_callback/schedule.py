@@ -7,7 +7,11 @@ from typing import Any
 RESUME_KEY = "xtts_export"
 """Key of a checkpoint that holds weights alone: ``learning_rates`` and ``schedule`` of each optimizer and scheduler."""
 
-_POSITION = ("last_epoch", "_step_count", "_last_lr")
+_POSITION = (
+    *("last_epoch", "_step_count", "_last_lr"),
+    *("T_cur", "T_i"),  # CosineAnnealingWarmRestarts
+    *("best", "num_bad_epochs", "cooldown_counter"),  # ReduceLROnPlateau
+)
 """What of a scheduler's state moves (``torch.optim.lr_scheduler.LRScheduler.step``)."""
 
 

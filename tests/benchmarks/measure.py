@@ -135,8 +135,8 @@ def inputs(options: argparse.Namespace, *, files: int, outputs: int) -> Iterator
     base = options.dir or Path(tempfile.mkdtemp(prefix="xtts-export-benchmark-"))
     run = base / f"run-{options.scale}"
     results = base / "results"
+    results.mkdir(parents=True)  # never somebody else's folder
     try:
-        results.mkdir(parents=True)  # never somebody else's folder
         yield _checkpoints(run, files, options.scale, outputs), results
     finally:
         shutil.rmtree(results, ignore_errors=True)

@@ -294,6 +294,21 @@ def test_another_machines_work_is_left_alone_for_a_day(tmp_path: Path, dead_pid:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_a_restarted_container_has_held_comes_back_and_stays_held(tmp_path: Path, dead_pid: int) -> None:
+    held = tmp_path / f".checkpoint_2.pth.old-deadbeef-{dead_pid}-0123abcd"
+    held.write_text("whole")
+    remove_leftovers(tmp_path)
+    assert (tmp_path / "checkpoint_2.pth").read_text() == "whole"
+    assert held.exists()
+
+
+def test_an_error_leaves_no_folder_that_was_made_on_the_way(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OSError, match="full"), whole_directory(tmp_path / "there" / "a" / "b" / "out"):
+        raise OSError("full")
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 @pytest.mark.parametrize("pid", [10**12, 10**30])
 def test_a_process_id_that_cannot_be_is_of_no_running_process(tmp_path: Path, pid: int) -> None:
     leftover(tmp_path, "tmp", pid)

@@ -7,6 +7,7 @@ tell a leftover from work in progress.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -79,6 +80,7 @@ def whole_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     if path.is_symlink() or path.is_file():
         msg = f"{path}: a file or a link, expected a folder to replace; name another output"
         raise OutputExistsError(msg)
+    made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     temporary.mkdir()
@@ -90,6 +92,9 @@ def whole_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:  # those that hold nothing after all
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def remove_leftovers(directory: Path) -> list[str]:
@@ -107,9 +112,15 @@ def remove_leftovers(directory: Path) -> list[str]:
     cleaned = []
     for entry in sorted(directory.glob(".*")):
         match = _TEMPORARY.fullmatch(entry.name)
-        if match is None or _is_in_progress(entry, match["host"], int(match["pid"])):
+        if match is None:
             continue
         final = directory / match["name"]
+        if _is_in_progress(entry, match["host"], int(match["pid"])):
+            if match["host"] != _HOST and match["kind"] == "old" and entry.is_file() and not final.exists():
+                # A container that was restarted has another name. A second link takes nothing from a real other one.
+                with contextlib.suppress(OSError):
+                    os.link(entry, final)
+            continue
         if match["kind"] == "old" and not final.exists():
             entry.rename(final)
         elif entry.is_dir():

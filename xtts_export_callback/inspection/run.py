@@ -9,12 +9,11 @@ from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.folder import read_provenance
 from xtts_export_callback.inspection.report import report_on
-from xtts_export_callback.runs import DEFAULT_FOLDER, Saved, exports_folder, find_checkpoints, find_exports
+from xtts_export_callback.runs import DEFAULT_FOLDER, SHORTCUT, Saved, exports_folder, find_checkpoints, find_exports
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SHORTCUT = "best_model.pth"
 _NEEDED_FOR = ("best model", "optimizer", "next resume")
 
 
@@ -224,7 +223,7 @@ def _is_source(provenance: dict[str, Any], checkpoint: Checkpoint) -> bool:
 
 def _copy_bytes(run: Path, full: list[Saved], *, broken: set[str]) -> int:
     """Bytes of ``best_model.pth`` where it is the copy that ``save_best_model`` makes of ``best_model_N.pth``."""
-    shortcut = run / _SHORTCUT
+    shortcut = run / SHORTCUT
     best = [saved for saved in full if saved.kind == "best_model"]
     if not best or best[-1].name in broken or not shortcut.is_file() or shortcut.is_symlink():
         return 0
