@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="take the memory of every method instead")
     parser.add_argument("--growth", action="store_true", help="take time and memory for 2 to 50 small files instead")
     options = parser.parse_args()
+    if options.growth:
+        options.scale = "small"
     print_machine()
     outputs = (_SLIM_FILES + 2) * SLIM_SIZE if options.mergekit else 2 * SLIM_SIZE
     with inputs(options, files=2 if options.growth else 3, outputs=outputs) as (checkpoints, folder):
