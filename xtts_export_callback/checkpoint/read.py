@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import stat
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.archive import Record, data_offset, read_directory
+from xtts_export_callback.checkpoint.checksum import crc32
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.rebuild import TensorBuilder
 from xtts_export_callback.checkpoint.structure import split
@@ -105,7 +105,7 @@ def _storage_crc(storage: Storage) -> int:
     for start in range(0, storage.nbytes, BLOCK):
         part = buffer[: min(BLOCK, storage.nbytes - start)]
         fill(part)
-        crc = zlib.crc32(part, crc)
+        crc = crc32(part, crc)
     return crc
 
 
@@ -187,7 +187,7 @@ def _open_archive(file: RandomFile) -> Checkpoint:
     data = _read_record(file, pickled)
     # torch.serialization.set_crc32_options(False) leaves every checksum 0.
     has_checksums = any(record.crc32 for record in records.values())
-    if has_checksums and zlib.crc32(data) != pickled.crc32:
+    if has_checksums and crc32(data) != pickled.crc32:
         msg = f"{file.path}: data.pkl: checksum differs; the file is damaged, get it again or use another checkpoint"
         raise CheckpointError(msg)
     builder = TensorBuilder(file, records, has_checksums=has_checksums)

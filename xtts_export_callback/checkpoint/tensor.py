@@ -8,11 +8,11 @@ renamed and merged as a mapping while nothing is read until the writer pulls.
 from __future__ import annotations
 
 import math
-import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from xtts_export_callback.checkpoint.checksum import crc32
 from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType
 from xtts_export_callback.errors import CheckpointError
 
@@ -83,7 +83,7 @@ class FileStorage(Storage):
             position += len(buffer)
             if self.crc32 is None:
                 return
-            crc = zlib.crc32(buffer, crc)
+            crc = crc32(buffer, crc)
             if position == self.nbytes:
                 if crc != self.crc32:
                     msg = (

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.checkpoint.checksum import crc32
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.packing import pack
 from xtts_export_callback.checkpoint.pickling import dumps
@@ -286,7 +286,7 @@ def _write_job(out: RandomFile, job: _Job, stop: threading.Event, sync: _Syncer,
         else:
             part = buffer[:size]
             fill(part)
-            crc = zlib.crc32(part, crc)
+            crc = crc32(part, crc)
             out.write_at(part, job.offset + start)
         sync.written(size)
         if progress is not None:
@@ -312,7 +312,7 @@ def _verify_job(out: RandomFile, job: _Job, stop: threading.Event) -> None:
             raise _StoppedError
         part = buffer[: min(BLOCK, job.storage.nbytes - start)]
         _read_back(out, part, job.offset + start)
-        crc = zlib.crc32(part, crc)
+        crc = crc32(part, crc)
     if crc == job.crc32:
         return
     if isinstance(job.storage, FileStorage):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.archive import read_directory
+from xtts_export_callback.checkpoint.checksum import crc32
 from xtts_export_callback.checkpoint.read import Checkpoint
 from xtts_export_callback.checkpoint.tensor import BLOCK, FileStorage, Storage, Tensor
 from xtts_export_callback.errors import CheckpointError
@@ -148,7 +148,7 @@ def _unnamed_faults(checkpoint: Checkpoint, named: set[str]) -> list[Fault]:
         try:
             crc, position = 0, data_offset(checkpoint.file, record)
             for start in range(0, record.nbytes, BLOCK):
-                crc = zlib.crc32(checkpoint.file.read(position + start, min(BLOCK, record.nbytes - start)), crc)
+                crc = crc32(checkpoint.file.read(position + start, min(BLOCK, record.nbytes - start)), crc)
         except (CheckpointError, EOFError) as error:
             faults.append(Fault("checksums", f"{label}: {error}"))
             continue
