@@ -11,6 +11,7 @@ process (`worker`) that writes it. A hard link keeps the source there when the T
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,7 @@ class ExportCallback:
         _refuse_inference_export(trainer.args.restore_path)
         self._dashboard = Dashboard(trainer)
         self._exporter = Exporter(self._run, self._options, self._dashboard)
+        self._exporter.keeps_all_best = trainer.config.save_all_best
         self._saves = TrainerSaves(trainer, self._options, copy_later=self._exporter.copy_later)
         _protect_from_removal(self._run, self._exporter, self._saves)
         if _is_main_process():
@@ -153,6 +155,10 @@ class ExportCallback:
         """A run that went back before its best model must still not replace it by a worse one."""
         if self._best_loss is not None:
             trainer.best_loss, self._best_loss = self._best_loss, None
+        best = trainer.best_loss
+        if self._options.enabled and isinstance(best, dict) and best.get("train_loss") is None:
+            # Saved on Ctrl-C before the first loss. `trainer.io.save_best_model` would compare with None, and end.
+            trainer.best_loss = {**best, "train_loss": math.inf}
 
     def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
         """Hand the dashboard what the background has noted."""
@@ -193,8 +199,7 @@ class ExportCallback:
         def save_best_model_and_export() -> None:
             best = self._saved("best_model", trainer)
             if self._save(save_best_model, best) and self._options.export_best:
-                keep_all = trainer.config.save_all_best
-                self._exporter.export(best, overhead=self._saves.overhead, keep_all_best=keep_all)
+                self._exporter.export(best, overhead=self._saves.overhead)
 
         trainer.save_checkpoint = save_checkpoint_and_export
         trainer.save_best_model = save_best_model_and_export
