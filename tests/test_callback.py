@@ -392,6 +392,12 @@ def test_a_bad_option_is_refused_before_training(tiny_config: Callable[..., Any]
         export_callbacks(config)
 
 
+@pytest.mark.parametrize("name", ["config.json", "trainer_0_log.txt", "CON", "nul.d", "Lpt1"])
+def test_a_folder_whose_name_is_taken_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="the name of one folder"):
+        ExportConfig(folder=name)
+
+
 def test_an_option_from_the_command_line_is_used(
     tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.test_exporter import exported
 from tests.test_saving import first, load, same, steps
 from tests.training import close_trainer_logs, make_trainer
 from xtts_export_callback import ExportConfig, export_callbacks
@@ -229,14 +231,45 @@ def test_a_run_whose_only_whole_file_is_the_copy_of_the_best_model_is_continued_
     assert max(steps(run, "checkpoint")) > 9
 
 
-def test_weights_only_keep_the_place_in_a_schedule_that_restarts() -> None:
+def test_a_run_that_was_interrupted_before_its_first_loss_can_be_continued(light: Light) -> None:
     import torch
 
-    from xtts_export_callback.schedule import position_of, restore_position
+    run = light.killed(3, ON)
+    assert steps(run, "best_model") == []
+    path = run / "checkpoint_2.pth"
+    torch.save({**load(path), "model_loss": {"train_loss": None, "eval_loss": None}}, path)
+    light.continued(run, ON)
+    assert steps(run, "best_model")
+
+
+def _restarts(optimizer: Any) -> Any:
+    import torch
+
+    return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=5, T_mult=2)
+
+
+def _warm_up_then_restarts(optimizer: Any) -> Any:
+    import torch
+
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=3)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, _restarts(optimizer)], milestones=[3])
+
+
+@pytest.mark.parametrize("is_rewritten", [False, True], ids=["saved as weights", "rewritten as weights"])
+@pytest.mark.parametrize("schedule", [_restarts, _warm_up_then_restarts])
+def test_weights_only_keep_the_place_in_a_schedule(schedule: Callable[[Any], Any], is_rewritten: bool) -> None:
+    import torch
+
+    from xtts_export_callback.schedule import position_in_document, position_of, restore_position
 
     def fresh() -> tuple[Any, Any]:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=5, T_mult=2)
+        return optimizer, schedule(optimizer)
+
+    def position(optimizer: Any, scheduler: Any) -> dict[str, Any]:
+        if not is_rewritten:
+            return position_of(optimizer, scheduler)
+        return position_in_document({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
 
     def rates(optimizer: Any, scheduler: Any, count: int) -> list[float]:
         found = []
@@ -248,8 +281,35 @@ def test_weights_only_keep_the_place_in_a_schedule_that_restarts() -> None:
 
     first_run, continued = fresh(), fresh()
     rates(*first_run, 8)
-    restore_position(position_of(*first_run), *continued)
+    restore_position(position(*first_run), *continued)
     assert rates(*continued, 20) == pytest.approx(rates(*first_run, 20))
+
+
+def reconfigure(run: Path, **fields: Any) -> None:
+    """Change the config that a continued run takes up."""
+    config = json.loads((run / "config.json").read_bytes())
+    (run / "config.json").write_text(json.dumps({**config, **fields}), encoding="utf-8")
+
+
+def test_a_best_model_made_up_for_when_continuing_replaces_the_exports_of_older_ones(
+    light: Light,
+) -> None:
+    run = light.killed(9, ON, save_all_best=True)
+    assert exported(run, "best_model") == [4, 8]
+    (run / "best_model_4.pth").unlink()  # as it would be without save_all_best, and the newer export not yet written
+    shutil.rmtree(run / "inference" / "best_model_8")
+    reconfigure(run, save_all_best=False, save_best_after=100)
+    light.continued(run, ON)
+    assert exported(run, "best_model") == [8]
+
+
+def test_full_checkpoints_of_before_stay_full_where_new_ones_are_weights(light: Light, log: list[str]) -> None:
+    fields = {"save_best_after": 100, "save_n_checkpoints": 99}
+    run = light.killed(7, ON, **fields)
+    reconfigure(run, export={**ON, "checkpoint_state": "weights", "keep_optimizer_for": 1})
+    light.continued(run, ON)
+    assert load(run / "checkpoint_4.pth")["optimizer"]
+    assert [line for line in log if "optimizer state" in line] == []
 
 
 def test_continuing_makes_up_for_exports_and_best_model_and_removes_leftovers(light: Light) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import errno
 import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
 
+from tests.test_background import refuse_thread
 from tests.training import close_trainer_logs
 from xtts_export_callback import saving
 from xtts_export_callback.checkpoint import open_checkpoint
+from xtts_export_callback.config import ExportConfig
+from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.disk import exports_bytes
 from xtts_export_callback.exporter import Exporter
-from xtts_export_callback.runs import find_checkpoints, find_exports
+from xtts_export_callback.runs import Saved, find_checkpoints, find_exports, remove_export
 from xtts_export_callback.schedule import RESUME_KEY
 
 pytestmark = pytest.mark.integration
@@ -299,6 +304,33 @@ def test_a_budget_too_small_for_one_export_still_keeps_one(light: LightRun) -> N
     assert len(find_exports(run / "inference")) == 1
 
 
+def exporter_of(run: Path, **options: Any) -> Exporter:
+    """The exporter of a run that has ended."""
+    return Exporter(run, ExportConfig(enabled=True, **options), Dashboard(SimpleNamespace(dashboard_logger=None)))
+
+
+def exported(run: Path) -> list[int]:
+    return [saved.step for saved in find_exports(run / "inference") if saved.kind == "checkpoint"]
+
+
+def test_an_export_just_written_stays_although_a_run_that_went_back_has_newer_ones(light: LightRun) -> None:
+    run = light(ON, save_n_checkpoints=9, save_best_after=100)
+    exporter = exporter_of(run, keep_last=1)
+    exporter.export(Saved(4, "checkpoint", run / "checkpoint_4.pth"))
+    exporter.end()
+    assert exported(run) == [4, 6]
+
+
+def test_an_export_made_up_for_is_one_too_many_once_the_average_is_written(light: LightRun) -> None:
+    run = light(ON, save_n_checkpoints=9, save_best_after=100)
+    remove_export(run / "inference" / "checkpoint_4")
+    exporter = exporter_of(run, keep_last=1, average_last=3)
+    exporter.finish()
+    exporter.end()
+    assert (run / "inference" / "average_last_3").is_dir()
+    assert exported(run) == [6]
+
+
 def test_what_is_not_an_export_of_ours_is_never_pruned(light: LightRun, tmp_path: Path) -> None:
     from xtts_export_callback.disk import prune_to
 
@@ -309,6 +341,68 @@ def test_what_is_not_an_export_of_ours_is_never_pruned(light: LightRun, tmp_path
     prune_to(run / "inference", 0)
     assert (users / "model.pth").stat().st_size == 1000
     assert len(find_exports(run / "inference")) == 1
+
+
+def test_a_copy_that_cannot_be_queued_leaves_a_link_and_training_goes_on(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_thread(monkeypatch, "xtts-export")
+    run = light(ON, save_step=100, epochs=1)
+    assert (run / "best_model.pth").samefile(run / "best_model_4.pth")
+    assert [line for line in log if "best_model.pth was not copied: RuntimeError: can't start new thread" in line]
+
+
+def test_training_that_ends_with_an_error_waits_until_its_saves_are_on_the_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tests.light import light_config, light_trainer
+
+    sync, end, gate = saving.sync_file, Exporter.end, threading.Event()
+
+    def slow(path: Path) -> None:
+        if path.name == "checkpoint_4.pth":
+            gate.wait(60)
+        sync(path)
+
+    def end_before_the_sync(exporter: Exporter) -> None:
+        end(exporter)
+        threading.Timer(0.5, gate.set).start()
+
+    def fail(trainer: Any) -> None:
+        if trainer.total_steps_done == 5:
+            message = "the training script's own error"
+            raise ValueError(message)
+
+    monkeypatch.setattr(saving, "sync_file", slow)
+    monkeypatch.setattr(Exporter, "end", end_before_the_sync)
+    config = light_config(tmp_path / "out", ON, save_best_after=100)
+    trainer: Any = light_trainer(config, {"on_train_step_end": fail})
+    with pytest.raises(SystemExit):
+        trainer.fit()
+    close_trainer_logs()
+    assert steps(Path(trainer.output_path), "checkpoint") == [2, 4]
+    assert list(Path(trainer.output_path).glob(".*")) == []
+
+
+def test_ctrl_c_while_the_writing_functions_are_exchanged_leaves_them_the_trainers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from trainer import io as trainer_io
+
+    class Interrupting:
+        def copy(self) -> None: ...
+
+        def __setattr__(self, name: str, value: Any) -> NoReturn:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("fsspec.get_mapper", lambda run: SimpleNamespace(fs=Interrupting()))
+    trainer = SimpleNamespace(output_path=tmp_path, dashboard_logger=SimpleNamespace())
+    saves = saving.TrainerSaves(trainer, ExportConfig(), copy_later=lambda source, target: None)
+    original = trainer_io.save_fsspec
+    monkeypatch.setattr(trainer_io, "save_fsspec", original)  # undone also where this fails
+    with pytest.raises(KeyboardInterrupt), saves.whole():
+        pytest.fail("the block was entered")
+    assert trainer_io.save_fsspec is original
 
 
 def test_where_there_are_no_links_the_trainers_retention_waits(

@@ -6,6 +6,7 @@ Coqpit reads the annotations of its dataclasses as objects, so this module must 
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath, PureWindowsPath
@@ -21,6 +22,9 @@ STATES = ("full", "weights")
 # Names by which the Trainer finds its own files in the run folder, to resume from them and to delete them
 # (`trainer.io.keep_n_checkpoints`, `get_last_checkpoint`, `save_best_model`).
 _TRAINER_PREFIXES = ("checkpoint", "best_model")
+
+# Names that are taken: files of the Trainer in the same run folder, and devices on Windows, with any ending.
+_TAKEN = re.compile(r"config\.json|trainer_\d+_log\.txt|(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass
@@ -182,7 +186,7 @@ def _refusal(name: str, value: object) -> str:
             if isinstance(value, str) and _is_plain_folder_name(value)
             else (
                 "the name of one folder (no path), not starting with checkpoint or best_model and not ending in .pth, "
-                "which the Trainer takes for its own files"
+                "which the Trainer takes for its own files, nor the name of one of those or of a device of Windows"
             )
         )
     # bool is a subclass of int in Python, but `"keep_last": true` says nothing about how many.
@@ -201,4 +205,5 @@ def _is_plain_folder_name(name: str) -> bool:
         and name.isprintable()
         and not any(character in '<>:"|?*[]' for character in name)
         and not name.startswith(_TRAINER_PREFIXES)
+        and not _TAKEN.fullmatch(name)
     )

@@ -44,11 +44,13 @@ class Exporter:
     Attributes:
         folder: The folder of exports.
         resumed_from: Name of the export whose checkpoint the run was continued from; it is never removed.
+        keeps_all_best: Whether the exports of earlier best models stay, as the Trainer's ``save_all_best`` has it.
     """
 
     def __init__(self, run: Path, options: ExportConfig, dashboard: Dashboard) -> None:
         self.folder = run / options.folder
         self.resumed_from = ""
+        self.keeps_all_best = True
         self._run = run
         self._options = options
         self._dashboard = dashboard
@@ -57,7 +59,6 @@ class Exporter:
         self._unprotected = False
         self._to_copy: Path | None = None
         self._latest = ""
-        self._keeps_all_best = True
         self._gives_up = False
 
     # Exports
@@ -67,17 +68,16 @@ class Exporter:
         if self._unprotected:
             self.wait()
 
-    def export(self, saved: Saved, *, overhead: float = 0.0, keep_all_best: bool = True) -> None:
+    def export(self, saved: Saved, *, overhead: float = 0.0) -> None:
         """Queue the export of what was just saved, and keep its file there until it is done.
 
         Args:
             saved: The Trainer's file.
             overhead: Seconds that its save has held up training beyond the Trainer's own writing.
-            keep_all_best: Keep the exports of earlier best models.
         """
         started = time.perf_counter()
-        if saved.kind == "best_model":
-            self._keeps_all_best = keep_all_best
+        if saved.kind == "checkpoint":
+            self._latest = saved.name
 
         def queue() -> None:
             source = self._hold(saved.path)
@@ -131,8 +131,7 @@ class Exporter:
         if saved.kind == "best_model":
             self._prune_best(saved)
         else:
-            self._latest = saved.name
-            self._prune(self._keep)
+            self._prune(self._keep, written=saved.name)
         self._honour_budget()
 
     def _drop_optimizers(self, saved: Saved) -> None:
@@ -193,8 +192,9 @@ class Exporter:
         best = {f"checkpoint_{saved.step}" for saved in find_checkpoints(self._run) if saved.kind == "best_model"}
         return {*best, self.resumed_from, self._latest}
 
-    def _prune(self, keep: int) -> None:
-        for name in prune_exports(self.folder, keep, protected=self._protected):
+    def _prune(self, keep: int, *, written: str = "") -> None:
+        """Apply ``keep_last``; what was just written may be older than all the rest, in a run that went back."""
+        for name in prune_exports(self.folder, keep, protected={*self._protected, written}):
             logger.info(" > Export %s removed: keep_last is %i", name, self._options.keep_last)
 
     def _honour_budget(self, *, room_for: bool = False) -> None:
@@ -214,7 +214,7 @@ class Exporter:
 
     def _prune_best(self, newest: Saved) -> None:
         """Keep the exports of best models that the Trainer keeps, and its newest in any case."""
-        if self._keeps_all_best or read_provenance(self.folder / newest.name) is None:
+        if self.keeps_all_best or read_provenance(self.folder / newest.name) is None:
             return
         kept = {saved.name for saved in find_checkpoints(self._run)} | {newest.name, self.resumed_from}
         for saved in find_exports(self.folder):

@@ -14,6 +14,9 @@ _POSITION = (
 )
 """What of a scheduler's state moves (``torch.optim.lr_scheduler.LRScheduler.step``)."""
 
+_NESTED = "_schedulers"
+"""Where ``SequentialLR`` and ``ChainedScheduler`` keep those that they consist of."""
+
 
 def position_of(optimizers: Any, schedulers: Any) -> dict[str, Any]:
     """The position of ``trainer.optimizer`` and ``trainer.scheduler``: one, a list or a dict of each."""
@@ -49,9 +52,17 @@ def restore_position(position: dict[str, Any], optimizers: Any, schedulers: Any)
                 group["lr"] = rate
                 rates.append(rate)
     for scheduler, state in zip(each(schedulers), position.get("schedule", []), strict=False):
-        for name, value in state.items():
-            setattr(unwrapped(scheduler), name, value)
+        _restore(unwrapped(scheduler), state)
     return rates
+
+
+def _restore(scheduler: Any, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        if name == _NESTED:
+            for inner, inner_state in zip(getattr(scheduler, _NESTED, []), value, strict=False):
+                _restore(inner, inner_state)
+        else:
+            setattr(scheduler, name, value)
 
 
 def each(value: Any) -> list[Any]:
@@ -74,13 +85,17 @@ def _states(value: Any, key: str) -> list[dict[str, Any]]:
 
 
 def _plain_position(state: dict[str, Any]) -> dict[str, Any]:
-    position = {}
+    position: dict[str, Any] = {}
     for name in _POSITION:
         value = state.get(name)
         if isinstance(value, (list, tuple)):
             position[name] = [_number(item) for item in value]
         elif value is not None:
             position[name] = value
+    nested = state.get(_NESTED)
+    if isinstance(nested, (list, tuple)):  # schedulers, or their states in a checkpoint
+        states = [inner if isinstance(inner, dict) else getattr(inner, "__dict__", {}) for inner in nested]
+        position[_NESTED] = [_plain_position(inner) for inner in states]
     return position
 
 

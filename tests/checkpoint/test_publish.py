@@ -302,6 +302,14 @@ def test_a_file_that_a_restarted_container_has_held_comes_back_and_stays_held(tm
     assert held.exists()
 
 
+def test_a_held_file_comes_back_although_its_process_id_is_somebody_elses_now(tmp_path: Path) -> None:
+    held = tmp_path / f".checkpoint_2.pth.old-{publish._HOST}-{os.getppid()}-0123abcd"
+    held.write_text("whole")
+    remove_leftovers(tmp_path)
+    assert (tmp_path / "checkpoint_2.pth").read_text() == "whole"
+    assert held.exists()
+
+
 def test_an_error_leaves_no_folder_that_was_made_on_the_way(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(OSError, match="full"), whole_directory(tmp_path / "there" / "a" / "b" / "out"):

@@ -116,8 +116,9 @@ def remove_leftovers(directory: Path) -> list[str]:
             continue
         final = directory / match["name"]
         if _is_in_progress(entry, match["host"], int(match["pid"])):
-            if match["host"] != _HOST and match["kind"] == "old" and entry.is_file() and not final.exists():
-                # A container that was restarted has another name. A second link takes nothing from a real other one.
+            if match["kind"] == "old" and entry.is_file() and not final.exists():
+                # It only seems to be when a container was restarted under another name, or the process id is now
+                # somebody else's. A second link takes nothing from one who really holds it.
                 with contextlib.suppress(OSError):
                     os.link(entry, final)
             continue
