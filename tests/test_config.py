@@ -15,7 +15,7 @@ from xtts_export_callback.config import DTYPES, STATES, ExportConfig
 from xtts_export_callback.errors import ConfigError
 
 SAFE_FOLDERS = st.from_regex(r"[a-z][a-z0-9_-]{0,20}", fullmatch=True).filter(
-    lambda name: not name.startswith(("checkpoint", "best_model"))
+    lambda name: not name.startswith(("checkpoint", "best_model", "con", "prn", "aux", "nul", "com", "lpt"))
 )
 VALID_OPTIONS = st.fixed_dictionaries(
     {},

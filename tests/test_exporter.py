@@ -115,14 +115,6 @@ def test_weights_alone_have_no_optimizer_to_drop(light: LightRun, log: list[str]
     assert [line for line in log if "optimizer" in line] == []
 
 
-def test_the_export_just_written_is_not_pruned_where_newer_steps_are_there(tmp_path: Path) -> None:
-    from xtts_export_callback.config import ExportConfig
-
-    exporter = Exporter(tmp_path, ExportConfig(enabled=True, keep_last=1), None)  # type: ignore[arg-type]
-    exporter._latest = "checkpoint_6"
-    assert "checkpoint_6" in exporter._protected
-
-
 @pytest.mark.parametrize("name", ["xtts-export", "xtts-export-sync"])
 def test_a_thread_that_cannot_be_started_neither_ends_nor_holds_up_training(
     light: LightRun,

@@ -226,7 +226,7 @@ class ExportCallback:
             logger.error(" ! EXPORT : %s; training goes on. %s", error, WHAT_TO_DO)
         except OSError as error:
             logger.error(" ! EXPORT : %s: the Trainer's save failed: %s", saved.name, error)
-        return saved.path.exists() and _signature(saved.path) != before
+        return _signature(saved.path) not in (None, before)
 
     # The end
 
