@@ -98,7 +98,16 @@ class _Memory:
             self._own = max(self._own, _status(me, "RssAnon") + _status(me, "VmSwap"))
             children = Path(f"/proc/{me}/task").glob("*/children")
             for pid in {int(pid) for path in children for pid in path.read_text().split()}:
-                self._helper = max(self._helper, _status(pid, "VmHWM"))
+                if _is_helper(pid):
+                    self._helper = max(self._helper, _status(pid, "VmHWM"))
+
+
+def _is_helper(pid: int) -> bool:
+    """Until a child has replaced its program, the memory of this process stands under its name."""
+    try:
+        return b"xtts_export_callback.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _status(pid: int, key: str) -> int:
