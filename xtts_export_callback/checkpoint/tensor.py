@@ -176,7 +176,7 @@ class GatheredStorage(Storage):
         return ArrayStorage(self.tensor.read().tobytes()).reader()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)  # fifty checkpoints have fifty thousand of them
 class Tensor:
     """A strided view of a storage, as in torch. Two names of one `Tensor`'s view are tied.
 
