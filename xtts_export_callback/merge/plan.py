@@ -143,8 +143,7 @@ def describe_settings(settings: Settings, names: Sequence[str]) -> str:
     if settings.method == SLERP:
         return f"slerp: from {names[0]} to {names[1]} at {settings.effective[1]:.6g}"
     parts = settings.coefficients()
-    weights = settings.effective if settings.method == TIES else [one / parts.divisor for one in parts.models]
-    terms = [f"{weight:.6g} x {name}" for weight, name in zip(weights, names, strict=True)]
+    terms = [f"{share:.6g} x {name}" for share, name in zip(settings.shares(has_base=False), names, strict=True)]
     if settings.method == TIES:
         density, scale = f"{settings.density:.6g}", f"{settings.scale:.6g}"
         return f"ties: base + {scale} x changes of {', '.join(terms)}, of which the largest {density} stay"
