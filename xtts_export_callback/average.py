@@ -7,7 +7,7 @@ It is the simplest merge there is, and done by the engine of `merge`.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,11 @@ from xtts_export_callback.merge.sources import open_models
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from xtts_export_callback.checkpoint.write import Progress
     from xtts_export_callback.folder import WrittenFolder
+    from xtts_export_callback.merge.plan import Plan
     from xtts_export_callback.merge.sources import OpenModel
 
 
@@ -63,6 +64,31 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         IncompatibleError: When keys, shapes or vocabularies differ; all differences are named.
         OutputExistsError, VerificationError, OSError: As `export_checkpoint`.
     """
+    with planned_average(
+        checkpoints, weights=weights, dtype=dtype, vocab=vocab, config=config, for_training=for_training
+    ) as plan:
+        return write_merge(
+            plan, Path(output_dir), kind="average", for_training=for_training, force=force, progress=progress
+        )
+
+
+@contextmanager
+def planned_average(
+    checkpoints: Sequence[str | os.PathLike[str]],
+    *,
+    weights: Sequence[float] | None = None,
+    dtype: str | None = None,
+    vocab: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    for_training: bool = False,
+) -> Iterator[Plan]:
+    """Open checkpoints and settle their mean; nothing of their tensors is read.
+
+    Args and errors are those of `average_checkpoints`.
+
+    Yields:
+        The plan, whose checkpoints stay open until the block ends.
+    """
     if len(checkpoints) < 2:
         msg = f"expected at least 2 checkpoints to average, found {len(checkpoints)}"
         raise ConfigError(msg)
@@ -77,14 +103,7 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         models[-1] = replace(models[-1], source=newest)
         settings = Settings(LINEAR, tuple(checked[index] for index in order))
         recipe = Recipe(tuple(model.source for model in models), settings)
-        return write_merge(
-            plan_of(with_dtype(recipe, dtype, for_training=for_training), models),
-            Path(output_dir),
-            kind="average",
-            for_training=for_training,
-            force=force,
-            progress=progress,
-        )
+        yield plan_of(with_dtype(recipe, dtype, for_training=for_training), models)
 
 
 def _step(model: OpenModel) -> int:

@@ -7,9 +7,11 @@ independent of the order of blocks and threads.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import lru_cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType, from_float32, from_float64, to_float64
+from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType, from_float32, round_into, to_float64
 from xtts_export_callback.checkpoint.tensor import GatheredStorage, Storage, Tensor
 from xtts_export_callback.errors import CheckpointError
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     NextValues: TypeAlias = Callable[[int], Values]
 
 _HALF_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
-_STEP = 1 << 17  # elements at a time: a megabyte of float64, so that it stays in a core's cache
+_STEP = 1 << 18  # elements at a time: half a megabyte of float64, so that it stays in a core's cache
 _WIDENED_BY_NUMPY = {"<f2", "<f4", "<f8"}
 
 
@@ -65,17 +67,18 @@ class ComputedStorage(Storage):
         Raises:
             CheckpointError: From the reader, when an element of the result is NaN or infinite.
         """
+        import numpy as np
+
         next_values = self.values()
-        step = _STEP * self.dtype.itemsize
 
         def fill(buffer: memoryview) -> None:
-            for start in range(0, len(buffer), step):
-                part = buffer[start : start + step]
-                values = next_values(len(part) // self.dtype.itemsize)
-                result = from_float64(values, self.dtype)
-                if not all_finite(result, self.dtype):
+            result = np.frombuffer(buffer, self.dtype.numpy)
+            for start in range(0, len(result), _STEP):
+                part = result[start : start + _STEP]
+                values = next_values(len(part))
+                round_into(part, values, self.dtype)
+                if not all_finite(part, self.dtype):
                     self.blame(values)
-                part[:] = result.data.cast("B")
 
         return fill
 
@@ -135,6 +138,7 @@ class WeightedSum(ComputedStorage):
         terms = [
             (BlockReader(tensor, scratch), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)
         ]
+        factor = _reciprocal(self._divisor)
         total = np.empty(0, np.float64)
         product = np.empty(0, np.float64)
 
@@ -154,7 +158,9 @@ class WeightedSum(ComputedStorage):
                         part[:] = elements
                     elif index > 0:
                         part += elements
-                if self._divisor != 1:
+                if factor is not None:
+                    part *= factor
+                elif self._divisor != 1:
                     part /= self._divisor
             return part
 
@@ -179,6 +185,21 @@ class WeightedSum(ComputedStorage):
             return total
 
         return next_values
+
+
+@lru_cache(maxsize=64)  # a merge has a few divisors and a thousand tensors
+def _reciprocal(divisor: float) -> float | None:
+    """What to multiply with in place of a division, which takes three times as long; None where that would show.
+
+    With an error of at most 2^-54, ``divisor * x * reciprocal`` rounds to x for every float64 x: what lies halfway
+    between two numbers of the result's type still does.
+    """
+    reciprocal = 1 / divisor
+    if not isfinite(reciprocal):
+        return None
+    (above, below), (factor, power) = divisor.as_integer_ratio(), reciprocal.as_integer_ratio()
+    product, one = above * factor, below * power  # product / one is what comes instead of 1, exactly
+    return reciprocal if abs(product - one) << 54 <= abs(one) else None
 
 
 class Cast(ComputedStorage):

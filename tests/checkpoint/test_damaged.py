@@ -379,7 +379,7 @@ HOSTILE_PICKLES: dict[str, bytes] = {
 }
 
 
-HARMLESS = {"a mark as a value", "an object of laughs as a key", "laughs as the key of an object's item"}
+HARMLESS = {"an object of laughs as a key", "laughs as the key of an object's item"}
 """What is merely strange: read as something plain."""
 
 

@@ -342,6 +342,16 @@ def test_opening_reads_no_tensor(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
+def test_open_checkpoints_share_names_and_shapes(tmp_path: Path) -> None:
+    for name in ("a.pth", "b.pth"):
+        torch.save({"model": {"xtts.gpt.some.weight": torch.zeros(700, 3)}}, tmp_path / name)
+    with open_checkpoint(tmp_path / "a.pth") as one, open_checkpoint(tmp_path / "b.pth") as other:
+        ((name, tensor),), ((name_again, tensor_again),) = one.tensors.items(), other.tensors.items()
+    assert name is name_again
+    assert tensor.shape is tensor_again.shape
+    assert tensor.stride is tensor_again.stride
+
+
 def test_an_open_checkpoint_stays_readable_when_its_file_is_deleted(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save({"w": torch.arange(4.0)}, path)

@@ -346,8 +346,10 @@ def test_the_file_appears_only_after_a_sync_that_began_when_all_was_written(
 
     def sync(self: RandomFile) -> None:
         written_before_sync.append(len(writes))
-        frame_is_written.wait()  # a sync is under way while the last bytes are written
         real_sync(self)
+
+    def start_sync(self: RandomFile) -> None:
+        frame_is_written.wait()  # one is under way while the last bytes are written
 
     def start_last(self: Any) -> None:
         real_last(self)
@@ -357,9 +359,41 @@ def test_the_file_appears_only_after_a_sync_that_began_when_all_was_written(
     monkeypatch.setattr(write, "_SYNC_EVERY", 1)
     monkeypatch.setattr(RandomFile, "write_at", write_at)
     monkeypatch.setattr(RandomFile, "sync", sync)
+    monkeypatch.setattr(RandomFile, "start_sync", start_sync)
     monkeypatch.setattr(write._Syncer, "start_last", start_last)
     large_example.copy()
-    assert max(written_before_sync) == len(writes)
+    assert written_before_sync == [len(writes)]
+
+
+def test_writing_out_begins_while_there_is_more_to_write(
+    large_example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    real_write, started = RandomFile.write_at, threading.Event()
+
+    def write_at(self: RandomFile, data: memoryview | bytes, offset: int) -> None:
+        writes.append(offset)
+        assert len(writes) == 1 or started.wait(60)
+        real_write(self, data, offset)
+
+    def start_sync(self: RandomFile) -> None:
+        started.set()
+
+    copy_range_is_missing(monkeypatch)
+    monkeypatch.setattr(write, "_SYNC_EVERY", 1)
+    monkeypatch.setattr(RandomFile, "write_at", write_at)
+    monkeypatch.setattr(RandomFile, "start_sync", start_sync)
+    large_example.copy()
+
+
+def test_a_sync_that_cannot_begin_early_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with RandomFile(tmp_path / "file", create=True) as out:
+        out.start_sync()
+        assert sys.platform != "linux" or not synced
+    out.start_sync()  # closed: the system refuses
+    assert synced
 
 
 # Failures: the error arrives, what was there stays, nothing is left behind
@@ -702,7 +736,7 @@ def test_an_archive_of_more_than_65535_records_is_understood(tmp_path: Path) -> 
     with RandomFile(path) as file:
         records = read_directory(file)
         assert len(records) == 66_001
-        assert data_offset(file, records["data/65999"]) == slots[-1].data
+        assert data_offset(file, "data/65999", records["data/65999"].header, 0) == slots[-1].data
 
 
 @given(sizes=st.lists(st.integers(0, 2**40) | st.integers(2**32 - 3, 2**32 + 3), min_size=1, max_size=20))

@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from tests.checkpoint.examples import SPECIFICATION, bits
 from tests.merge.models import EMBEDDING, StateDict, load, recipe, save_all, state_dict
 from xtts_export_callback import average_checkpoints, merge_checkpoints
+from xtts_export_callback.checkpoint import Tensor
+from xtts_export_callback.checkpoint.tensor import ArrayStorage
+from xtts_export_callback.combine import WeightedSum
 
 _MANTISSA = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64: 53}
 _SMALLEST_EXPONENT = {torch.float16: -14, torch.bfloat16: -126, torch.float32: -126, torch.float64: -1022}
@@ -178,6 +181,18 @@ def test_the_mean_of_copies_is_the_input_bit_for_bit(
         average_checkpoints([path] * copies, Path(name) / "mean", weights=weights)
         mean = load(Path(name) / "mean")
     assert {name: bits(tensor) for name, tensor in mean.items()} == {name: bits(model[name]) for name in model}
+
+
+@pytest.mark.parametrize("odd", [1, 3, 5])
+@pytest.mark.parametrize("count", [3, 5, 7, 49, 75])  # 49 and 75 times their float64 reciprocals are not 1
+def test_a_mean_halfway_between_two_numbers_rounds_to_the_even_one(count: int, odd: int) -> None:
+    half = 2.0**-24  # of what lies between two float32 numbers from 1 to 2
+    values = [2.0] * (count - 3) + [3.0, 2 - (odd * count - 1) * half, 1 - half]
+    tensors = [Tensor.contiguous(ArrayStorage(np.float32(value).tobytes()), "float32", (1,)) for value in values]
+    mean = WeightedSum("mean", tensors, [1.0] * count, float(count), tensors[0].dtype)
+    (result,) = Tensor.contiguous(mean, "float32", (1,)).read()
+    assert math.fsum(values) == count * (2 - odd * half)
+    assert result == 2 - 2 * round(odd / 2) * half
 
 
 @given(layouts(), st.integers(0, 2**31))

@@ -70,22 +70,28 @@ def read_directory(file: RandomFile) -> dict[str, Record]:
     return _strip_root(file, entries)
 
 
-def data_offset(file: RandomFile, record: Record) -> int:
+def data_offset(file: RandomFile, label: str, header: int, nbytes: int) -> int:
     """Where a record's bytes begin, from its local header.
+
+    Args:
+        file: The archive.
+        label: What errors call the record.
+        header: Offset of its local header.
+        nbytes: Its length.
 
     Raises:
         CheckpointError: When the local header is damaged.
     """
     try:
-        fields = _LOCAL.unpack(file.read(record.header, _LOCAL.size))
-        start = record.header + _LOCAL.size + int(fields[-2]) + int(fields[-1])
-        if fields[0] == b"PK\x03\x04" and start + record.nbytes > file.size:
+        fields = _LOCAL.unpack(file.read(header, _LOCAL.size))
+        start = header + _LOCAL.size + int(fields[-2]) + int(fields[-1])
+        if fields[0] == b"PK\x03\x04" and start + nbytes > file.size:
             raise EOFError
     except EOFError as error:
-        msg = f"{file.path}: record {record.name}: truncated; get the file again or use another checkpoint"
+        msg = f"{file.path}: {label}: truncated; get the file again or use another checkpoint"
         raise CheckpointError(msg) from error
     if fields[0] != b"PK\x03\x04":
-        msg = f"{file.path}: record {record.name}: damaged local header; get the file again or use another checkpoint"
+        msg = f"{file.path}: {label}: damaged local header; get the file again or use another checkpoint"
         raise CheckpointError(msg)
     return start
 
@@ -212,5 +218,5 @@ def _strip_root(file: RandomFile, records: list[Record]) -> dict[str, Record]:
         if strange or name.startswith("/") or name in found or not name.isprintable():
             msg = f"{file.path}: record name {record.name!r} is not one that torch writes; the file is hostile"
             raise CheckpointError(msg)
-        found[name] = record._replace(name=name)
+        found[name] = Record(name, *record[1:])
     return found

@@ -92,10 +92,20 @@ def from_float64(values: npt.NDArray[np.float64], dtype: DType) -> npt.NDArray[A
     """
     import numpy as np
 
+    result = np.empty(values.shape, dtype.numpy)
+    round_into(result, values, dtype)
+    return result
+
+
+def round_into(result: npt.NDArray[Any], values: npt.NDArray[np.float64], dtype: DType) -> None:
+    """As `from_float64`, into an array of numpy type ``dtype.numpy`` and the same shape."""
+    import numpy as np
+
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if dtype.name != "bfloat16":
-            return values.astype(dtype.numpy)
-        return _bfloat16(_round_to_odd(values))
+        if dtype.name == "bfloat16":
+            result[...] = _bfloat16(_round_to_odd(values))
+        else:
+            np.copyto(result, values, casting="same_kind")
 
 
 def from_float32(values: npt.NDArray[np.float32], dtype: DType) -> npt.NDArray[Any]:

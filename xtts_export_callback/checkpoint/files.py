@@ -1,7 +1,7 @@
 """Files as this package needs them: reads and writes at an offset, range copies, and syncs that mean it.
 
-What only some systems have (``preadv``, ``copy_file_range``, opening a directory) is used where it is there and has a
-portable path beside it.
+What only some systems have (``preadv``, ``copy_file_range``, ``sync_file_range``, opening a directory) is used where
+it is there and has a portable path beside it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _COPY_BLOCK = 1 << 20
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: start writing dirty pages, wait for nothing
 # What copy_file_range raises where the file systems cannot do it: the bytes are then copied through memory.
 _NO_RANGE_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
@@ -63,8 +64,11 @@ class RandomFile:
         """
         done = 0
         while done < len(buffer):
-            with self._named_errors():
+            try:
                 count = self._read_some(buffer[done:], offset + done)
+            except OSError as error:
+                self._name(error)
+                raise
             if count == 0:
                 msg = f"{self.path}: the file ends at byte {offset + done}, expected {offset + len(buffer)}"
                 raise EOFError(msg)
@@ -85,10 +89,13 @@ class RandomFile:
         view = memoryview(data)
         done = 0
         while done < len(view):
-            with self._named_errors():
+            try:
                 count = self._write_some(view[done:], offset + done)
                 if count == 0:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self._name(error)
+                raise
             done += count
 
     def copy_range_from(self, source: RandomFile, source_offset: int, offset: int, size: int) -> None:
@@ -108,8 +115,25 @@ class RandomFile:
 
     def sync(self) -> None:
         """Return once the bytes are on the disk."""
-        with self._named_errors():
+        try:
             os.fsync(self._fd)
+        except OSError as error:
+            self._name(error)
+            raise
+
+    def start_sync(self) -> None:
+        """Have the disk begin with what was written so far, where the system can do that without holding up writers.
+
+        Errors of the disk come with the next `sync`.
+        """
+        if sys.platform != "linux":
+            self.sync()
+            return
+        import ctypes
+
+        begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
+        if begin is None or begin(self._fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE) != 0:
+            self.sync()
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""
@@ -117,14 +141,9 @@ class RandomFile:
             os.close(self._fd)
             self._fd = -1
 
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        """The system does not say which file an error on a descriptor is about."""
-        try:
-            yield
-        except OSError as error:
-            error.filename = os.fspath(self.path)
-            raise
+    def _name(self, error: OSError) -> None:
+        """Say which file an error is about: of a descriptor the system does not."""
+        error.filename = os.fspath(self.path)
 
     def _copy_in_kernel(self, source: RandomFile, source_offset: int, offset: int, size: int) -> int:
         if not hasattr(os, "copy_file_range"):
@@ -136,7 +155,7 @@ class RandomFile:
             except OSError as error:
                 if error.errno in _NO_RANGE_COPY:
                     break
-                error.filename = os.fspath(self.path)
+                self._name(error)
                 raise
             if count == 0:  # the source ended, or a file system that lies: the portable path finds out which
                 break

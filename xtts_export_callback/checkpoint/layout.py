@@ -6,6 +6,7 @@ Facts from ``TTS.tts.layers.xtts.trainer.gpt_trainer.GPTTrainer`` (the modules t
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from xtts_export_callback.errors import CheckpointError
@@ -54,7 +55,7 @@ def bare_name(name: str) -> str:
     while name.startswith(_WRAPPERS):
         name = name.partition(".")[2]
     name = name.removeprefix(TRAINER_PREFIX)
-    return name.replace("_orig_mod.", "")
+    return sys.intern(name.replace("_orig_mod.", ""))  # many open checkpoints have the same ones
 
 
 def dropped_component(name: str) -> str | None:

@@ -205,4 +205,5 @@ def _open_archive(file: RandomFile) -> Checkpoint:
 
 
 def _read_record(file: RandomFile, record: Record) -> bytes:
-    return file.read(data_offset(file, record), record.nbytes)
+    start = data_offset(file, f"record {record.name}", record.header, record.nbytes)
+    return file.read(start, record.nbytes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback.checkpoint.archive import Record, data_offset
@@ -23,12 +25,15 @@ _PLAIN_CLASSES = (Global("torch", "Tensor"), Global("torch.nn.parameter", "Param
 class RecordStorage(FileStorage):
     """A storage whose place in the file is looked up when it is first needed: inspecting never needs it."""
 
+    __slots__ = ("_header", "_offset")
+
     _offset: int
 
-    def __init__(self, file: RandomFile, record: Record, label: str, *, has_checksums: bool) -> None:
+    def __init__(self, file: RandomFile, record: Record, *, has_checksums: bool) -> None:
         """Describe the bytes of ``record``; arguments as for `FileStorage`."""
+        label = sys.intern(f"record {record.name}")  # many open checkpoints have the same ones
         super().__init__(file, -1, record.nbytes, record.crc32 if has_checksums else None, label)
-        self._record = record
+        self._header = record.header
 
     @property
     def offset(self) -> int:
@@ -38,7 +43,7 @@ class RecordStorage(FileStorage):
             CheckpointError: When the record's local header is damaged.
         """
         if self._offset < 0:
-            self._offset = data_offset(self.file, self._record)
+            self._offset = data_offset(self.file, self.label, self._header, self.nbytes)
         return self._offset
 
     @offset.setter
@@ -82,8 +87,7 @@ class TensorBuilder:
         if type(numel) is not int or numel * dtype.itemsize != record.nbytes:
             self._fail(f"record data/{key} has {record.nbytes} bytes, expected {describe(numel)} of {dtype.name}")
         if key not in self._storages:
-            label = f"record data/{key}"
-            self._storages[key] = RecordStorage(self._file, record, label, has_checksums=self._has_checksums)
+            self._storages[key] = RecordStorage(self._file, record, has_checksums=self._has_checksums)
         return self._storages[key], dtype
 
     def build(self, callee: Global, args: tuple[Any, ...]) -> Any:
@@ -133,11 +137,17 @@ class TensorBuilder:
         fault = find_fault(tensor)
         if fault is not None:
             self._fail(f"{storage.label}: a tensor with {fault}")
-        return tensor
+        return Tensor(storage, dtype, _shared(tensor.shape), _shared(tensor.stride), offset)
 
     def _fail(self, what: str) -> NoReturn:
         msg = f"{self._file.path}: {what}; the file is damaged, get it again or use another checkpoint"
         raise CheckpointError(msg)
+
+
+@lru_cache(maxsize=1024)
+def _shared(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The first tuple that was equal: many open checkpoints have the same shapes."""
+    return sizes
 
 
 def _storage_dtype(kind: Any) -> DType | None:

@@ -9,6 +9,7 @@ in Python rather than a subclass of ``pickle.Unpickler`` because that one lets a
 from __future__ import annotations
 
 import struct
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,6 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-class _Mark:
-    pass
-
-
-_MARK = _Mark()
 _PAIR = 2
 _SHOWN = 100
 _MAX_OPERATIONS = 5_000_000  # a full-size training checkpoint has 0.1 million
@@ -97,6 +93,7 @@ class Unpickler:
         self._size = len(data)
         self._position = 0
         self._stack: list[Any] = []
+        self._marks: list[int] = []  # where on the stack a MARK stands
         self._memo: dict[int, Any] = {}
         self._persistent_load = persistent_load
         self._build = build
@@ -112,13 +109,13 @@ class Unpickler:
         Raises:
             UnpicklingError: When the stream is damaged or uses an opcode that no checkpoint needs.
         """
-        data, operations, stack, memo = self._data, _OPCODES, self._stack, self._memo
+        data, operations, stack, marks, memo = self._data, _OPCODES, self._stack, self._marks, self._memo
         position = 0
         try:
             for _ in range(_MAX_OPERATIONS):
                 opcode = data[position]
                 position += 1
-                # The four that make up most of a state_dict do without a call.
+                # Those that make up most of a state_dict do without a call.
                 if opcode == 0x72:  # LONG_BINPUT
                     memo[int.from_bytes(data[position : position + 4], "little")] = stack[-1]
                     position += 4
@@ -129,7 +126,10 @@ class Unpickler:
                     stack.append(data[position])
                     position += 1
                 elif opcode == 0x28:  # MARK
-                    stack.append(_MARK)
+                    marks.append(len(stack))
+                elif opcode == 0x74:  # TUPLE
+                    start = marks.pop()
+                    stack[start:] = (tuple(stack[start:]),)
                 elif opcode == 0x2E:  # STOP
                     return stack.pop()
                 else:
@@ -150,7 +150,7 @@ class Unpickler:
     def _take(self, size: int) -> bytes:
         start = self._position
         self._position += size
-        if size < 0 or self._position > len(self._data):
+        if self._position > self._size:
             msg = "it ends too early"
             raise ValueError(msg)
         return self._data[start : self._position]
@@ -170,31 +170,32 @@ class Unpickler:
         return line.decode("utf-8")
 
     def _pop_mark(self) -> list[Any]:
-        for index in range(len(self._stack) - 1, -1, -1):
-            if self._stack[index] is _MARK:
-                items = self._stack[index + 1 :]
-                del self._stack[index:]
-                return items
-        msg = "no mark"
-        raise ValueError(msg)
+        start = self._marks.pop()
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
+
+    def _pop(self) -> None:
+        if self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
+        else:
+            self._stack.pop()
 
     # Opcodes
 
-    def _push(self, value: Any) -> None:
-        self._stack.append(value)
-
     def _text(self, size: int) -> None:
-        self._push(self._take(self._uint(size)).decode("utf-8", "surrogatepass"))
+        text = self._take(self._uint(size)).decode("utf-8", "surrogatepass")
+        self._stack.append(sys.intern(text))  # checkpoints of one run have the same names
 
     def _bytes(self, size: int) -> None:
-        self._push(self._take(self._uint(size)))
+        self._stack.append(self._take(self._uint(size)))
 
     def _long(self, size: int) -> None:
         nbytes = self._uint(size)
         if nbytes > _MAX_INT_BYTES:  # multiplying and printing larger ones takes forever
             msg = f"an integer of {nbytes} bytes"
             raise ValueError(msg)
-        self._push(int.from_bytes(self._take(nbytes), "little", signed=True))
+        self._stack.append(int.from_bytes(self._take(nbytes), "little", signed=True))
 
     def _tuple(self, size: int) -> None:
         if size > len(self._stack):
@@ -202,7 +203,7 @@ class Unpickler:
             raise ValueError(msg)
         items = tuple(self._stack[-size:])
         del self._stack[-size:]
-        self._push(items)
+        self._stack.append(items)
 
     def _put(self, index: int) -> None:
         self._memo[index] = self._stack[-1]
@@ -248,7 +249,7 @@ class Unpickler:
         if len(self.names) > _MAX_GLOBALS:
             msg = "more names of globals than any checkpoint has"
             raise ValueError(msg)
-        self._push(found)
+        self._stack.append(found)
 
     def _stack_global(self) -> None:
         name = self._stack.pop()
@@ -260,13 +261,13 @@ class Unpickler:
         if not isinstance(args, tuple):
             msg = "arguments are no tuple"
             raise TypeError(msg)
-        self._push(self._build(callee, args) if isinstance(callee, Global) else Opaque(callee, args))
+        self._stack.append(self._build(callee, args) if isinstance(callee, Global) else Opaque(callee, args))
 
     def _new_object(self, *, with_keywords: bool) -> None:
         if with_keywords:
             keywords = self._stack.pop()
             args = self._stack.pop()
-            self._push(Opaque(self._stack.pop(), (args, keywords)))
+            self._stack.append(Opaque(self._stack.pop(), (args, keywords)))
         else:
             self._reduce()
 
@@ -278,10 +279,10 @@ class Unpickler:
         # On anything else it is an attribute such as an OrderedDict's _metadata, which no tensor depends on.
 
     def _persistent(self) -> None:
-        self._push(self._persistent_load(self._stack.pop()))
+        self._stack.append(self._persistent_load(self._stack.pop()))
 
     def _frozen_set(self) -> None:
-        self._push(frozenset(map(_check_key, self._pop_mark())))
+        self._stack.append(frozenset(map(_check_key, self._pop_mark())))
 
 
 def _pop_and(method: Callable[[Unpickler, list[Any]], None], count: int) -> Callable[[Unpickler], None]:
@@ -296,17 +297,17 @@ def _pop_and(method: Callable[[Unpickler, list[Any]], None], count: int) -> Call
 _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x80: lambda m: _check_protocol(m._uint(1)),  # PROTO
     0x95: lambda m: m._take(8),  # FRAME: only a hint for reading ahead
-    0x30: lambda m: m._stack.pop(),  # POP
+    0x30: Unpickler._pop,  # POP
     0x31: lambda m: m._pop_mark(),  # POP_MARK
-    0x32: lambda m: m._push(m._stack[-1]),  # DUP
-    0x4E: lambda m: m._push(None),  # NONE
-    0x88: lambda m: m._push(True),  # NEWTRUE
-    0x89: lambda m: m._push(False),  # NEWFALSE
-    0x4A: lambda m: m._push(int.from_bytes(m._take(4), "little", signed=True)),  # BININT
-    0x4D: lambda m: m._push(m._uint(2)),  # BININT2
+    0x32: lambda m: m._stack.append(m._stack[-1]),  # DUP
+    0x4E: lambda m: m._stack.append(None),  # NONE
+    0x88: lambda m: m._stack.append(True),  # NEWTRUE
+    0x89: lambda m: m._stack.append(False),  # NEWFALSE
+    0x4A: lambda m: m._stack.append(int.from_bytes(m._take(4), "little", signed=True)),  # BININT
+    0x4D: lambda m: m._stack.append(m._uint(2)),  # BININT2
     0x8A: lambda m: m._long(1),  # LONG1
     0x8B: lambda m: m._long(4),  # LONG4
-    0x47: lambda m: m._push(struct.unpack(">d", m._take(8))[0]),  # BINFLOAT
+    0x47: lambda m: m._stack.append(struct.unpack(">d", m._take(8))[0]),  # BINFLOAT
     0x58: lambda m: m._text(4),  # BINUNICODE
     0x8C: lambda m: m._text(1),  # SHORT_BINUNICODE
     0x8D: lambda m: m._text(8),  # BINUNICODE8
@@ -316,12 +317,11 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x43: lambda m: m._bytes(1),  # SHORT_BINBYTES
     0x8E: lambda m: m._bytes(8),  # BINBYTES8
     0x96: lambda m: m._bytes(8),  # BYTEARRAY8
-    0x5D: lambda m: m._push([]),  # EMPTY_LIST
-    0x7D: lambda m: m._push({}),  # EMPTY_DICT
-    0x29: lambda m: m._push(()),  # EMPTY_TUPLE
-    0x8F: lambda m: m._push(set()),  # EMPTY_SET
-    0x74: lambda m: m._push(tuple(m._pop_mark())),  # TUPLE
-    0x6C: lambda m: m._push(m._pop_mark()),  # LIST
+    0x5D: lambda m: m._stack.append([]),  # EMPTY_LIST
+    0x7D: lambda m: m._stack.append({}),  # EMPTY_DICT
+    0x29: lambda m: m._stack.append(()),  # EMPTY_TUPLE
+    0x8F: lambda m: m._stack.append(set()),  # EMPTY_SET
+    0x6C: lambda m: m._stack.append(m._pop_mark()),  # LIST
     0x85: lambda m: m._tuple(1),  # TUPLE1
     0x86: lambda m: m._tuple(2),  # TUPLE2
     0x87: lambda m: m._tuple(3),  # TUPLE3
@@ -333,7 +333,7 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x75: lambda m: m._set_items(m._pop_mark()),  # SETITEMS
     0x71: lambda m: m._put(m._uint(1)),  # BINPUT
     0x94: Unpickler._memoize,  # MEMOIZE
-    0x6A: lambda m: m._push(m._memo[m._uint(4)]),  # LONG_BINGET
+    0x6A: lambda m: m._stack.append(m._memo[m._uint(4)]),  # LONG_BINGET
     0x63: lambda m: m._global(m._line(), m._line()),  # GLOBAL
     0x93: Unpickler._stack_global,  # STACK_GLOBAL
     0x52: Unpickler._reduce,  # REDUCE

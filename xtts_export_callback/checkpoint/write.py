@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Progress: TypeAlias = Callable[[int], None]
 
 _THREADS = min(4, os.cpu_count() or 1)
-_SYNC_EVERY = 256 << 20
+_SYNC_EVERY = 64 << 20
 _VERSION = b"3\n"  # torch/csrc/jit/serialization: the file format version torch.save writes
 
 
@@ -262,7 +262,10 @@ class _Syncer:
                 return
             is_last = self._closing  # read before the sync begins: a sync under way may miss what came last
             try:
-                self._out.sync()
+                if is_last:
+                    self._out.sync()
+                else:
+                    self._out.start_sync()
             except OSError as error:
                 self._error = error
                 return

@@ -34,32 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Average, then say what was done."""
-    from xtts_export_callback.average import average_checkpoints
-    from xtts_export_callback.checkpoint import open_checkpoint
-    from xtts_export_callback.checkpoint.layout import inference_model
+    from xtts_export_callback.average import planned_average
+    from xtts_export_callback.merge.engine import write_merge
 
-    paths, output = _plan(args)
-    with open_checkpoint(paths[-1]) as newest:
-        needed = sum(tensor.nbytes for tensor in inference_model(newest).tensors.values())
-    return write_and_report(
-        output,
-        needed,
-        lambda progress: average_checkpoints(
-            paths,
+    paths, output = _paths(args)
+    options = {key: getattr(args, key) for key in ("weights", "dtype", "vocab", "config", "for_training")}
+    with planned_average(paths, **options) as plan:
+        return write_and_report(
             output,
-            weights=args.weights,
-            dtype=args.dtype,
-            vocab=args.vocab,
-            config=args.config,
+            plan.nbytes,
+            lambda progress: write_merge(
+                plan, output, kind="average", for_training=args.for_training, force=args.force, progress=progress
+            ),
             for_training=args.for_training,
-            force=args.force,
-            progress=progress,
-        ),
-        for_training=args.for_training,
-    )
+        )
 
 
-def _plan(args: argparse.Namespace) -> tuple[list[Path], Path]:
+def _paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
     from xtts_export_callback.errors import ConfigError
     from xtts_export_callback.runs import exports_folder, is_run, last_checkpoints
 

@@ -146,7 +146,7 @@ def _unnamed_faults(checkpoint: Checkpoint, named: set[str]) -> list[Fault]:
         if label in named or record.name == "data.pkl":
             continue
         try:
-            crc, position = 0, data_offset(checkpoint.file, record)
+            crc, position = 0, data_offset(checkpoint.file, label, record.header, record.nbytes)
             for start in range(0, record.nbytes, BLOCK):
                 crc = crc32(checkpoint.file.read(position + start, min(BLOCK, record.nbytes - start)), crc)
         except (CheckpointError, EOFError) as error:
