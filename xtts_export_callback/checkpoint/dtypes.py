@@ -58,6 +58,8 @@ BY_NAME = {dtype.name: dtype for dtype in _TABLE}
 BY_STORAGE = {dtype.storage: dtype for dtype in _TABLE if dtype.storage}
 BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in _TABLE if dtype.safetensors}
 
+_HALFWAY = 0x8000  # the lower half of a float32 that lies between two bfloat16
+
 CASTS = ("float32", "float16", "bfloat16")
 """The types that an inference model can be cast to; XTTS reads each of them and computes in float32."""
 
@@ -103,7 +105,7 @@ def round_into(result: npt.NDArray[Any], values: npt.NDArray[np.float64], dtype:
 
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if dtype.name == "bfloat16":
-            result[...] = _bfloat16(_round_to_odd(values))
+            result[...] = _bfloat16_of_float64(values)
         else:
             np.copyto(result, values, casting="same_kind")
 
@@ -126,6 +128,18 @@ def from_float32(values: npt.NDArray[np.float32], dtype: DType) -> npt.NDArray[A
         return values.astype(dtype.numpy)
 
 
+def _bfloat16_of_float64(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
+    """By way of float32, and once more, exactly, where that lands halfway between two bfloat16: one in 65,536."""
+    import numpy as np
+
+    bits = values.astype(np.float32).view(np.uint32)
+    result = _bfloat16(bits)
+    (halfway,) = ((bits.reshape(-1) & np.uint32(0xFFFF)) == _HALFWAY).nonzero()
+    if len(halfway):
+        result.reshape(-1)[halfway] = _bfloat16(_round_to_odd(values.reshape(-1)[halfway]))
+    return result
+
+
 def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
     """Float32 bits rounded to odd.
 
@@ -146,10 +160,16 @@ def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
 
 
 def _bfloat16(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
+    """The upper halves of float32 bits, rounded to nearest even; NaN stays NaN."""
     import numpy as np
 
-    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    with np.errstate(over="ignore"):
-        rounded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16).astype(np.uint16)
-    quiet: npt.NDArray[np.uint16] = ((bits >> 16) | np.uint32(0x0040)).astype(np.uint16)
-    return np.where(nan, quiet, rounded)
+    rounded = bits >> 16
+    rounded &= np.uint32(1)
+    rounded += np.uint32(_HALFWAY - 1)
+    rounded += bits
+    rounded >>= 16
+    result: npt.NDArray[np.uint16] = rounded.astype(np.uint16)
+    nan = np.isnan(bits.view(np.float32))
+    if nan.any():
+        result[nan] = (bits[nan] >> 16) | np.uint32(0x0040)
+    return result

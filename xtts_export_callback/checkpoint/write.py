@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from xtts_export_callback.checkpoint.pickling import dumps
 from xtts_export_callback.checkpoint.publish import whole_file
 from xtts_export_callback.checkpoint.safetensors import DOCUMENT_KEY
 from xtts_export_callback.checkpoint.tensor import BLOCK, ArrayStorage, FileStorage, Storage, Tensor
+from xtts_export_callback.checkpoint.threads import thread_pool
 from xtts_export_callback.checkpoint.zipping import directory, lay_out
 from xtts_export_callback.errors import CheckpointError, ConfigError, VerificationError
 
@@ -176,7 +176,7 @@ def _write_file(
     ):
         stop = threading.Event()
         by_size = sorted(jobs, key=lambda job: -job.storage.nbytes)
-        with _pool(_writers(jobs), stop) as writers, _pool(_THREADS, stop) as readers:
+        with thread_pool(_writers(jobs), stop) as writers, thread_pool(_THREADS, stop) as readers:
             writes = {writers.submit(_write_job, out, job, stop, sync, progress): job for job in by_size}
             checks = []
             for written in as_completed(writes):
@@ -197,18 +197,6 @@ def _writers(jobs: list[_Job]) -> int:
     """Number of threads that write: one where most is copied, as the kernel lets only one at a time into a file."""
     copied = sum(job.storage.nbytes for job in jobs if job.copies)
     return 1 if copied > sum(job.storage.nbytes for job in jobs) / 2 else _THREADS
-
-
-@contextmanager
-def _pool(threads: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """Threads that have all stopped at the end of the block, early when it raises: an error in one, or Ctrl-C here."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="xtts-export") as pool:
-        try:
-            yield pool
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 class _Syncer:

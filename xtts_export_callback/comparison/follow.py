@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.comparison.measure import THREADS, dot, values_of
+from xtts_export_callback.checkpoint.threads import thread_pool
+from xtts_export_callback.comparison.measure import dot, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,19 +120,12 @@ def follow(
     Raises:
         CheckpointError: When a file turns out to be damaged.
     """
-    stop = threading.Event()
 
     def work(name: str) -> Sums:
-        if stop.is_set():
-            return Sums.zero(len(models))
         return _follow_one([model[name] for model in models], progress)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="xtts-export") as pool:
-        try:
-            return dict(zip(common, pool.map(work, common), strict=True))
-        except BaseException:
-            stop.set()
-            raise
+    with thread_pool() as pool:
+        return dict(zip(common, pool.map(work, common), strict=True))
 
 
 def _follow_one(tensors: list[Tensor], progress: Callable[[int], None] | None) -> Sums:

@@ -7,13 +7,11 @@ elements together, not means of its tensors' figures.
 from __future__ import annotations
 
 import math
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.dtypes import to_float64
+from xtts_export_callback.checkpoint.threads import thread_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.dtypes import DType
     from xtts_export_callback.checkpoint.tensor import Tensor
 
-THREADS = min(2, os.cpu_count() or 1)  # two saturate a disk, and each one costs memory
 _ELEMENTS = 1 << 16  # in float64 three blocks of them stay in a core's cache
 _OPAQUE = ("complex64", "complex128", "float8_e4m3fn", "float8_e5m2")
 
@@ -137,17 +134,12 @@ def differences(
     Raises:
         CheckpointError: When a file turns out to be damaged.
     """
-    stop = threading.Event()
 
     def work(name: str) -> Difference:
-        return Difference() if stop.is_set() else _difference(name, a[name], b[name], progress)
+        return _difference(name, a[name], b[name], progress)
 
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="xtts-export") as pool:
-        try:
-            return dict(zip(a, pool.map(work, a), strict=True))
-        except BaseException:
-            stop.set()
-            raise
+    with thread_pool() as pool:
+        return dict(zip(a, pool.map(work, a), strict=True))
 
 
 def total(found: Iterable[Difference]) -> Difference:

@@ -211,8 +211,7 @@ class Ties(ComputedStorage):
             changes = []
             for source, threshold, _ in terms:
                 change = self._change(source, base, count)
-                change[np.abs(change) < threshold] = 0.0
-                changes.append(change)
+                changes.append(np.where(np.abs(change) < threshold, 0.0, change))
             total = np.zeros(count)
             for change, (_, _, weight) in zip(changes, terms, strict=True):
                 total += weight * change
@@ -220,9 +219,9 @@ class Ties(ComputedStorage):
             total[:] = 0.0
             shares = np.zeros(count)
             for change, (_, _, weight) in zip(changes, terms, strict=True):
-                agrees = (np.sign(change) == elected) & (elected != 0)
-                total[agrees] += weight * change[agrees]
-                shares[agrees] += weight
+                agrees = change * elected > 0
+                total += np.where(agrees, weight * change, 0.0)
+                shares += np.where(agrees, weight, 0.0)
             np.divide(total, shares, out=total, where=shares > 0)
             return base + self._settings.scale * total
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ from xtts_export_callback.checkpoint.archive import read_directory
 from xtts_export_callback.checkpoint.checksum import crc32
 from xtts_export_callback.checkpoint.read import Checkpoint
 from xtts_export_callback.checkpoint.tensor import BLOCK, FileStorage, Storage, Tensor
+from xtts_export_callback.checkpoint.threads import thread_pool
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.verification.faults import Fault
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.checkpoint.dtypes import DType
 
-_THREADS = 2
 # Bits of the exponent; a float whose exponent bits are all set is NaN or infinite, whatever else it holds.
 _EXPONENT = {
     "float64": ("<u8", 0x7FF0_0000_0000_0000),
@@ -61,17 +59,12 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
         job = jobs.setdefault(id(tensor.storage), _Job(tensor.storage))
         job.names.append(name)
         job.tensors.append(tensor)
-    stop = threading.Event()
 
     def work(job: _Job) -> list[Fault]:
-        return [] if stop.is_set() else _job_faults(job, progress)
+        return _job_faults(job, progress)
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="xtts-export") as pool:
-        try:
-            found = [fault for faults in pool.map(work, jobs.values()) for fault in faults]
-        except BaseException:
-            stop.set()
-            raise
+    with thread_pool() as pool:
+        found = [fault for faults in pool.map(work, jobs.values()) for fault in faults]
     return found + _unnamed_faults(checkpoint, _labels(jobs.values()))
 
 
