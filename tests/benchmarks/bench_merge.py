@@ -61,13 +61,19 @@ def main() -> None:
 
 
 def _speed(checkpoints: list[Path], folder: Path, rounds: int, mergekit: Path | None) -> None:
+    """Two comparisons, one after the other: together their files are more than the system can keep in memory."""
+    _full_files(checkpoints, folder, rounds)
+    if mergekit:
+        _slim_files(checkpoints, folder, rounds, mergekit)
+
+
+def _full_files(checkpoints: list[Path], folder: Path, rounds: int) -> None:
     ranges = [part for path in checkpoints for part in needed_ranges(path)]
     warm(ranges)
     has_room = sum(path.stat().st_size for path in checkpoints) + SLIM_SIZE < available_memory()
-    slim = _slim_files(checkpoints, folder) if mergekit else []
     results = Results()
     for number in range(1, rounds + 1):
-        print(f"round {number} of {rounds}")
+        print(f"full files, round {number} of {rounds}")
         warm(ranges)
         results.add(FLOOR, measure([*_WAYS, "floor", folder / "floor.bin", *checkpoints])[0])
         (folder / "floor.bin").unlink()
@@ -81,30 +87,36 @@ def _speed(checkpoints: list[Path], folder: Path, rounds: int, mergekit: Path | 
             warm(ranges)
             results.add(SCRIPT, measure([*_WAYS, "torch-average", folder / "script.pth", *checkpoints])[0])
             (folder / "script.pth").unlink()
-        if mergekit:
-            _one_round_of_slim_files(results, slim, folder, mergekit)
     results.print_table(FLOOR)
     verdict("time against the floor", results.ratio(OURS, FLOOR), 1.25, "")
     if has_room:
         verdict("time against the script", results.ratio(OURS, SCRIPT), 1 / 6, "")
-    if mergekit:
-        verdict("time against mergekit-pytorch", results.ratio(OURS_SLIM, MERGEKIT), 1 / 3, "")
     verdict("peak memory", results.peak(OURS) / 1e9, 0.15, " GB")
 
 
-def _one_round_of_slim_files(results: Results, slim: list[Path], folder: Path, mergekit: Path) -> None:
-    output = folder / "ours"
+def _slim_files(checkpoints: list[Path], folder: Path, rounds: int, mergekit: Path) -> None:
+    slim = _write_slim_files(checkpoints, folder)
+    ranges = [(path, 0, path.stat().st_size) for path in slim]
     assets: list[str | Path] = ["--vocab", slim[0].parent / "vocab.json", "--config", slim[0].parent / "config.json"]
-    results.add(OURS_SLIM, measure([*_CLI, "average", *slim, *assets, "--output", output])[0])
-    shutil.rmtree(output)
     recipe = folder / "mergekit.yaml"
     entries = [{"model": str(path), "parameters": {"weight": 1.0}} for path in slim]
     recipe.write_text(json.dumps({"merge_method": "linear", "models": entries, "dtype": "float32"}), encoding="utf-8")
-    results.add(MERGEKIT, measure([mergekit, recipe, folder / "mergekit", "--lazy-unpickle"])[0])
-    shutil.rmtree(folder / "mergekit")
+    results = Results()
+    for number in range(1, rounds + 1):
+        print(f"slim files, round {number} of {rounds}")
+        warm(ranges)
+        output = folder / "ours"
+        results.add(OURS_SLIM, measure([*_CLI, "average", *slim, *assets, "--output", output])[0])
+        shutil.rmtree(output)
+        warm(ranges)
+        output = folder / "mergekit"
+        results.add(MERGEKIT, measure([mergekit, recipe, output, "--lazy-unpickle"])[0])
+        shutil.rmtree(output)
+    results.print_table(OURS_SLIM)
+    verdict("time against mergekit-pytorch", results.ratio(OURS_SLIM, MERGEKIT), 1 / 3, "")
 
 
-def _slim_files(checkpoints: list[Path], folder: Path) -> list[Path]:
+def _write_slim_files(checkpoints: list[Path], folder: Path) -> list[Path]:
     """Five files of the inference model alone, three different ones and two of them once more."""
     run = folder / "slim"
     run.mkdir()
