@@ -11,7 +11,7 @@ from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType, from_float32, round_into, to_float64
+from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType, from_float32, from_float64, to_float64
 from xtts_export_callback.checkpoint.tensor import GatheredStorage, Storage, Tensor
 from xtts_export_callback.errors import CheckpointError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     NextValues: TypeAlias = Callable[[int], Values]
 
 _HALF_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
-_STEP = 1 << 18  # elements at a time: half a megabyte of float64, so that it stays in a core's cache
+_STEP = 1 << 18  # elements at a time: a block of float32; of fewer the threads wait for the interpreter's lock
 _WIDENED_BY_NUMPY = {"<f2", "<f4", "<f8"}
 
 
@@ -76,7 +76,7 @@ class ComputedStorage(Storage):
             for start in range(0, len(result), _STEP):
                 part = result[start : start + _STEP]
                 values = next_values(len(part))
-                round_into(part, values, self.dtype)
+                from_float64(values, self.dtype, out=part)
                 if not all_finite(part, self.dtype):
                     self.blame(values)
 
@@ -158,10 +158,10 @@ class WeightedSum(ComputedStorage):
                         part[:] = elements
                     elif index > 0:
                         part += elements
-                if factor is not None:
-                    part *= factor
-                elif self._divisor != 1:
+                if factor is None:
                     part /= self._divisor
+                elif factor != 1:
+                    part *= factor
             return part
 
         return next_values

@@ -82,32 +82,29 @@ def to_float64(bits: npt.NDArray[Any], dtype: DType) -> npt.NDArray[np.float64]:
         return bits.astype(np.float64)
 
 
-def from_float64(values: npt.NDArray[np.float64], dtype: DType) -> npt.NDArray[Any]:
+def from_float64(
+    values: npt.NDArray[np.float64], dtype: DType, out: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
     """Values rounded once, to nearest with ties to even.
 
     Args:
         values: float64 array, any shape. NaN and infinity stay what they are; what is too large becomes infinity.
         dtype: The type to round to; ``dtype.is_float`` must hold.
+        out: Where to put them, of numpy type ``dtype.numpy`` and the same shape; by default a new array.
 
     Returns:
         Array of numpy type ``dtype.numpy`` and the same shape.
     """
     import numpy as np
 
-    result = np.empty(values.shape, dtype.numpy)
-    round_into(result, values, dtype)
-    return result
-
-
-def round_into(result: npt.NDArray[Any], values: npt.NDArray[np.float64], dtype: DType) -> None:
-    """As `from_float64`, into an array of numpy type ``dtype.numpy`` and the same shape."""
-    import numpy as np
-
+    if out is None:
+        out = np.empty(values.shape, dtype.numpy)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if dtype.name == "bfloat16":
-            result[...] = _bfloat16_of_float64(values)
+            out[...] = _bfloat16_of_float64(values.reshape(-1)).reshape(values.shape)
         else:
-            np.copyto(result, values, casting="same_kind")
+            np.copyto(out, values, casting="same_kind")
+    return out
 
 
 def from_float32(values: npt.NDArray[np.float32], dtype: DType) -> npt.NDArray[Any]:
@@ -129,14 +126,14 @@ def from_float32(values: npt.NDArray[np.float32], dtype: DType) -> npt.NDArray[A
 
 
 def _bfloat16_of_float64(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
-    """By way of float32, and once more, exactly, where that lands halfway between two bfloat16: one in 65,536."""
+    """Of flat arrays, by way of float32; again, exactly, where that lands halfway between two: one in 65,536."""
     import numpy as np
 
     bits = values.astype(np.float32).view(np.uint32)
     result = _bfloat16(bits)
-    (halfway,) = ((bits.reshape(-1) & np.uint32(0xFFFF)) == _HALFWAY).nonzero()
+    (halfway,) = ((bits & np.uint32(0xFFFF)) == _HALFWAY).nonzero()
     if len(halfway):
-        result.reshape(-1)[halfway] = _bfloat16(_round_to_odd(values.reshape(-1)[halfway]))
+        result[halfway] = _bfloat16(_round_to_odd(values[halfway]))
     return result
 
 
