@@ -38,7 +38,7 @@ from tests.checkpoint.examples import (
     state_dicts,
     tensors,
 )
-from xtts_export_callback.checkpoint import Tensor, open_checkpoint, write, write_pth, write_safetensors
+from xtts_export_callback.checkpoint import Tensor, files, open_checkpoint, write, write_pth, write_safetensors
 from xtts_export_callback.checkpoint.archive import data_offset, read_directory
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.pickling import UnsupportedValueError, dumps
@@ -79,6 +79,7 @@ def everything_posix_is_missing(patch: pytest.MonkeyPatch) -> None:
         return real_open(path, flags, *args, **options)
 
     patch.setattr(os, "open", open_files_only)
+    patch.setattr(files, "_sync_file_range", lambda: None)
 
 
 SYSTEMS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -392,8 +393,27 @@ def test_a_sync_that_cannot_begin_early_is_waited_for(tmp_path: Path, monkeypatc
     with RandomFile(tmp_path / "file", create=True) as out:
         out.start_sync()
         assert sys.platform != "linux" or not synced
+        monkeypatch.setattr(files, "_sync_file_range", lambda: None)  # another system
+        out.start_sync()
+        assert len(synced) >= 1
+        monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", synced.append)
     out.start_sync()  # closed: the system refuses
-    assert synced
+    assert synced[-1] == -1
+
+
+def test_an_early_sync_that_fails_in_any_way_leaves_nothing_behind(
+    large_example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_sync(self: RandomFile) -> None:
+        raise RuntimeError("no")
+
+    copy_range_is_missing(monkeypatch)
+    monkeypatch.setattr(write, "_SYNC_EVERY", 1)
+    monkeypatch.setattr(RandomFile, "start_sync", start_sync)
+    with pytest.raises(RuntimeError, match="no"):
+        large_example.copy()
+    assert not large_example.files()
 
 
 # Failures: the error arrives, what was there stays, nothing is left behind

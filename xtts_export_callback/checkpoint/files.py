@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 import threading
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -126,13 +127,8 @@ class RandomFile:
 
         Errors of the disk come with the next `sync`.
         """
-        if sys.platform != "linux":
-            self.sync()
-            return
-        import ctypes
-
-        begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
-        if begin is None or begin(self._fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE) != 0:
+        begin = _sync_file_range()
+        if begin is None or begin(self._fd, 0, 0, _SYNC_FILE_RANGE_WRITE) != 0:
             self.sync()
 
     def close(self) -> None:
@@ -177,6 +173,19 @@ class RandomFile:
         with self._lock:
             os.lseek(self._fd, offset, os.SEEK_SET)
             return os.write(self._fd, data)
+
+
+@cache
+def _sync_file_range() -> Callable[..., int] | None:
+    """The function of that name in the C library: descriptor, first byte, number of bytes (0: all), flags."""
+    try:
+        import ctypes
+
+        function: Any = ctypes.CDLL(None).sync_file_range
+        function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    except (ImportError, AttributeError, OSError, TypeError):  # Python without libffi, other systems, Windows
+        return None
+    return function  # type: ignore[no-any-return]
 
 
 def sync_directory(path: Path) -> None:

@@ -209,7 +209,7 @@ class _Syncer:
         self._wake = threading.Event()
         self._closing = False
         self._abandoned = False
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="xtts-export-sync", daemon=True)
 
     def __enter__(self) -> _Syncer:
@@ -254,7 +254,7 @@ class _Syncer:
                     self._out.sync()
                 else:
                     self._out.start_sync()
-            except OSError as error:
+            except Exception as error:  # whatever it is, what was written is not on the disk
                 self._error = error
                 return
 
