@@ -84,7 +84,7 @@ def test_the_needed_ranges_are_where_the_tensors_lie(checkpoint: Path) -> None:
     ("script", "ways"),
     [
         ("bench_export", ["xtts-export export", "cp and sync", "torch.load, filter", "the Trainer's own save"]),
-        ("bench_average", ["xtts-export average", "floor", "torch: load all"]),
+        ("bench_merge", ["xtts-export average, full files", "floor", "torch: load all"]),
     ],
 )
 def test_a_benchmark_times_every_way_and_cleans_up(tmp_path: Path, script: str, ways: list[str]) -> None:

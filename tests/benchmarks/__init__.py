@@ -1,1 +1,1 @@
-"""Full-size benchmarks: `python -m tests.benchmarks.bench_export` and `python -m tests.benchmarks.bench_average`."""
+"""Full-size benchmarks: `python -m tests.benchmarks.bench_export` and the like."""

@@ -43,6 +43,7 @@ _SLIM_FILES = 5
 def main() -> None:
     """Measure what the command line asks for."""
     parser = arguments("Time merges of full checkpoints and take their memory.")
+    parser.add_argument("--files", type=int, default=3, help="how many checkpoints to average (default 3)")
     parser.add_argument("--mergekit", type=Path, help="the program mergekit-pytorch; left out without it")
     parser.add_argument("--memory", action="store_true", help="take the memory of every method instead")
     parser.add_argument("--growth", action="store_true", help="take time and memory for 2 to 50 small files instead")
@@ -51,7 +52,8 @@ def main() -> None:
         options.scale = "small"
     print_machine()
     outputs = (_SLIM_FILES + 2) * SLIM_SIZE if options.mergekit else 2 * SLIM_SIZE
-    with inputs(options, files=2 if options.growth else 3, outputs=outputs) as (checkpoints, folder):
+    files = 2 if options.growth else 3 if options.memory else options.files
+    with inputs(options, files=files, outputs=outputs) as (checkpoints, folder):
         if options.growth:
             _growth(folder, options.rounds)
         elif options.memory:
@@ -71,6 +73,8 @@ def _full_files(checkpoints: list[Path], folder: Path, rounds: int) -> None:
     ranges = [part for path in checkpoints for part in needed_ranges(path)]
     warm(ranges)
     has_room = sum(path.stat().st_size for path in checkpoints) + SLIM_SIZE < available_memory()
+    if not has_room:
+        print(f"{SCRIPT}: left out, it needs more memory than there is")
     results = Results()
     for number in range(1, rounds + 1):
         print(f"full files, round {number} of {rounds}")
