@@ -211,7 +211,8 @@ class Ties(ComputedStorage):
             changes = []
             for source, threshold, _ in terms:
                 change = self._change(source, base, count)
-                changes.append(np.where(np.abs(change) < threshold, 0.0, change))
+                change *= np.abs(change) >= threshold  # masks as factors: several times as fast as picking elements
+                changes.append(change)
             total = np.zeros(count)
             for change, (_, _, weight) in zip(changes, terms, strict=True):
                 total += weight * change
@@ -220,9 +221,9 @@ class Ties(ComputedStorage):
             shares = np.zeros(count)
             for change, (_, _, weight) in zip(changes, terms, strict=True):
                 agrees = change * elected > 0
-                total += np.where(agrees, weight * change, 0.0)
-                shares += np.where(agrees, weight, 0.0)
-            np.divide(total, shares, out=total, where=shares > 0)
+                total += change * agrees * weight
+                shares += agrees * weight
+            total /= shares + (shares == 0)
             return base + self._settings.scale * total
 
         return next_values
