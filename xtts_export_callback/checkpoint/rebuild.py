@@ -137,6 +137,7 @@ class TensorBuilder:
         fault = find_fault(tensor)
         if fault is not None:
             self._fail(f"{storage.label}: a tensor with {fault}")
+        # Only now, as in a cache (True,) would pass for (1,), and the file after it would get that.
         return Tensor(storage, dtype, _shared(tensor.shape), _shared(tensor.stride), offset)
 
     def _fail(self, what: str) -> NoReturn:

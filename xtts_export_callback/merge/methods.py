@@ -211,7 +211,7 @@ class Ties(ComputedStorage):
             changes = []
             for source, threshold, _ in terms:
                 change = self._change(source, base, count)
-                change *= np.abs(change) >= threshold  # masks as factors: several times as fast as picking elements
+                change *= np.abs(change) >= threshold  # masks as factors take less time than picking elements
                 changes.append(change)
             total = np.zeros(count)
             for change, (_, _, weight) in zip(changes, terms, strict=True):
