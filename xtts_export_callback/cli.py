@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback import __version__
 from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.process import prepare_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify")
+_TRAINING = ("demo", "train")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
 _READER_GONE = 141  # as a shell reports a process that SIGPIPE ended
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     try:
         args = _parse(argv)
+        if not args.trains:
+            prepare_process()
         code = int(args.run(args) or _DONE)
         sys.stdout.flush()  # a reader that is gone is noticed here, not by the interpreter as it ends
     except BrokenPipeError as error:
@@ -120,7 +124,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             allow_abbrev=False,
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(run=module.run, trains=name in _TRAINING)
     overrides: list[str] = []
     if arguments[:1] == ["train"]:
         from xtts_export_callback.train_gpt_xtts import split_overrides

@@ -23,6 +23,7 @@ from xtts_export_callback.checkpoint.publish import whole_file
 from xtts_export_callback.errors import CheckpointError, OutputExistsError, XttsExportError
 from xtts_export_callback.export import export_opened
 from xtts_export_callback.folder import read_provenance
+from xtts_export_callback.process import prepare_process
 from xtts_export_callback.runs import find_checkpoints
 from xtts_export_callback.schedule import RESUME_KEY, position_in_document
 
@@ -187,6 +188,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end)
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    prepare_process()
     results = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     sys.stdout = sys.stderr
     # Whether the training still listens or not: what is done is done.

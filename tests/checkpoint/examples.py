@@ -50,7 +50,7 @@ def random_tensor(dtype: torch.dtype, shape: tuple[int, ...], seed: int) -> torc
 
 def bits(tensor: torch.Tensor) -> bytes:
     """The elements in row-major order."""
-    flat = tensor.detach().contiguous().reshape(-1)
+    flat = tensor.detach().reshape(-1).clone(memory_format=torch.contiguous_format)  # also of one element with stride 0
     return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
 
 

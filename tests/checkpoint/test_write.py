@@ -646,25 +646,16 @@ def test_a_source_that_is_cut_while_it_is_open_is_named_with_its_record(occupied
             write_pth(occupied.path, {"model": checkpoint.tensors}, force=True)
 
 
-def change_before_reading_back(patch: pytest.MonkeyPatch, folder: Path, change: Callable[[bytearray], None]) -> None:
-    """Have the bytes on the disk differ from those that were written, as a failing disk does."""
-    real, verify = write._Syncer.start_last, write._verify_job
-    changed = threading.Event()
+def change_before_reading_back(patch: pytest.MonkeyPatch, position: int, change: Callable[[Path], None]) -> None:
+    """Have what is at a position of the file change after it was written, as a failing disk does."""
+    real = write._read_back
 
-    def start_last(self: Any) -> None:
-        (temporary,) = folder.glob(".*")
-        content = bytearray(temporary.read_bytes())
-        change(content)
-        temporary.write_bytes(content)
-        changed.set()
-        real(self)
+    def read_back(out: RandomFile, buffer: memoryview, offset: int) -> None:
+        if offset <= position < offset + len(buffer):
+            change(out.path)
+        real(out, buffer, offset)
 
-    def verify_later(*arguments: Any) -> None:
-        assert changed.wait(60)
-        verify(*arguments)
-
-    patch.setattr(write._Syncer, "start_last", start_last)
-    patch.setattr(write, "_verify_job", verify_later)
+    patch.setattr(write, "_read_back", read_back)
 
 
 @pytest.mark.parametrize("copy", [Example.copy, Example.copy_to_safetensors], ids=["pth", "safetensors"])
@@ -677,11 +668,15 @@ def test_a_changed_byte_anywhere_is_found_when_reading_back(
     passed = []
     for position in range(0, size, 7):
 
-        def flip(content: bytearray, position: int = position) -> None:
-            content[position] ^= 1
+        def flip(path: Path, position: int = position) -> None:
+            with path.open("rb+") as file:
+                file.seek(position)
+                value = file.read(1)[0]
+                file.seek(position)
+                file.write(bytes([value ^ 1]))
 
         with monkeypatch.context() as patch:
-            change_before_reading_back(patch, example.folder, flip)
+            change_before_reading_back(patch, position, flip)
             try:
                 copy(example, force=True)
             except VerificationError as error:
@@ -693,7 +688,7 @@ def test_a_changed_byte_anywhere_is_found_when_reading_back(
 
 
 def test_a_file_that_is_cut_before_reading_back_is_found(occupied: Example, monkeypatch: pytest.MonkeyPatch) -> None:
-    change_before_reading_back(monkeypatch, occupied.folder, lambda content: content.__delitem__(slice(BLOCK, None)))
+    change_before_reading_back(monkeypatch, 2 * BLOCK, lambda path: os.truncate(path, BLOCK))
     with pytest.raises(VerificationError, match="check the disk"):
         occupied.copy(force=True)
 

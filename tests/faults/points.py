@@ -137,7 +137,7 @@ def arm_helper(point: Point) -> None:
 
     verify, sync = write._verify_job, RandomFile.sync
 
-    def verify_at_point(*arguments: Any) -> None:  # everything is written, nothing has its name
+    def verify_at_point(*arguments: Any) -> None:  # something is written, nothing has its name
         if at_work:
             point.at(at_work[-1], "during", name[0])
         verify(*arguments)

@@ -2,7 +2,8 @@
 
 The layout of the file is settled first. Threads then fill it storage by storage through small buffers (numpy, zlib and
 file calls release the interpreter lock); bytes that stand in a source file as they are needed are copied inside the
-kernel together with their checksum. Everything is read back, behind the writing, before the file gets its name.
+kernel together with their checksum. Everything is read back, each block as soon as it is written, before the file gets
+its name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import threading
 from concurrent.futures import as_completed
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.checksum import crc32
@@ -175,28 +177,20 @@ def _write_file(
         _Syncer(out) as sync,
     ):
         stop = threading.Event()
-        by_size = sorted(jobs, key=lambda job: -job.storage.nbytes)
-        with thread_pool(_writers(jobs), stop) as writers, thread_pool(_THREADS, stop) as readers:
-            writes = {writers.submit(_write_job, out, job, stop, sync, progress): job for job in by_size}
-            checks = []
-            for written in as_completed(writes):
-                written.result()
-                checks.append(readers.submit(_verify_job, out, writes[written], stop))
-            pieces = frame()
-            for offset, data in pieces:
-                out.write_at(data, offset)
-            sync.start_last()  # reading back goes on while the disk still writes
-            for check in as_completed(checks):
-                check.result()
+        queue: SimpleQueue[_Job | None] = SimpleQueue()
+        for job in (*sorted(jobs, key=lambda job: -job.storage.nbytes), *[None] * _THREADS):
+            queue.put(job)
+        with thread_pool(_THREADS, stop) as pool:
+            tasks = [pool.submit(_write_jobs, out, queue, stop, sync, progress) for _ in range(_THREADS)]
+            for task in as_completed(tasks):
+                task.result()
+        pieces = frame()
+        for offset, data in pieces:
+            out.write_at(data, offset)
+        sync.start_last()
         for offset, data in pieces:
             _verify_piece(out, offset, data)
         sync.wait_for_last()
-
-
-def _writers(jobs: list[_Job]) -> int:
-    """Number of threads that write: one where most is copied, as the kernel lets only one at a time into a file."""
-    copied = sum(job.storage.nbytes for job in jobs if job.copies)
-    return 1 if copied > sum(job.storage.nbytes for job in jobs) / 2 else _THREADS
 
 
 class _Syncer:
@@ -263,26 +257,47 @@ class _StoppedError(Exception):
     """Another thread failed."""
 
 
-def _write_job(out: RandomFile, job: _Job, stop: threading.Event, sync: _Syncer, progress: Progress | None) -> None:
+def _write_jobs(
+    out: RandomFile, queue: SimpleQueue[_Job | None], stop: threading.Event, sync: _Syncer, progress: Progress | None
+) -> None:
+    """The work of one thread: one job after the other from a queue that all threads share, up to the None that ends it.
+
+    A task of the pool for each job would wake the main thread a thousand times.
+    """
+    buffers = memoryview(bytearray(BLOCK)), memoryview(bytearray(BLOCK))
+    for job in iter(queue.get, None):
+        _write_job(out, job, buffers, stop, sync, progress)
+
+
+def _write_job(
+    out: RandomFile,
+    job: _Job,
+    buffers: tuple[memoryview, memoryview],
+    stop: threading.Event,
+    sync: _Syncer,
+    progress: Progress | None,
+) -> None:
     storage = job.storage
     fill = None if job.copies else storage.reader()
-    buffer = memoryview(bytearray(0 if job.copies else min(BLOCK, storage.nbytes)))
-    crc = 0
+    crc = crc_back = 0
     for start in range(0, storage.nbytes, BLOCK):
         if stop.is_set():
             raise _StoppedError
         size = min(BLOCK, storage.nbytes - start)
+        part, back = buffers[0][:size], buffers[1][:size]
         if fill is None:
             _copy_block(out, job, start, size)
         else:
-            part = buffer[:size]
             fill(part)
             crc = crc32(part, crc)
             out.write_at(part, job.offset + start)
+        _read_back(out, back, job.offset + start)
+        crc_back = crc32(back, crc_back)
         sync.written(size)
         if progress is not None:
             progress(size)
     job.crc32 = storage.crc32 if job.copies and storage.crc32 is not None else crc
+    _verify_job(out, job, crc_back)
 
 
 def _copy_block(out: RandomFile, job: _Job, start: int, size: int) -> None:
@@ -295,20 +310,12 @@ def _copy_block(out: RandomFile, job: _Job, start: int, size: int) -> None:
         raise CheckpointError(msg) from error
 
 
-def _verify_job(out: RandomFile, job: _Job, stop: threading.Event) -> None:
-    buffer = memoryview(bytearray(min(BLOCK, job.storage.nbytes)))
-    crc = 0
-    for start in range(0, job.storage.nbytes, BLOCK):
-        if stop.is_set():
-            raise _StoppedError
-        part = buffer[: min(BLOCK, job.storage.nbytes - start)]
-        _read_back(out, part, job.offset + start)
-        crc = crc32(part, crc)
-    if crc == job.crc32:
+def _verify_job(out: RandomFile, job: _Job, crc_back: int) -> None:
+    if crc_back == job.crc32:
         return
     if isinstance(job.storage, FileStorage):
         _blame_source(job.storage)
-    msg = f"{out.path}: {job.label}: read back with checksum {crc:08x}, expected {job.crc32:08x}; check the disk"
+    msg = f"{out.path}: {job.label}: read back with checksum {crc_back:08x}, expected {job.crc32:08x}; check the disk"
     raise VerificationError(msg)
 
 
