@@ -41,7 +41,9 @@ class RandomFile:
         self.path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL if create else os.O_RDONLY
         self._fd = os.open(path, flags | _O_BINARY, 0o666)
-        self._lock = threading.Lock()  # guards the one file position where there is no preadv
+        # Guards the one file position where there is no preadv, and copies into the file: the kernel lets one thread at
+        # a time do that and has the others wait spinning.
+        self._lock = threading.Lock()
 
     def __enter__(self) -> RandomFile:
         return self
@@ -106,7 +108,8 @@ class RandomFile:
             EOFError: When the source ends early.
             OSError: As the system reports it.
         """
-        done = self._copy_in_kernel(source, source_offset, offset, size)
+        with self._lock:
+            done = self._copy_in_kernel(source, source_offset, offset, size)
         buffer = memoryview(bytearray(min(_COPY_BLOCK, size - done)))
         while done < size:
             part = buffer[: min(len(buffer), size - done)]

@@ -83,7 +83,7 @@ class _Converter:
             self._storages[key] = ArrayStorage(torch.empty(0, dtype=torch.uint8).set_(raw).numpy().data)
         offset = int(value.storage_offset())
         tensor = Tensor(self._storages[key], BY_NAME[name], tuple(value.shape), value.stride(), offset)
-        fault = find_fault(tensor)
+        fault = find_fault(tensor.storage, tensor.dtype, tensor.shape, tensor.stride, offset)
         if fault is not None:
             msg = f"a tensor with {fault}"
             raise ValueError(msg)

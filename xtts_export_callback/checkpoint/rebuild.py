@@ -131,14 +131,15 @@ class TensorBuilder:
             return Opaque(callee, args)  # an element type or a conjugate view that no XTTS file has: refused if needed
         if not (isinstance(storage, FileStorage) and isinstance(dtype, DType)):
             self._fail("data.pkl describes a tensor without a storage")
-        if not all(isinstance(sizes, (tuple, list)) and len(sizes) <= _MAX_SIZE for sizes in (shape, stride)):
+        is_sequence = isinstance(shape, (tuple, list)) and isinstance(stride, (tuple, list))
+        if not is_sequence or max(len(shape), len(stride)) > _MAX_SIZE:
             self._fail(f"{storage.label}: a tensor has {describe(shape)} for its shape")
-        tensor = Tensor(storage, dtype, tuple(shape), tuple(stride), offset)
-        fault = find_fault(tensor)
+        shape, stride = tuple(shape), tuple(stride)
+        fault = find_fault(storage, dtype, shape, stride, offset)
         if fault is not None:
             self._fail(f"{storage.label}: a tensor with {fault}")
         # Only now, as in a cache (True,) would pass for (1,), and the file after it would get that.
-        return Tensor(storage, dtype, _shared(tensor.shape), _shared(tensor.stride), offset)
+        return Tensor(storage, dtype, _shared(shape), _shared(stride), offset)
 
     def _fail(self, what: str) -> NoReturn:
         msg = f"{self._file.path}: {what}; the file is damaged, get it again or use another checkpoint"

@@ -64,7 +64,7 @@ def _read_entry(file: RandomFile, data_start: int, name: str, entry: Any) -> tup
         msg = "sizes or offsets that no tensor has"
         raise ValueError(msg)
     tensor = Tensor.contiguous(FileStorage(file, data_start + start, stop - start, None, name), dtype, shape)
-    fault = find_fault(tensor)
+    fault = find_fault(tensor.storage, dtype, shape, tensor.stride, 0)
     if fault is None and (tensor.nbytes != stop - start or data_start + stop > file.size):
         fault = f"bytes {start} to {stop} for {dtype.name} of shape {list(shape)} in a file of {file.size} bytes"
     if fault is not None:

@@ -275,28 +275,38 @@ class Tensor:
         return np.lib.stride_tricks.as_strided(elements, self.shape, strides, writeable=False)
 
 
-def find_fault(tensor: Tensor) -> str | None:
+def find_fault(
+    storage: Storage, dtype: DType, shape: tuple[Any, ...], stride: tuple[Any, ...], offset: Any
+) -> str | None:
     """What makes it impossible to read a tensor that a file describes.
 
     Args:
-        tensor: Any integers for shape, strides and offset.
+        storage: Its bytes.
+        dtype: The type of its elements.
+        shape: As a `Tensor` has it, but anything may stand for the numbers here and below.
+        stride: As a `Tensor` has it.
+        offset: As a `Tensor` has it.
 
     Returns:
         The fault in a few words, or None. Reading a tensor without one takes no more memory than its storage and
         64 MB: shapes expanded further than that are no weights but an attempt to fill the memory.
     """
-    numbers = (*tensor.shape, *tensor.stride, tensor.offset)
-    if len(tensor.shape) != len(tensor.stride) or len(tensor.shape) > MAX_DIMENSIONS:
-        return f"{len(tensor.shape)} dimensions and {len(tensor.stride)} strides"
-    for number in numbers:
+    if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
+        return f"{len(shape)} dimensions and {len(stride)} strides"
+    for number in (*shape, *stride, offset):
         if type(number) is not int or not 0 <= number <= MAX_NUMBER:
             return "a shape, stride or offset that no tensor has"
-    if tensor.extent[1] > tensor.storage.nbytes:
-        return f"shape {list(tensor.shape)} reaching past the end of its {tensor.storage.nbytes} bytes"
-    if tensor.nbytes > tensor.storage.nbytes + _MAX_EXPANSION:
-        return f"{tensor.storage.nbytes} bytes expanded to {tensor.nbytes}"
-    if tensor.numel == 0 and math.prod(max(size, 1) for size in tensor.shape) > MAX_NUMBER:
-        return f"the impossible shape {list(tensor.shape)}"
+    numel, end = 1, offset + 1
+    for size, step in zip(shape, stride, strict=True):
+        numel *= size
+        end += (size - 1) * step
+    if numel == 0:
+        impossible = math.prod(max(size, 1) for size in shape) > MAX_NUMBER
+        return f"the impossible shape {list(shape)}" if impossible else None
+    if end * dtype.itemsize > storage.nbytes:
+        return f"shape {list(shape)} reaching past the end of its {storage.nbytes} bytes"
+    if numel * dtype.itemsize > storage.nbytes + _MAX_EXPANSION:
+        return f"{storage.nbytes} bytes expanded to {numel * dtype.itemsize}"
     return None
 
 

@@ -66,6 +66,7 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+_UINT4, _UINT2 = struct.Struct("<I").unpack_from, struct.Struct("<H").unpack_from
 _PAIR = 2
 _SHOWN = 100
 _MAX_OPERATIONS = 5_000_000  # a full-size training checkpoint has 0.1 million
@@ -117,7 +118,7 @@ class Unpickler:
                 position += 1
                 # Those that make up most of a state_dict do without a call.
                 if opcode == 0x72:  # LONG_BINPUT
-                    memo[int.from_bytes(data[position : position + 4], "little")] = stack[-1]
+                    memo[_UINT4(data, position)[0]] = stack[-1]
                     position += 4
                 elif opcode == 0x68:  # BINGET
                     stack.append(memo[data[position]])
@@ -130,6 +131,18 @@ class Unpickler:
                 elif opcode == 0x74:  # TUPLE
                     start = marks.pop()
                     stack[start:] = (tuple(stack[start:]),)
+                elif opcode == 0x52:  # REDUCE
+                    args = stack.pop()
+                    stack[-1] = self._call(stack[-1], args)
+                elif opcode == 0x58:  # BINUNICODE
+                    start = position + 4
+                    position = start + _UINT4(data, position)[0]
+                    stack.append(_text(data[start:position]))
+                elif opcode == 0x4D:  # BININT2
+                    stack.append(_UINT2(data, position)[0])
+                    position += 2
+                elif opcode == 0x29:  # EMPTY_TUPLE
+                    stack.append(())
                 elif opcode == 0x2E:  # STOP
                     return stack.pop()
                 else:
@@ -184,8 +197,7 @@ class Unpickler:
     # Opcodes
 
     def _text(self, size: int) -> None:
-        text = self._take(self._uint(size)).decode("utf-8", "surrogatepass")
-        self._stack.append(sys.intern(text))  # checkpoints of one run have the same names
+        self._stack.append(_text(self._take(self._uint(size))))
 
     def _bytes(self, size: int) -> None:
         self._stack.append(self._take(self._uint(size)))
@@ -255,21 +267,20 @@ class Unpickler:
         name = self._stack.pop()
         self._global(self._stack.pop(), name)
 
-    def _reduce(self) -> None:
-        args = self._stack.pop()
-        callee = self._stack.pop()
+    def _call(self, callee: Any, args: Any) -> Any:
         if not isinstance(args, tuple):
             msg = "arguments are no tuple"
             raise TypeError(msg)
-        self._stack.append(self._build(callee, args) if isinstance(callee, Global) else Opaque(callee, args))
+        return self._build(callee, args) if isinstance(callee, Global) else Opaque(callee, args)
 
-    def _new_object(self, *, with_keywords: bool) -> None:
-        if with_keywords:
-            keywords = self._stack.pop()
-            args = self._stack.pop()
-            self._stack.append(Opaque(self._stack.pop(), (args, keywords)))
-        else:
-            self._reduce()
+    def _new_object(self) -> None:
+        args = self._stack.pop()
+        self._stack.append(self._call(self._stack.pop(), args))
+
+    def _new_object_with_keywords(self) -> None:
+        keywords = self._stack.pop()
+        args = self._stack.pop()
+        self._stack.append(Opaque(self._stack.pop(), (args, keywords)))
 
     def _build_state(self) -> None:
         state = self._stack.pop()
@@ -283,6 +294,10 @@ class Unpickler:
 
     def _frozen_set(self) -> None:
         self._stack.append(frozenset(map(_check_key, self._pop_mark())))
+
+
+def _text(content: bytes) -> str:
+    return sys.intern(content.decode("utf-8", "surrogatepass"))  # checkpoints of one run have the same names
 
 
 def _pop_and(method: Callable[[Unpickler, list[Any]], None], count: int) -> Callable[[Unpickler], None]:
@@ -304,11 +319,9 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x88: lambda m: m._stack.append(True),  # NEWTRUE
     0x89: lambda m: m._stack.append(False),  # NEWFALSE
     0x4A: lambda m: m._stack.append(int.from_bytes(m._take(4), "little", signed=True)),  # BININT
-    0x4D: lambda m: m._stack.append(m._uint(2)),  # BININT2
     0x8A: lambda m: m._long(1),  # LONG1
     0x8B: lambda m: m._long(4),  # LONG4
     0x47: lambda m: m._stack.append(struct.unpack(">d", m._take(8))[0]),  # BINFLOAT
-    0x58: lambda m: m._text(4),  # BINUNICODE
     0x8C: lambda m: m._text(1),  # SHORT_BINUNICODE
     0x8D: lambda m: m._text(8),  # BINUNICODE8
     0x54: lambda m: m._bytes(4),  # BINSTRING
@@ -319,7 +332,6 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x96: lambda m: m._bytes(8),  # BYTEARRAY8
     0x5D: lambda m: m._stack.append([]),  # EMPTY_LIST
     0x7D: lambda m: m._stack.append({}),  # EMPTY_DICT
-    0x29: lambda m: m._stack.append(()),  # EMPTY_TUPLE
     0x8F: lambda m: m._stack.append(set()),  # EMPTY_SET
     0x6C: lambda m: m._stack.append(m._pop_mark()),  # LIST
     0x85: lambda m: m._tuple(1),  # TUPLE1
@@ -336,9 +348,8 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x6A: lambda m: m._stack.append(m._memo[m._uint(4)]),  # LONG_BINGET
     0x63: lambda m: m._global(m._line(), m._line()),  # GLOBAL
     0x93: Unpickler._stack_global,  # STACK_GLOBAL
-    0x52: Unpickler._reduce,  # REDUCE
-    0x81: lambda m: m._new_object(with_keywords=False),  # NEWOBJ
-    0x92: lambda m: m._new_object(with_keywords=True),  # NEWOBJ_EX
+    0x81: Unpickler._new_object,  # NEWOBJ
+    0x92: Unpickler._new_object_with_keywords,  # NEWOBJ_EX
     0x62: Unpickler._build_state,  # BUILD
     0x51: Unpickler._persistent,  # BINPERSID
 }
@@ -350,6 +361,8 @@ def _check_key(key: Any) -> Any:
     Hashing a tuple nested a million deep overflows the C stack, hashing a long one again and again takes forever, and
     so does a dict whose keys are integers chosen for their equal hashes.
     """
+    if type(key) is str:  # most of them
+        return key
     parts = key if isinstance(key, tuple) else (key,)
     if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, _KEY_PARTS) for part in parts):
         msg = f"{describe(key)} as a key"
