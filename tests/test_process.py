@@ -1,7 +1,8 @@
-"""A process of our own starts light: no idle threads that spin, no memory given back only to be asked for again."""
+"""A process of our own starts light: no threads that spin, no memory given back too early, no search for cycles."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 ALLOCATE = """
-import json, os, sys, threading
+import gc, json, os, sys, threading
 from xtts_export_callback.process import prepare_process
 if sys.argv[1] == "prepared":
     prepare_process()
@@ -29,7 +30,8 @@ before = faults()
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
-print(json.dumps({"faults": faults() - before, "threads": len(os.listdir("/proc/self/task"))}))
+threads = len(os.listdir("/proc/self/task"))
+print(json.dumps({"faults": faults() - before, "threads": threads, "objects": gc.get_threshold()[0]}))
 """
 
 
@@ -52,3 +54,21 @@ def test_memory_that_is_freed_is_used_again(prepared: Any) -> None:
 
 def test_numpy_brings_no_threads_along(prepared: Any) -> None:
     assert prepared["threads"] == 1
+
+
+def test_an_open_checkpoint_is_not_searched_for_cycles(prepared: Any) -> None:
+    assert prepared["objects"] >= 200_000
+
+
+@pytest.mark.parametrize(("command", "is_prepared"), [("inspect", True), ("train", False)])
+def test_only_commands_that_do_not_train_have_the_process_to_themselves(
+    monkeypatch: pytest.MonkeyPatch, command: str, is_prepared: bool
+) -> None:
+    from xtts_export_callback import cli
+
+    prepared: list[bool] = []
+    monkeypatch.setattr(cli, "prepare_process", lambda: prepared.append(True))
+    monkeypatch.setattr(sys, "argv", ["xtts-export", command, "nothing-there"])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    assert bool(prepared) is is_prepared

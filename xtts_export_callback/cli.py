@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     try:
         args = _parse(argv)
-        if not args.trains:
+        if argv is None and not args.trains:  # then the process is ours alone
             prepare_process()
         code = int(args.run(args) or _DONE)
         sys.stdout.flush()  # a reader that is gone is noticed here, not by the interpreter as it ends
