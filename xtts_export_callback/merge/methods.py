@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.checkpoint.dtypes import DType
     from xtts_export_callback.checkpoint.tensor import Tensor
-    from xtts_export_callback.combine import NextValues, Values
+    from xtts_export_callback.combine import Bits, NextValues, Values
 
 LINEAR, SLERP, TASK_ARITHMETIC, TIES, INTERPOLATE = "linear", "slerp", "task_arithmetic", "ties", "interpolate"
 
@@ -204,27 +204,35 @@ class Ties(ComputedStorage):
 
         thresholds = [self._threshold(tensor) for tensor in self.inputs[1:]]
         base_source, *sources = [BlockReader(tensor) for tensor in self.inputs]
-        terms = list(zip(sources, thresholds, self._weights, strict=True))
+        weights = [weight / self._weights[0] for weight in self._weights]  # equal ones become 1: nothing to multiply
+        work: list[Values] = [np.empty(0)] * (len(sources) + 3)
 
         def next_values(count: int) -> Values:
-            base = base_source.float64(count)
-            changes = []
-            for source, threshold, _ in terms:
-                change = self._change(source, base, count)
-                change *= np.abs(change) >= threshold  # masks as factors take less time than picking elements
-                changes.append(change)
-            total = np.zeros(count)
-            for change, (_, _, weight) in zip(changes, terms, strict=True):
-                total += weight * change
-            elected = np.sign(total)
+            nonlocal work
+            if len(work[0]) < count:
+                work = [np.empty(count) for _ in work]
+            scratch, shares, total, *changes = [row[:count] for row in work]
+            base = base_source.widenable(count)
             total[:] = 0.0
-            shares = np.zeros(count)
-            for change, (_, _, weight) in zip(changes, terms, strict=True):
-                agrees = change * elected > 0
-                total += change * agrees * weight
-                shares += agrees * weight
-            total /= shares + (shares == 0)
-            return base + self._settings.scale * total
+            for change, source, threshold, weight in zip(changes, sources, thresholds, weights, strict=True):
+                self._change(source.widenable(count), base, change, scratch)
+                # Masks as factors take less time than picking elements.
+                np.multiply(change, scratch >= threshold, out=change)
+                if weight != 1:
+                    np.multiply(change, weight, out=change)
+                total += change
+            elected = np.sign(total, out=scratch)
+            total[:] = shares[:] = 0.0
+            for change, weight in zip(changes, weights, strict=True):
+                np.multiply(change, elected, out=change)
+                agrees = change > 0
+                shares += agrees if weight == 1 else agrees * weight
+                total += np.maximum(change, 0.0, out=change)
+            total *= elected
+            total /= np.maximum(shares, min(weights), out=shares)  # 0 where nobody agrees
+            total *= self._settings.scale
+            total += base
+            return total
 
         return next_values
 
@@ -236,19 +244,24 @@ class Ties(ComputedStorage):
             return 0.0
         source, base = BlockReader(tensor), BlockReader(self.inputs[0])
         magnitudes = np.empty(tensor.numel)
+        change = np.empty(0)
         done = 0
         for count in block_sizes(tensor.numel):
-            np.abs(self._change(source, base.float64(count), count), out=magnitudes[done : done + count])
+            if len(change) < count:
+                change = np.empty(count)
+            part = magnitudes[done : done + count]
+            self._change(source.widenable(count), base.widenable(count), change[:count], part)
             done += count
         dropped = tensor.numel - math.ceil(self._settings.density * tensor.numel)
         magnitudes.partition(dropped)
         return float(magnitudes[dropped])
 
-    def _change(self, source: BlockReader, base: Values, count: int) -> Values:
+    def _change(self, elements: Bits, base: Bits, change: Values, magnitude: Values) -> None:
+        """Put a model's change and its magnitude where they belong."""
         import numpy as np
 
         with np.errstate(invalid="ignore"):
-            change = source.float64(count) - base
-        if not np.isfinite(change).all():  # NaN would pass for a small change and be trimmed in silence
+            np.subtract(elements, base, out=change, dtype=np.float64)
+        np.abs(change, out=magnitude)
+        if not math.isfinite(magnitude.max()):  # NaN would pass for a small change and be trimmed in silence
             self.blame(change)
-        return change
