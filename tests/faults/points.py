@@ -135,20 +135,20 @@ def arm_helper(point: Point) -> None:
     for task, function in list(worker.TASKS.items()):
         worker.TASKS[task] = stopping(task, function)
 
-    verify, sync = write._verify_job, RandomFile.sync
+    verify, start_sync = write._verify_job, RandomFile.start_sync
 
     def verify_at_point(*arguments: Any) -> None:  # something is written, nothing has its name
         if at_work:
             point.at(at_work[-1], "during", name[0])
         verify(*arguments)
 
-    def sync_at_point(self: RandomFile) -> None:
+    def start_sync_at_point(self: RandomFile) -> None:
         if at_work and at_work[-1] == "copy":
             point.at("copy", "during", name[0])
-        sync(self)
+        start_sync(self)
 
     write._verify_job = verify_at_point
-    RandomFile.sync = sync_at_point  # type: ignore[method-assign]
+    RandomFile.start_sync = start_sync_at_point  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
