@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.training import close_trainer_logs
+from tests.training import close_trainer_logs, lines_logged_by
 from xtts_export_callback.tiny_model import TinyAssets, tiny_trainer_config, write_tiny_assets
 
 
@@ -87,12 +86,8 @@ def light(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 @pytest.fixture
 def log() -> Iterator[list[str]]:
     """What the training log says of us."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("trainer.xtts_export").addHandler(handler)
-    yield lines
-    logging.getLogger("trainer.xtts_export").removeHandler(handler)
+    with lines_logged_by("trainer.xtts_export") as lines:
+        yield lines
 
 
 class Demo(NamedTuple):

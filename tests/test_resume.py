@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from tests.test_exporter import exported
 from tests.test_saving import first, load, same, steps
-from tests.training import close_trainer_logs, make_trainer
+from tests.training import close_trainer_logs, lines_logged_by, make_trainer
 from xtts_export_callback import ExportConfig, export_callbacks
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.runs import find_exports
@@ -26,12 +25,8 @@ ON = {"enabled": True}
 @pytest.fixture
 def log() -> Iterator[list[str]]:
     """What the training log says, of the Trainer and of us."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("trainer").addHandler(handler)
-    yield lines
-    logging.getLogger("trainer").removeHandler(handler)
+    with lines_logged_by("trainer") as lines:
+        yield lines
 
 
 class Killed(BaseException):

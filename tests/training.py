@@ -6,7 +6,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,18 @@ REPOSITORY = Path(__file__).parents[1]
 
 # What one training step callback is called with is the Trainer itself.
 Callbacks = Mapping[str, Callable[[Any], None]]
+
+
+@contextmanager
+def lines_logged_by(name: str) -> Iterator[list[str]]:
+    """The lines that a logger and those below it have logged so far."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
 
 
 def make_trainer(config: Any, callbacks: Callbacks | None = None, **trainer_args: Any) -> Any:
