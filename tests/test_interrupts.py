@@ -36,7 +36,7 @@ import time
 import xtts_export_callback.checkpoint.write as write
 write_job = write._write_job
 def slow(*args):
-    time.sleep(0.02)
+    time.sleep(0.01)
     write_job(*args)
 write._write_job = slow
 from xtts_export_callback.worker import main
