@@ -26,8 +26,10 @@ def lines_logged_by(name: str) -> Iterator[list[str]]:
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger(name)
     logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def make_trainer(config: Any, callbacks: Callbacks | None = None, **trainer_args: Any) -> Any:

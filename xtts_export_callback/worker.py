@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.publish import whole_file
+from xtts_export_callback.checkpoint.tensor import skip
 from xtts_export_callback.errors import CheckpointError, OutputExistsError, XttsExportError
 from xtts_export_callback.export import export_opened
 from xtts_export_callback.folder import read_provenance
@@ -139,10 +140,7 @@ def _verify(path: Path) -> None:
             msg = f"{path}: the newest checkpoint holds no optimizer state, so older ones keep theirs"
             raise CheckpointError(msg)
         for storage in _storages([checkpoint.tensors, checkpoint.document]):
-            fill = storage.reader()
-            buffer = memoryview(bytearray(min(1 << 20, storage.nbytes)))
-            for start in range(0, storage.nbytes, 1 << 20):
-                fill(buffer[: min(1 << 20, storage.nbytes - start)])
+            skip(storage.reader(), storage.nbytes)
 
 
 def _storages(value: Any) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from xtts_export_callback.checkpoint.packing import pack
 from xtts_export_callback.checkpoint.pickling import dumps
 from xtts_export_callback.checkpoint.publish import whole_file
 from xtts_export_callback.checkpoint.safetensors import DOCUMENT_KEY
-from xtts_export_callback.checkpoint.tensor import BLOCK, ArrayStorage, FileStorage, Storage, Tensor
+from xtts_export_callback.checkpoint.tensor import BLOCK, ArrayStorage, FileStorage, Storage, Tensor, skip
 from xtts_export_callback.checkpoint.threads import thread_pool
 from xtts_export_callback.checkpoint.zipping import directory, lay_out
 from xtts_export_callback.errors import CheckpointError, ConfigError, VerificationError
@@ -337,7 +337,4 @@ def _read_back(out: RandomFile, buffer: memoryview, offset: int) -> None:
 
 def _blame_source(storage: FileStorage) -> None:
     """Raise if it was the source that did not match its own checksum."""
-    fill = storage.reader()
-    buffer = memoryview(bytearray(BLOCK))
-    for start in range(0, storage.nbytes, BLOCK):
-        fill(buffer[: min(BLOCK, storage.nbytes - start)])
+    skip(storage.reader(), storage.nbytes)

@@ -244,20 +244,17 @@ class Ties(ComputedStorage):
             return 0.0
         source, base = BlockReader(tensor), BlockReader(self.inputs[0])
         magnitudes = np.empty(tensor.numel)
-        change = np.empty(0)
         done = 0
         for count in block_sizes(tensor.numel):
-            if len(change) < count:
-                change = np.empty(count)
             part = magnitudes[done : done + count]
-            self._change(source.widenable(count), base.widenable(count), change[:count], part)
+            self._change(source.widenable(count), base.widenable(count), part, part)
             done += count
         dropped = tensor.numel - math.ceil(self._settings.density * tensor.numel)
         magnitudes.partition(dropped)
         return float(magnitudes[dropped])
 
     def _change(self, elements: Bits, base: Bits, change: Values, magnitude: Values) -> None:
-        """Put a model's change and its magnitude where they belong."""
+        """Put a model's change and its magnitude where they belong; in one place, that is the magnitude."""
         import numpy as np
 
         with np.errstate(invalid="ignore"):
