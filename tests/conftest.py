@@ -6,12 +6,13 @@ import contextlib
 import io
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.small_decoder import small_decoder
 from tests.training import close_trainer_logs, lines_logged_by
 from xtts_export_callback.tiny_model import TinyAssets, tiny_trainer_config, write_tiny_assets
 
@@ -22,6 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("integration"):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
             item.add_marker(pytest.mark.filterwarnings("error:::(xtts_export_callback|tests)"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Expect small decoders in every test, and in its fixtures, but for those that train a real model."""
+    if {"tiny_assets", "demo"} & set(getattr(item, "fixturenames", ())):
+        return (yield)
+    with small_decoder():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ What trains is a quadratic, so that every step changes every weight of the GPT a
 # ruff: noqa: I002 - Coqpit reads the annotations of its dataclasses as objects
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,13 @@ import torch
 from trainer import Trainer, TrainerArgs, TrainerConfig, TrainerModel
 from trainer.logging import DummyLogger
 
-from tests.benchmarks.files import TEXT_EMBEDDING, layout, vocabulary
+from tests.benchmarks.files import SMALL_ARGS, TEXT_EMBEDDING, TRAINER_CONFIG, layout, vocabulary
+from tests.small_decoder import LAYERS
 from xtts_export_callback import export_callbacks
 from xtts_export_callback.config import ExportConfig
 
 _CLIPS = 8
-_NEEDED = {
-    TEXT_EMBEDDING,
-    "xtts.gpt.mel_embedding.weight",
-    "xtts.hifigan_decoder.waveform_decoder.conv_pre.weight",
-}
-"""Tensors without which the export takes a file for something else."""
+_DEEPER = re.compile(r"xtts\.gpt\.gpt\.h\.(?![01]\.)")
 
 
 @dataclass
@@ -85,11 +82,16 @@ class LightModel(TrainerModel):
 
 
 def light_layout(scale: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """The layout of a checkpoint: ``full``, ``small``, or ``few`` of the small tensors."""
+    """The layout of a checkpoint: ``full``, ``small``, or ``few``: the small one with 2 layers in place of 30."""
     names = layout("small" if scale == "few" else scale)
-    if scale != "few":
-        return names
-    return {name: names[name] for number, name in enumerate(names) if number % 40 == 0 or name in _NEEDED}
+    return {name: found for name, found in names.items() if scale != "few" or not _DEEPER.match(name)}
+
+
+def light_args(scale: str) -> dict[str, Any]:
+    """The ``model_args`` that describe the model."""
+    if scale == "full":
+        return dict(json.loads(TRAINER_CONFIG.read_text(encoding="utf-8"))["model_args"])
+    return {**SMALL_ARGS, "gpt_layers": LAYERS} if scale == "few" else SMALL_ARGS
 
 
 def light_config(output: Path, export: dict[str, Any] | None = None, **fields: Any) -> LightConfig:
@@ -108,7 +110,7 @@ def light_config(output: Path, export: dict[str, Any] | None = None, **fields: A
     defaults = {
         "output_path": str(output),
         "run_name": "light",
-        "model_args": {"tokenizer_file": str(vocab)},
+        "model_args": {**light_args(scale), "tokenizer_file": str(vocab)},
         "batch_size": 2,
         "epochs": 2,
         "save_step": 2,

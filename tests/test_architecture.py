@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     {"errors", "sizes", "process"},
     {"checkpoint"},
+    {"architecture", "expected_shapes", "loadable"},
     {
         *("assets", "combine", "folder", "runs", "disk", "schedule", "export", "average"),
         *("merge", "inspection", "comparison", "verification"),

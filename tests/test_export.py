@@ -348,7 +348,8 @@ def test_no_file_command_imports_torch(checkpoint: Path, run: Path) -> None:
     import subprocess
 
     code = (
-        "import sys; from xtts_export_callback.cli import main; "
+        "import sys; from tests.small_decoder import small_decoder; from xtts_export_callback.cli import main; "
+        "small = small_decoder(); small.__enter__(); "
         f"main(['export', {str(checkpoint)!r}]); main(['average', {str(run)!r}, '--last', '2']); "
         "sys.exit('torch' in sys.modules or 'TTS' in sys.modules)"
     )

@@ -7,7 +7,6 @@ import os
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,17 @@ import pytest
 import torch
 
 from tests.benchmarks.files import LAYOUT, TRAINER_CONFIG
-from tests.small_xtts import (
-    LAYERS,
-    TOKENS,
-    WIDTH,
-    real_decoder,
-    small_decoder,
-    small_state,
-    without_optimizer,
-    write_small,
-)
+from tests.small_decoder import LAYERS, TOKENS, WIDTH, real_decoder
+from tests.small_xtts import small_state, without_optimizer, write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.cli import main
+from xtts_export_callback.expected_shapes import expected_tensors
 from xtts_export_callback.verification.directory import directory_faults
-from xtts_export_callback.verification.expected import expected_tensors
 from xtts_export_callback.verification.report import verify_model
 from xtts_export_callback.verification.run import next_resume, verify_run
 
 HEAD = "xtts.gpt.text_head.weight"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    with small_decoder():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,12 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.files import FULL_SIZE, SCALES
+from tests.small_decoder import small_decoder
 
 WAYS: dict[str, dict[str, Any]] = {
     "stock recipe": {},
@@ -113,7 +115,8 @@ def _forked(base: Path, export: dict[str, Any], scale: str) -> tuple[int, int]:
     if pid == 0:
         code = 1
         try:
-            result.write_text(json.dumps(sizes(run_of(base / "run", export, scale))))
+            with small_decoder() if scale == "small" else nullcontext():
+                result.write_text(json.dumps(sizes(run_of(base / "run", export, scale))))
             code = 0
         finally:
             os._exit(code)

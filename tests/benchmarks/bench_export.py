@@ -45,19 +45,19 @@ def main() -> None:
         results = Results()
         for number in range(1, options.rounds + 1):
             print(f"round {number} of {options.rounds}")
-            _one_round(results, checkpoint, folder, check=number == 1)
+            _one_round(results, checkpoint, folder, product(options.scale), check=number == 1)
         results.print_table(COPY)
         if options.scale == "full":
             verdict("time against cp and sync", results.ratio(OURS, COPY), 1.25, "")
             verdict("peak memory", results.peak(OURS) / 1e9, 0.15, " GB")
 
 
-def _one_round(results: Results, checkpoint: Path, folder: Path, *, check: bool) -> None:
+def _one_round(results: Results, checkpoint: Path, folder: Path, program: list[str], *, check: bool) -> None:
     whole = [(checkpoint, 0, checkpoint.stat().st_size)]
     ours, other = folder / "ours", folder / "other.pth"
 
     warm(whole)
-    results.add(OURS, measure([product(), "export", checkpoint, "--output", ours])[0])
+    results.add(OURS, measure([*program, "export", checkpoint, "--output", ours])[0])
     result = next(ours.rglob("model.pth"))
     if check:
         measure([*_WAYS, "check-mean", result, checkpoint])

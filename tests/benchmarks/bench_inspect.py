@@ -36,16 +36,17 @@ def main() -> None:
     """Run every way in turn, as many rounds as asked for, and print the table."""
     options = arguments("Time a look at a full checkpoint.").parse_args()
     print_machine()
+    program = product(options.scale)
     with inputs(options, files=1, outputs=SLIM_SIZE) as ((checkpoint,), folder):
-        _check_sizes(checkpoint)
+        _check_sizes(checkpoint, program)
         export = folder / "export"
-        subprocess.run([product(), "export", checkpoint, "--output", export], check=True)
+        subprocess.run([*program, "export", checkpoint, "--output", export], check=True)
         whole = [(checkpoint, 0, checkpoint.stat().st_size)]
         results = Results()
         for number in range(1, options.rounds + 1):
             print(f"round {number} of {options.rounds}")
             warm(whole)
-            for way, command in _ways(checkpoint, export).items():
+            for way, command in _ways(checkpoint, export, program).items():
                 results.add(way, measure(command)[0])
         results.print_table(TORCH)
         if options.scale == "full":
@@ -56,24 +57,24 @@ def main() -> None:
             verdict("compare, peak memory", results.peak(COMPARE) / 1e9, 0.15, " GB")
 
 
-def _ways(checkpoint: Path, export: Path) -> dict[str, list[str | Path]]:
+def _ways(checkpoint: Path, export: Path, program: list[str]) -> dict[str, list[str | Path]]:
     python = sys.executable
     load = "import sys, torch; torch.load(sys.argv[1], map_location='cpu', weights_only=True{})"
     return {
-        INSPECT: [product(), "inspect", checkpoint],
-        HELP: [product(), "--help"],
-        VERSION: [product(), "--version"],
+        INSPECT: [*program, "inspect", checkpoint],
+        HELP: [*program, "--help"],
+        VERSION: [*program, "--version"],
         NUMPY: [python, "-c", "import numpy"],
         TORCH: [python, "-c", "import torch"],
         MAPPED: [python, "-c", load.format(", mmap=True"), checkpoint],
         LOAD: [python, "-c", load.format(""), checkpoint],
-        COMPARE: [product(), "compare", checkpoint, export],
+        COMPARE: [*program, "compare", checkpoint, export],
     }
 
 
-def _check_sizes(checkpoint: Path) -> None:
+def _check_sizes(checkpoint: Path, program: list[str]) -> None:
     """Print the sizes that inspect finds, which have to add up to the file."""
-    printed = subprocess.run([product(), "inspect", checkpoint, "--json"], check=True, stdout=subprocess.PIPE).stdout
+    printed = subprocess.run([*program, "inspect", checkpoint, "--json"], check=True, stdout=subprocess.PIPE).stdout
     components = json.loads(printed)["components"]
     for key, part in components.items():
         print(f"  {key:<16} {part['bytes']:>14,}")

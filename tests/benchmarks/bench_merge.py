@@ -24,6 +24,7 @@ from tests.benchmarks.measure import (
     inputs,
     measure,
     print_machine,
+    product,
     verdict,
     warm,
 )
@@ -36,7 +37,7 @@ OURS_SLIM = "xtts-export average, 5 slim files (verified, synced)"
 MERGEKIT = "mergekit-pytorch --lazy-unpickle, 5 slim files"
 
 _WAYS = (sys.executable, "-m", "tests.benchmarks.ways")
-_CLI = (sys.executable, "-m", "xtts_export_callback.cli")
+_CLI = [sys.executable, "-m", "xtts_export_callback.cli"]
 _SLIM_FILES = 5
 
 
@@ -50,6 +51,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.growth:
         options.scale = "small"
+    if options.scale == "small":
+        _CLI[:] = product(options.scale)
     print_machine()
     outputs = (_SLIM_FILES + 2) * SLIM_SIZE if options.mergekit else 2 * SLIM_SIZE
     files = 2 if options.growth else 3 if options.memory else options.files

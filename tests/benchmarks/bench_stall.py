@@ -18,10 +18,12 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.files import FULL_SIZE, SCALES
+from tests.small_decoder import small_decoder
 
 _LOOK_EVERY = 0.05  # seconds
 _BETWEEN = 30.0  # seconds of training between saves; real ones are minutes apart
@@ -137,7 +139,8 @@ def main() -> None:
     parser.add_argument("--way", choices=("stock", "with us"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(one_way(options.dir, options.way, options.saves, options.scale)))
+        with small_decoder() if options.scale == "small" else nullcontext():
+            print(json.dumps(one_way(options.dir, options.way, options.saves, options.scale)))
         return
     base = Path(tempfile.mkdtemp(prefix="xtts-export-stall-", dir=options.dir))
     try:

@@ -17,6 +17,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.small_decoder import ARGS, small_decoder
+from xtts_export_callback.expected_shapes import expected_tensors
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,6 +33,8 @@ FULL_SIZE = 5_576_650_782
 TEXT_EMBEDDING = "xtts.gpt.text_embedding.weight"
 STEPS_PER_FILE = 1000
 _SMALL_DIMENSION = 3
+SMALL_ARGS = {**ARGS, "gpt_layers": 30, "gpt_number_text_tokens": _SMALL_DIMENSION}
+"""``model_args`` at small scale."""
 _POOL = 1 << 22
 
 
@@ -37,14 +42,22 @@ def layout(scale: str = "full") -> dict[str, tuple[str, tuple[int, ...]]]:
     """The tensors of a checkpoint's ``model``, in the file's order.
 
     Args:
-        scale: ``full`` for the real shapes, ``small`` for the same names with at most 3 in every dimension.
+        scale: ``full`` for the real shapes, ``small`` for the same names in a model that is complete with 8 channels
+            and the decoder of `small_decoder`; what only training needs has at most 3 in every dimension.
 
     Returns:
         Dtype and shape by name.
     """
     tensors = json.loads(LAYOUT.read_text(encoding="utf-8"))["model"]
-    largest = math.inf if scale == "full" else _SMALL_DIMENSION
-    return {name: (dtype, tuple(int(min(size, largest)) for size in shape)) for name, (dtype, shape) in tensors.items()}
+    if scale == "full":
+        return {name: (dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}
+    with small_decoder():
+        small = expected_tensors(SMALL_ARGS, SMALL_ARGS["gpt_number_text_tokens"])
+    shapes = {
+        name: small.get(name.removeprefix("xtts."), tuple(min(size, _SMALL_DIMENSION) for size in shape))
+        for name, (_, shape) in tensors.items()
+    }
+    return {name: (dtype, shapes[name]) for name, (dtype, _) in tensors.items()}
 
 
 def speaks(name: str) -> bool:
@@ -69,6 +82,7 @@ def write_run(folder: Path, *, files: int = 1, scale: str = "full", first: int =
     tokens = layout(scale)[TEXT_EMBEDDING][1][0]
     vocab = folder / "vocab.json"
     vocab.write_text(json.dumps(vocabulary(tokens), indent=1), encoding="utf-8")
+    config["model_args"].update(SMALL_ARGS if scale == "small" else {})
     config["model_args"].update(tokenizer_file=str(vocab), gpt_number_text_tokens=tokens)
     (folder / "config.json").write_text(json.dumps(config, indent=4), encoding="utf-8")
     paths = [folder / f"checkpoint_{number * STEPS_PER_FILE}.pth" for number in range(1, files + 1)]
@@ -206,7 +220,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--files", type=int, default=1, help="how many checkpoints (default 1)")
     parser.add_argument("--first", type=int, default=1, help="number of the first one to write (default 1)")
-    parser.add_argument("--scale", choices=SCALES, default="full", help="small: same names, tiny shapes")
+    parser.add_argument("--scale", choices=SCALES, default="full", help="small: same names, small shapes")
     options = parser.parse_args()
     for path in write_run(options.folder, files=options.files, scale=options.scale, first=options.first):
         print(f"{path}  {path.stat().st_size:,} bytes")

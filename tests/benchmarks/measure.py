@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.benchmarks.files import FULL_SIZE, SCALES, STEPS_PER_FILE
+from tests.small_decoder import START
 
 SLIM_SIZE = 1_860_000_000
 """About what an inference model takes."""
@@ -164,16 +165,18 @@ def _checkpoints(run: Path, files: int, scale: str, outputs: int) -> list[Path]:
     return paths
 
 
-def product() -> Path:
-    """The console script of this interpreter's environment.
+def product(scale: str) -> list[str]:
+    """What starts the package: at full scale the console script of this interpreter's environment.
 
     Raises:
         SystemExit: When the package is not installed there.
     """
+    if scale == "small":
+        return [*START, "xtts_export_callback.cli"]
     script = Path(sys.executable).with_name("xtts-export")
     if not script.is_file():
         raise SystemExit(f"{script}: no such file; install the package first: pip install -e .")
-    return script
+    return [str(script)]
 
 
 def warm(ranges: Sequence[tuple[Path, int, int]]) -> bool:

@@ -212,11 +212,13 @@ def start(folder: Path, *, point: Point | None = None, run: Path | None = None, 
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         from tests.light import light_run
+        from tests.small_decoder import small_decoder
 
         quiet_log()
-        if point is not None:
-            arm_training(point)
-        light_run(folder / "out", OPTIONS, run=run, **TRAINING)
+        with small_decoder():
+            if point is not None:
+                arm_training(point)
+            light_run(folder / "out", OPTIONS, run=run, **TRAINING)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

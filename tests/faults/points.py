@@ -152,7 +152,9 @@ def arm_helper(point: Point) -> None:
 
 
 if __name__ == "__main__":
+    from tests.small_decoder import small_decoder
     from xtts_export_callback.worker import main
 
     arm_helper(Point(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
-    main()
+    with small_decoder():
+        main()

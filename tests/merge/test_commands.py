@@ -28,6 +28,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str
     return line
 
 
+@pytest.mark.usefixtures("least_models")
 def test_models_are_merged_by_method_and_the_effective_weights_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,6 +43,7 @@ def test_models_are_merged_by_method_and_the_effective_weights_printed(
     assert "of float32, verified" in printed
 
 
+@pytest.mark.usefixtures("least_models")
 def test_a_recipe_writes_beside_itself_with_paths_relative_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,11 +62,13 @@ def test_options_of_models_do_not_go_with_a_recipe(tmp_path: Path, capsys: pytes
     assert f"--weights: expected models to merge, found the recipe {path}; write weights into the recipe" in said
 
 
+@pytest.mark.usefixtures("least_models")
 def test_models_without_an_output_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
     assert "--output: expected a folder" in complaint(capsys, "merge", *paths)
 
 
+@pytest.mark.usefixtures("least_models")
 def test_an_existing_output_is_refused_and_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
     (tmp_path / "m").mkdir()
@@ -73,6 +77,7 @@ def test_an_existing_output_is_refused_and_stays(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "m" / "mine").read_text(encoding="utf-8") == "precious"
 
 
+@pytest.mark.usefixtures("least_models")
 @pytest.mark.parametrize("name", ["thesis.txt", "checkpoint_1000.pth"])
 def test_force_replaces_no_folder_that_holds_anything_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -87,12 +92,14 @@ def test_force_replaces_no_folder_that_holds_anything_else(
     assert (output / name).read_text(encoding="utf-8") == "precious"
 
 
+@pytest.mark.usefixtures("least_models")
 def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
     assert "not an inference folder" in complaint(capsys, "merge", *paths, "--output", paths[0].parent, "--force")
     assert paths[0].exists()
 
 
+@pytest.mark.usefixtures("least_models")
 @pytest.mark.parametrize("output", [".", "..", ""])
 def test_an_output_without_a_name_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, output: str
@@ -102,6 +109,7 @@ def test_an_output_without_a_name_is_refused(
     assert "name another output" in complaint(capsys, "merge", *paths, "--output", output, "--force")
 
 
+@pytest.mark.usefixtures("least_models")
 def test_the_plan_says_where_it_goes_and_that_something_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +118,7 @@ def test_the_plan_says_where_it_goes_and_that_something_is_there(
     assert f"to {tmp_path}, which exists" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("least_models")
 def test_folders_with_dots_keep_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
     folders = [paths[index].parent.rename(tmp_path / name) for index, name in enumerate(("v2.0.2", "v2.0.3"))]
@@ -119,6 +128,7 @@ def test_folders_with_dots_keep_their_names(tmp_path: Path, capsys: pytest.Captu
     assert "0.5 x m + 0.5 x v2.0.2" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("least_models")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -21,6 +21,8 @@ from xtts_export_callback.checkpoint import Tensor
 from xtts_export_callback.checkpoint.tensor import ArrayStorage
 from xtts_export_callback.combine import WeightedSum
 
+pytestmark = pytest.mark.usefixtures("least_models")
+
 _MANTISSA = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64: 53}
 _SMALLEST_EXPONENT = {torch.float16: -14, torch.bfloat16: -126, torch.float32: -126, torch.float64: -1022}
 _ROUNDING = 2.0**-50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 
 from tests.benchmarks.files import vocabulary, write_run
-from tests.merge.models import BIAS, EMBEDDING, HEAD, load, recipe, save, save_all, state_dict
+from tests.merge.models import BIAS, CONFIG, EMBEDDING, HEAD, load, recipe, save, save_all, state_dict
 from xtts_export_callback import average_checkpoints, merge_checkpoints
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.cli import main
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
 from xtts_export_callback.merge.engine import planned, write_merge
 from xtts_export_callback.merge.recipe import load_recipe
+
+pytestmark = pytest.mark.usefixtures("least_models")
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def test_a_weight_of_0_means_0(tmp_path: Path) -> None:
     good = state_dict(1, gpt__x=torch.tensor([5.0]))
     result = merged(save_all(tmp_path, [good, state_dict(2, gpt__x=torch.tensor([7.0])), spoilt]), weights=[1, 1, 0])
     assert result["gpt.x"].item() == 6.0
-    assert result["hifigan_decoder.speaker_encoder.bn.num_batches_tracked"].item() == 102  # not 103, the last of all
+    assert result["hifigan_decoder.speaker_encoder.bn1.num_batches_tracked"].item() == 102  # not 103, the last of all
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("last", 102), ("first", 101)])
@@ -89,7 +92,7 @@ def test_integers_that_differ_follow_the_policy_and_are_reported(
     pair: list[Path], tmp_path: Path, policy: str, expected: int
 ) -> None:
     written = merge_checkpoints(recipe(pair, integers=policy), tmp_path / "merged")
-    name = "hifigan_decoder.speaker_encoder.bn.num_batches_tracked"
+    name = "hifigan_decoder.speaker_encoder.bn1.num_batches_tracked"
     result = load(tmp_path / "merged")[name]
     assert (result.item(), result.dtype) == (expected, torch.int64)
     assert written.provenance["rules"]["integers"] == {"policy": policy, "differing": [name]}
@@ -136,7 +139,7 @@ def test_all_differences_of_all_models_are_named_at_once(tmp_path: Path) -> None
     second = save(tmp_path / "b" / "model.pth", state_dict(2, tokens=6), vocab=extended)
     third_model = state_dict(3, gpt__extra=torch.ones(1))
     del third_model["gpt.gpt.h.11.attn.weight"]
-    third_model["gpt.conditioning_encoder.init.weight"] = torch.ones(3, dtype=torch.int64)
+    third_model["gpt.conditioning_encoder.init.weight"] = torch.ones(3, 2, 1, dtype=torch.int64)
     third = save(tmp_path / "c" / "model.pth", third_model)
     with pytest.raises(IncompatibleError) as caught:
         merged([first, second, third])
@@ -188,9 +191,9 @@ def test_no_tensor_is_read_for_a_dry_run(
     assert reads
     assert not starts & set(reads)
     printed = capsys.readouterr().out
-    assert "11 tensors from 2 models" in printed
+    assert "43 tensors from 2 models" in printed
     assert "every tensor: linear: 0.75 x a + 0.25 x b" in printed
-    assert "1 integer tensors where they differ: of the last model" in printed
+    assert "2 integer tensors where they differ: of the last model" in printed
 
 
 def data_offsets(paths: list[Path]) -> set[int]:
@@ -285,7 +288,7 @@ def test_models_of_every_kind_merge(tmp_path: Path) -> None:
     half = tmp_path / "half" / "model.safetensors"
     save(tmp_path / "half" / "model.pth", model).unlink()
     save_file({name: one.to(torch.bfloat16) if one.is_floating_point() else one for name, one in model.items()}, half)
-    (tmp_path / "half" / "config.json").write_text('{"model_args": {}}', encoding="utf-8")
+    (tmp_path / "half" / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     legacy = tmp_path / "legacy" / "old.pth"
     save(legacy, model)
     torch.save({"model": model, "config": {"a": 1}}, legacy, _use_new_zipfile_serialization=False)

@@ -16,6 +16,8 @@ from xtts_export_callback.errors import ConfigError, IncompatibleError
 from xtts_export_callback.merge.vocabulary import merge_vocabularies
 from xtts_export_callback.tiny_model import tiny_vocabulary
 
+pytestmark = pytest.mark.usefixtures("least_models")
+
 SPECIAL = ("[STOP]", "[UNK]", "[SPACE]")
 
 

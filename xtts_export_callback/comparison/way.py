@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.architecture import model_args
 from xtts_export_callback.checkpoint import Checkpoint, open_checkpoint
 from xtts_export_callback.comparison.follow import Sums, Way, follow
 from xtts_export_callback.comparison.metadata import config_of
@@ -15,7 +16,6 @@ from xtts_export_callback.comparison.parts import part_of
 from xtts_export_callback.comparison.report import bare_tensors
 from xtts_export_callback.comparison.words import count, percent, places_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
-from xtts_export_callback.inspection.architecture import model_args
 from xtts_export_callback.runs import exports_folder, find_checkpoints, find_exports
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from xtts_export_callback.inspection.tree import Node, fold
 from xtts_export_callback.sizes import human_size
 
 if TYPE_CHECKING:
-    from xtts_export_callback.inspection.architecture import Architecture
+    from xtts_export_callback.architecture import Architecture
     from xtts_export_callback.inspection.run import RunReport, SavedReport
 
 # Columns of the terminal: full tables from the first on, purposes beside the components from the second on.

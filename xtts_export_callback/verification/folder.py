@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.architecture import model_args
 from xtts_export_callback.assets import vocab_size
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.folder import PROVENANCE_FILE, read_provenance
-from xtts_export_callback.inspection.architecture import model_args
 from xtts_export_callback.verification.faults import Fault
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.architecture import architecture_of, model_args
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING, bare_name, dropped_component
 from xtts_export_callback.checkpoint.read import MODEL_NAMES, Checkpoint, open_checkpoint
 from xtts_export_callback.errors import CheckpointError
-from xtts_export_callback.inspection.architecture import architecture_of, model_args
+from xtts_export_callback.expected_shapes import args_from_shapes, expected_tensors
 from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.directory import directory_faults
-from xtts_export_callback.verification.expected import args_from_shapes, expected_tensors
 from xtts_export_callback.verification.faults import Fault, fault_for_each
 from xtts_export_callback.verification.folder import config_beside, folder_faults, vocabulary_check
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xtts_export_callback.inspection.architecture import Architecture
+    from xtts_export_callback.architecture import Architecture
 
     Shapes = dict[str, tuple[int, ...]]
 
