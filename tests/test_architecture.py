@@ -25,7 +25,10 @@ LAYERS = (
         *("merge", "inspection", "comparison", "verification"),
     },
     {"config", "trainer_config", "recipe_config", "speech_samples", "tiny_model", "load"},
-    {"worker", "background", "dashboard", "exporter", "saving", "resume"},
+    {
+        *("worker", "background", "dashboard", "exporter", "hooks"),
+        *("saving", "save_errors", "shortcut", "trainer_state", "resume"),
+    },
     {"callback", "evaluate", "report", "train_gpt_xtts"},
     {"demo"},
     {"commands", "cli"},
@@ -34,10 +37,10 @@ LAYERS = (
 
 COQUI = {"TTS", "trainer", "coqpit"}
 KNOW_COQUI = {
-    *("config", "trainer_config", "callback", "saving"),
+    *("config", "trainer_config", "hooks"),
     *("evaluate", "train_gpt_xtts", "tiny_model", "demo", "load"),
 }
-IMPORT_TTS = KNOW_COQUI - {"config", "callback", "saving"}
+IMPORT_TTS = KNOW_COQUI - {"config", "hooks"}
 
 # Modules that are imported only together with a training or a model, when the seconds are spent anyway.
 MAY_COST_SECONDS = {"trainer_config"}

@@ -68,9 +68,9 @@ class Light:
 
 
 def _exporters() -> list[Any]:
-    from xtts_export_callback import callback
+    from xtts_export_callback import hooks
 
-    return [exporter for exporter, _ in callback._RUNS.values()]
+    return [exporter for exporter, _ in hooks._RUNS.values()]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,11 @@ from xtts_export_callback.checkpoint.layout import has_trainer_prefix
 from xtts_export_callback.checkpoint.publish import remove_leftovers
 from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.errors import ConfigError, XttsExportError
-from xtts_export_callback.exporter import Exporter, guarded
+from xtts_export_callback.exporter import Exporter, guarded, log_failure
+from xtts_export_callback.hooks import is_main_process, looks_like_pattern, protect_from_removal, saves_into, wrap_saves
 from xtts_export_callback.resume import choose_checkpoint, loss_of, restore_from_weights
-from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints, holds_models
-from xtts_export_callback.saving import WHAT_TO_DO, SaveError, TrainerSaves
+from xtts_export_callback.runs import Saved, find_checkpoints
+from xtts_export_callback.saving import TrainerSaves
 from xtts_export_callback.sizes import human_size
 
 if TYPE_CHECKING:
@@ -64,6 +65,24 @@ def export_callbacks(config: Any, existing: Mapping[str, Event] | None = None) -
     return ExportCallback(config).as_callbacks(existing)
 
 
+_NO_LOCAL_FOLDER = (
+    "exports need a local folder, but the Trainer does not save into a folder of this name; training goes on as "
+    "without this callback. To export, set output_path to a plain path, not a URL and not starting with ~"
+)
+_LOOKS_LIKE_PATTERN = (
+    "the Trainer reads *, ? and [ in this path as a pattern and will not find the run again. Rename the folder before "
+    "you continue the run, and choose an output_path and a run_name without these characters"
+)
+
+
+def _never_ends_training(event: Callable[[ExportCallback, Any], None]) -> Callable[[ExportCallback, Any], None]:
+    @wraps(event)
+    def call(self: ExportCallback, trainer: Any) -> None:
+        guarded(f"{event.__name__} was not finished", partial(event, self, trainer))
+
+    return call
+
+
 class ExportCallback:
     """Exports what a Trainer saves.
 
@@ -82,6 +101,7 @@ class ExportCallback:
         self._options: ExportConfig = getattr(config, "export", config)
         self._options.check_values()
         self._run = Path()
+        self._has_started = False
         self._best_loss: Any = None
         self._dashboard: Dashboard
         self._exporter: Exporter
@@ -121,23 +141,40 @@ class ExportCallback:
         options: Any = getattr(trainer.config, "export", self._options)
         options.check_values()
         self._options = options
+        self._has_started = False
         if not options.enabled:
             return
+        try:
+            self._begin(trainer)
+        except XttsExportError:
+            raise
+        except Exception as error:
+            log_failure("training goes on without exports", error)
+
+    def _begin(self, trainer: Any) -> None:
         self._run = Path(trainer.output_path)
+        if not saves_into(self._run):
+            if is_main_process():
+                logger.warning(" ! EXPORT : %s: %s", self._run, _NO_LOCAL_FOLDER)
+            return
         if trainer.args.continue_path:
             self._choose_checkpoint(trainer)
         _refuse_inference_export(trainer.args.restore_path)
+        if is_main_process() and looks_like_pattern(self._run):
+            logger.warning(" ! EXPORT : %s: %s", self._run, _LOOKS_LIKE_PATTERN)
         self._dashboard = Dashboard(trainer)
         self._exporter = Exporter(self._run, self._options, self._dashboard)
         self._exporter.keeps_all_best = trainer.config.save_all_best
         self._saves = TrainerSaves(trainer, self._options, copy_later=self._exporter.copy_later)
-        _protect_from_removal(self._run, self._exporter, self._saves)
-        if _is_main_process():
-            self._hook_saves(trainer)
+        protect_from_removal(self._run, self._exporter, self._saves)
+        if is_main_process():
+            wrap_saves(trainer, partial(self._save, trainer))
+        self._has_started = True
 
+    @_never_ends_training
     def on_init_end(self, trainer: Any) -> None:
         """Show the options; clean up after a killed run and export what it left unexported."""
-        if not self._options.enabled:
+        if not self._has_started:
             return
         if trainer.args.continue_path:
             self._exporter.resumed_from = Path(trainer.args.restore_path).stem
@@ -148,28 +185,32 @@ class ExportCallback:
         if trainer.args.continue_path:
             for folder in (self._run, self._exporter.folder):
                 guarded("clean-up of leftovers", partial(remove_leftovers, folder))
-            guarded("best_model.pth was not checked", lambda: self._saves.renew_shortcut(self._best()))
+            guarded("best_model.pth was not checked", lambda: self._saves.shortcut.renew(self._best()))
             guarded("missing exports were not looked for", self._exporter.export_missing)
 
+    @_never_ends_training
     def on_epoch_start(self, trainer: Any) -> None:
         """A run that went back before its best model must still not replace it by a worse one."""
         if self._best_loss is not None:
             trainer.best_loss, self._best_loss = self._best_loss, None
         best = trainer.best_loss
-        if self._options.enabled and isinstance(best, dict) and best.get("train_loss") is None:
+        if self._has_started and isinstance(best, dict) and best.get("train_loss") is None:
             # Saved on Ctrl-C before the first loss. `trainer.io.save_best_model` would compare with None, and end.
             trainer.best_loss = {**best, "train_loss": math.inf}
 
+    @_never_ends_training
     def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
         """Hand the dashboard what the background has noted."""
         if self._is_active:
             guarded("the dashboard was not told", self._dashboard.hand_over)
 
+    @_never_ends_training
     def on_epoch_end(self, trainer: Any) -> None:
         """After the last epoch: the last event of a normal run."""
         if self._is_active and trainer.epochs_done + 1 >= trainer.config.epochs:
             self._finish(trainer)
 
+    @_never_ends_training
     def on_keyboard_interrupt(self, trainer: Any) -> None:
         """After the save that Ctrl-C causes, before the Trainer ends the process: most fine-tunes end like this.
 
@@ -186,87 +227,48 @@ class ExportCallback:
 
     @property
     def _is_active(self) -> bool:
-        return self._options.enabled and _is_main_process()
+        return self._has_started and is_main_process()
 
-    def _hook_saves(self, trainer: Any) -> None:
-        save_checkpoint, save_best_model = trainer.save_checkpoint, trainer.save_best_model
-
-        def save_checkpoint_and_export() -> None:
-            saved = self._saved("checkpoint", trainer)
-            if self._save(save_checkpoint, saved):
-                self._exporter.export(saved, overhead=self._saves.overhead)
-
-        def save_best_model_and_export() -> None:
-            best = self._saved("best_model", trainer)
-            if self._save(save_best_model, best) and self._options.export_best:
-                self._exporter.export(best, overhead=self._saves.overhead)
-
-        trainer.save_checkpoint = save_checkpoint_and_export
-        trainer.save_best_model = save_best_model_and_export
-
-    def _saved(self, kind: str, trainer: Any) -> Saved:
-        """Where the Trainer saves at this step (`trainer.io.save_checkpoint`, `save_best_model`)."""
+    def _save(self, trainer: Any, kind: str, save: Callable[..., None], *args: Any, **options: Any) -> None:
+        """Let the Trainer save, and queue the export of what it saved (`trainer.io.save_checkpoint`)."""
         step = trainer.total_steps_done
-        return Saved(step, kind, self._run / f"{kind}_{step}.pth")
-
-    def _save(self, save: Callable[[], None], saved: Saved) -> bool:
-        """Let the Trainer save; whether there is a new file. What goes wrong on the disk does not end training."""
-        self._exporter.before_save()
-        before = _signature(saved.path)
-        try:
-            try:
-                with self._saves.whole():
-                    save()
-            except SaveError as error:
-                if not (error.is_full and self._exporter.make_room(error.needed)):
-                    raise
-                with self._saves.whole():
-                    save()
-        except SaveError as error:
-            logger.error(" ! EXPORT : %s; training goes on. %s", error, WHAT_TO_DO)
-        except OSError as error:
-            logger.error(" ! EXPORT : %s: the Trainer's save failed: %s", saved.name, error)
-        return _signature(saved.path) not in (None, before)
+        saved = Saved(step, kind, self._run / f"{kind}_{step}.pth")
+        guarded(f"nothing was awaited before {saved.name}", self._exporter.before_save)
+        is_new = self._saves.perform(partial(save, *args, **options), saved, make_room=self._exporter.make_room)
+        if is_new and (kind == "checkpoint" or self._options.export_best):
+            self._exporter.export(saved, overhead=self._saves.overhead)
 
     # The end
 
     def _finish(self, trainer: Any) -> None:
         """Have everything done and say how it went."""
-        self._exporter.finish()
-        self._saves.wait()
+        guarded("exports were not finished", self._exporter.finish)
+        guarded("saves may not be whole on the disk", self._saves.wait)
         guarded("the summary was not written", lambda: self._summarize(trainer))
-        self._exporter.end()
+        guarded("the helper process was not ended", self._exporter.end)
 
     def _summarize(self, trainer: Any) -> None:
-        """What the run takes on the disk beside what the stock recipe would have taken for the same checkpoints."""
         self._dashboard.hand_over()
-        saved = find_checkpoints(self._run)
-        files = [*(file.path for file in saved), *self._run.glob(SHORTCUT)]
-        own = sum({(s.st_dev, s.st_ino): s.st_size for s in (file.stat() for file in files)}.values())
-        exports = disk.exports_bytes(self._exporter.folder)
-        full = self._saves.full_bytes
-        stock = sum(full.get(file.kind) or max(full.values(), default=0) for file in saved)
-        if any(file.kind == "best_model" for file in saved):
-            stock += full.get("best_model", 0)
-        if not full:
+        if not self._saves.full_bytes:
             return
-        self._dashboard.note_disk(trainer.total_steps_done, own + exports, stock)
+        use = disk.use_of(self._run, self._exporter.folder, self._saves.full_bytes)
+        self._dashboard.note_disk(trainer.total_steps_done, use.checkpoints + use.exports, use.stock)
         self._dashboard.hand_over()
         logger.info(
             " > EXPORT : the run takes %s: checkpoints %s (stock recipe: %s), exports %s",
-            human_size(own + exports),
-            human_size(own),
-            human_size(stock),
-            human_size(exports),
+            human_size(use.checkpoints + use.exports),
+            human_size(use.checkpoints),
+            human_size(use.stock),
+            human_size(use.exports),
         )
 
     # Continuing
 
     def _choose_checkpoint(self, trainer: Any) -> None:
-        if _is_main_process():  # what was held for a save that never reached the disk comes back
+        if is_main_process():  # what was held for a save that never reached the disk comes back
             guarded("clean-up of leftovers", partial(remove_leftovers, self._run))
         stock = Path(trainer.args.restore_path)
-        chosen = choose_checkpoint(self._run, stock, may_rename=_is_main_process())
+        chosen = choose_checkpoint(self._run, stock, may_rename=is_main_process())
         if chosen == stock:
             return
         trainer.args.restore_path = str(chosen)
@@ -290,20 +292,6 @@ def _in_turn(first: Event, second: Event) -> Event:
     return both
 
 
-def _is_main_process() -> bool:
-    from trainer.utils.distributed import get_rank
-
-    return bool(get_rank() == 0)
-
-
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
 def _refuse_inference_export(restore_path: str | None) -> None:
     if not restore_path:
         return
@@ -319,34 +307,3 @@ def _refuse_inference_export(restore_path: str | None) -> None:
             "leave restore_path and continue_path empty"
         )
         raise ConfigError(msg)
-
-
-_RUNS: dict[Path, tuple[Exporter, TrainerSaves]] = {}
-
-
-def _protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) -> None:
-    """Stop the Trainer from deleting a run that holds nothing but exports, and have those finished first.
-
-    On Ctrl-C and on every exception `trainer.generic_utils.remove_experiment_folder` deletes a run without ``*.pth``
-    at its root, on every rank. A marker file there would change what resume finds, so the function is wrapped. It is
-    also the only thing that the Trainer calls when training ends with an exception.
-    """
-    import trainer.trainer as module
-
-    _RUNS[run.resolve()] = exporter, saves
-    remove = module.remove_experiment_folder
-    if getattr(remove, "keeps_exports", False):
-        return
-
-    def remove_unless_exported(experiment_path: Any) -> None:
-        exporter, saves = _RUNS.pop(Path(experiment_path).resolve(), (None, None))
-        if exporter is not None and saves is not None:
-            exporter.end()
-            saves.wait()
-            if holds_models(exporter.folder):
-                logger.info(" ! Run is kept in %s: it holds exports", experiment_path)
-                return
-        remove(experiment_path)
-
-    remove_unless_exported.keeps_exports = True  # type: ignore[attr-defined]
-    module.remove_experiment_folder = remove_unless_exported

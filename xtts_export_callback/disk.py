@@ -6,13 +6,13 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xtts_export_callback.folder import folder_bytes
-from xtts_export_callback.runs import find_exports, remove_export
+from xtts_export_callback.runs import SHORTCUT, find_checkpoints, find_exports, remove_export
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 GB = 1e9
 
@@ -40,6 +40,37 @@ def exports_bytes(folder: Path) -> int:
     if not folder.is_dir():
         return 0
     return sum(used_bytes(entry) for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+class DiskUse(NamedTuple):
+    """Bytes that a run takes.
+
+    Attributes:
+        checkpoints: The Trainer's own files.
+        exports: What the folder of exports shows.
+        stock: What the stock recipe would have taken for the same checkpoints.
+    """
+
+    checkpoints: int
+    exports: int
+    stock: int
+
+
+def use_of(run: Path, exports: Path, full_bytes: Mapping[str, int]) -> DiskUse:
+    """What a run takes on the disk.
+
+    Args:
+        run: The run folder.
+        exports: Its folder of exports.
+        full_bytes: Size by kind of what the stock recipe would have saved.
+    """
+    saved = find_checkpoints(run)
+    files = [*(file.path for file in saved), *run.glob(SHORTCUT)]
+    own = sum({(s.st_dev, s.st_ino): s.st_size for s in (file.stat() for file in files)}.values())
+    stock = sum(full_bytes.get(file.kind) or max(full_bytes.values(), default=0) for file in saved)
+    if any(file.kind == "best_model" for file in saved):
+        stock += full_bytes.get("best_model", 0)
+    return DiskUse(own, exports_bytes(exports), stock)
 
 
 def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> list[str]:

@@ -11,30 +11,32 @@ in the background, and until that is done a hard link keeps the one before, whic
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-import shutil
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint import open_checkpoint
-from xtts_export_callback.checkpoint.files import sync_directory
+from xtts_export_callback.checkpoint.files import sync_directory, sync_file
 from xtts_export_callback.checkpoint.publish import temporary_name
 from xtts_export_callback.disk import free_bytes
-from xtts_export_callback.errors import XttsExportError
-from xtts_export_callback.runs import SHORTCUT, find_checkpoints
-from xtts_export_callback.schedule import RESUME_KEY, position_of
+from xtts_export_callback.exporter import guarded
+from xtts_export_callback.hooks import exchanged_writing
+from xtts_export_callback.runs import find_checkpoints
+from xtts_export_callback.save_errors import WHAT_TO_DO, SaveError, save_error
+from xtts_export_callback.shortcut import Shortcut
 from xtts_export_callback.sizes import human_size
+from xtts_export_callback.trainer_state import state_bytes, weights_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from xtts_export_callback.config import ExportConfig
+    from xtts_export_callback.runs import Saved
 
     Save = Callable[..., None]
 
@@ -43,24 +45,11 @@ logger = logging.getLogger("trainer.xtts_export")
 _TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
 
 
-class SaveError(XttsExportError):
-    """A save of the Trainer's failed and left nothing behind.
-
-    Attributes:
-        needed: Bytes that the file would have taken.
-        is_full: Whether it failed for lack of space.
-    """
-
-    def __init__(self, message: str, *, needed: int, is_full: bool) -> None:
-        super().__init__(message)
-        self.needed = needed
-        self.is_full = is_full
-
-
 class TrainerSaves:
     """How the saves of one Trainer are written.
 
     Attributes:
+        shortcut: ``best_model.pth``.
         full_bytes: Largest size by kind (``"checkpoint"``, ``"best_model"``) that the stock recipe would have saved.
         overhead: Seconds that the last save took beyond the Trainer's own writing.
     """
@@ -69,12 +58,39 @@ class TrainerSaves:
         """Take what replaces the link ``best_model.pth`` (second argument) by a copy of the file linked to (first)."""
         self._trainer = trainer
         self._options = options
-        self._copy_later = copy_later
+        self.shortcut = Shortcut(trainer, options, copy_later=copy_later)
         self.full_bytes: dict[str, int] = {}
         self.overhead = 0.0
         self._durable: dict[str, tuple[int, Path]] = {}
         self._syncing: list[tuple[str, threading.Thread]] = []
         self._saved = 0
+
+    def perform(self, save: Callable[[], None], saved: Saved, *, make_room: Callable[[int], bool]) -> bool:
+        """Let the Trainer save. What goes wrong on the disk does not end training.
+
+        Args:
+            save: The Trainer's own method.
+            saved: What it saves.
+            make_room: Makes room for so many bytes, and says whether there is room now: then the save is tried again.
+
+        Returns:
+            Whether there is a new file.
+        """
+        before = _signature(saved.path)
+        try:
+            try:
+                with self.whole():
+                    save()
+            except SaveError as error:
+                if not (error.is_full and guarded("no room was made for the save", partial(make_room, error.needed))):
+                    raise
+                with self.whole():
+                    save()
+        except SaveError as error:
+            logger.error(" ! EXPORT : %s; training goes on. %s", error, WHAT_TO_DO)
+        except OSError as error:
+            logger.error(" ! EXPORT : %s: the Trainer's save failed: %s", saved.name, error)
+        return _signature(saved.path) not in (None, before)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -86,46 +102,28 @@ class TrainerSaves:
         Raises:
             SaveError: When a file could not be written.
         """
-        import fsspec
-        from trainer import io
-
         run = Path(self._trainer.output_path)
-        file_system = fsspec.get_mapper(str(run)).fs
-        original_save, original_copy = io.save_fsspec, file_system.copy
-        dashboard = self._trainer.dashboard_logger
-        # Up to trainer 0.3 it is the dashboard logger that writes the file.
-        dashboard_save = getattr(dashboard, "save_model", None)
 
-        def copy(path1: Any, path2: Any, *args: Any, **kwargs: Any) -> None:
-            if Path(path2).name != SHORTCUT or Path(path2).parent.resolve() != run.resolve():
-                original_copy(path1, path2, *args, **kwargs)
-            else:
-                self._make_shortcut(Path(path1), Path(path2))
+        def save(write: Save, state: Any, path: Any, **options: Any) -> None:
+            self._save(write, state, path, options)
 
-        try:
-            io.save_fsspec = lambda state, path, **kwargs: self._save(original_save, state, path, kwargs)
-            file_system.copy = copy
-            if dashboard_save is not None:
-                dashboard.save_model = lambda state, path: self._save(dashboard_save, state, path, {})
+        with exchanged_writing(self._trainer, run, save=save, make_shortcut=self.shortcut.make):
             yield
-        finally:
-            io.save_fsspec = original_save
-            vars(file_system).pop("copy", None)
-            vars(dashboard).pop("save_model", None)
 
     def _save(self, write: Save, state: Any, path: Any, options: dict[str, Any]) -> None:
         path = Path(path)
         kind = path.stem.rpartition("_")[0]
         started = time.perf_counter()
-        full = state_bytes(state)
+        full = guarded(f"the size of {path.name} is not known", partial(state_bytes, state)) or 0
+        needed = full
         if getattr(self._options, f"{kind}_state", "full") == "weights":
-            state = weights_only(state, self._trainer)
-        needed = state_bytes(state)
-        with contextlib.suppress(OSError):  # an estimate that fails, as on some network mounts, stops no save
+            less = guarded(f"{path.name} keeps its optimizer state", partial(weights_only, state, self._trainer))
+            state = less or state
+            needed = guarded(f"the size of {path.name} is not known", partial(state_bytes, state)) or 0
+        with contextlib.suppress(Exception):  # an estimate that fails, as on some network mounts, stops no save
             self._warn_of_lack(path, needed)
         temporary = temporary_name(path)
-        writing = 0.0
-        held, is_held = self._hold(kind)
+        held, is_held = guarded(f"{path.name} waits for the disk", partial(self._hold, kind)) or (None, False)
         handled = sys.exc_info()[1]  # such as the Ctrl-C that a last save is made for
         try:
             before = time.perf_counter()
@@ -135,20 +133,15 @@ class TrainerSaves:
             if not is_held:
                 sync_file(temporary)
             temporary.replace(path)
-            self._sync_later(kind, path, held)
+            guarded(f"{path.name} may not be whole on the disk", partial(self._sync_later, kind, path, held))
         except BaseException as error:
-            if held is not None:
-                held.unlink(missing_ok=True)
-            causes = _causes(error, handled)
-            interrupt = next((cause for cause in causes if not isinstance(cause, Exception)), None)
-            if interrupt is not None:  # torch's writer complains of its half-written file in place of it
-                raise interrupt from None
-            cause = _write_error(causes) if isinstance(error, (OSError, RuntimeError)) else None
-            if cause is None:
+            with contextlib.suppress(OSError):
+                if held is not None:
+                    held.unlink()
+            instead = save_error(error, handled, name=path.name, needed=needed)
+            if instead is error:
                 raise
-            is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            msg = f"{path.name} was not saved: {cause.strerror or cause}"
-            raise SaveError(msg, needed=needed, is_full=is_full) from error
+            raise instead from (error if isinstance(instead, SaveError) else None)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -218,56 +211,6 @@ class TrainerSaves:
             while thread.is_alive():
                 thread.join(_TICK)
 
-    def renew_shortcut(self, best: Path | None) -> None:
-        """Make up for a ``best_model.pth`` that a kill has prevented.
-
-        Args:
-            best: The newest ``best_model_N.pth``.
-
-        Raises:
-            CheckpointError: When it cannot be read.
-        """
-        if best is None:
-            return
-        shortcut = best.with_name(SHORTCUT)
-        if not shortcut.exists() or shortcut.samefile(best):
-            self._make_shortcut(best, shortcut)
-            return
-        with open_checkpoint(best) as expected, open_checkpoint(shortcut) as found:
-            is_same = found.fingerprint() == expected.fingerprint()
-        if not is_same or self._stays_link:
-            self._make_shortcut(best, shortcut)
-
-    @property
-    def _stays_link(self) -> bool:
-        return self._options.link_best_model and not self._trainer.config.save_all_best
-
-    def _make_shortcut(self, source: Path, target: Path) -> None:
-        """Point ``best_model.pth`` at the best model with a link, which is there at once and costs nothing.
-
-        The Trainer never writes into it while we are there. It stays a link only if asked for, and only where the
-        Trainer removes it before the next copy even without us: with ``save_all_best`` it writes into what is there.
-        """
-        link = temporary_name(target)
-        try:
-            try:
-                os.link(source, link)
-                is_link = True
-            except OSError:  # a file system without links
-                shutil.copyfile(source, link)
-                sync_file(link)
-                is_link = False
-            link.replace(target)
-            sync_directory(target.parent)
-        except OSError as error:
-            logger.error(" ! EXPORT : %s was not renewed: %s", target, error)
-            return
-        finally:
-            with contextlib.suppress(OSError):  # renaming one name of a file to another of the same file leaves both
-                link.unlink(missing_ok=True)
-        if is_link and not self._stays_link:
-            self._copy_later(source, target)
-
     def _warn_of_lack(self, path: Path, needed: int) -> None:
         free = free_bytes(path.parent)
         older = [saved.path for saved in find_checkpoints(path.parent) if saved.kind == "checkpoint"]
@@ -289,72 +232,9 @@ class TrainerSaves:
         )
 
 
-WHAT_TO_DO = (
-    "Free space there, or continue the run with a smaller save_n_checkpoints, export.checkpoint_state weights "
-    "(a third of the size), export.link_best_model true or export.max_disk_gb"
-)
-
-
-def weights_only(state: dict[str, Any], trainer: Any) -> dict[str, Any]:
-    """What the Trainer saves, without optimizer, scheduler and scaler, in a form that it restores without an error.
-
-    Args:
-        state: What `trainer.io.save_model` gathers.
-        trainer: For the position in the schedule, a few numbers that are kept.
-
-    Returns:
-        The same keys, and `schedule.RESUME_KEY`. An empty list of optimizer states restores nothing, quietly; trainer
-        0.4 would fail with None.
-    """
-    nothing: Any = {} if isinstance(trainer.optimizer, dict) else []
-    position = position_of(trainer.optimizer, trainer.scheduler)
-    return {**state, "optimizer": nothing, "scheduler": [], "scaler": None, RESUME_KEY: position}
-
-
-def state_bytes(state: Any) -> int:
-    """Bytes of all tensors in a state, each storage once: what the file will take, but for some kilobytes."""
-    import torch
-
-    sizes: dict[int, int] = {}
-    stack = [state]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, torch.Tensor):
-            storage = value.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(value, dict):
-            stack.extend(value.values())
-        elif isinstance(value, (list, tuple)):
-            stack.extend(value)
-    return sum(sizes.values())
-
-
-def sync_file(path: Path) -> None:
-    """Return once the bytes of a file are on the disk.
-
-    Raises:
-        OSError: As the system reports it.
-    """
-    fd = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+def _signature(path: Path) -> tuple[int, int, int] | None:
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _causes(error: BaseException, handled: BaseException | None) -> list[BaseException]:
-    """An error and those that it came from, up to one that was being handled before."""
-    found: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause is not handled and cause not in found:
-        found.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return found
-
-
-def _write_error(causes: list[BaseException]) -> OSError | None:
-    """The error of the system behind one of torch's writer, which may hide it; None when it is about something else."""
-    found = next((cause for cause in causes if isinstance(cause, OSError)), None)
-    if found is None and any(words in str(causes[0]) for words in ("PytorchStreamWriter", "inline_container")):
-        return OSError(errno.EIO, "writing failed")
-    return found
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

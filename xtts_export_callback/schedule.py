@@ -90,8 +90,8 @@ def _plain_position(state: dict[str, Any]) -> dict[str, Any]:
         value = state.get(name)
         if isinstance(value, (list, tuple)):
             position[name] = [_number(item) for item in value]
-        elif value is not None:
-            position[name] = value
+        elif value is not None and (number := _number(value)) is not None:
+            position[name] = value if type(value) is int else number
     nested = state.get(_NESTED)
     if isinstance(nested, (list, tuple)):  # schedulers, or their states in a checkpoint
         states = [inner if isinstance(inner, dict) else getattr(inner, "__dict__", {}) for inner in nested]

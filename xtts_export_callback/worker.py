@@ -127,7 +127,7 @@ def _rewrite_as_weights(path: Path, *, newest: Path) -> int:
 
 
 def _as_weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What `saving.weights_only` makes of it before it is written."""
+    """What `trainer_state.weights_only` makes of it before it is written."""
     document = checkpoint.document
     empty: dict[str, Any] = {"optimizer": [], "scheduler": [], "scaler": None}
     return {**document, "model": checkpoint.tensors, **empty, RESUME_KEY: position_in_document(document)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,22 @@ def _sync_file_range() -> Callable[..., int] | None:
     except (ImportError, AttributeError, OSError, TypeError):  # Python without libffi, other systems, Windows
         return None
     return function  # type: ignore[no-any-return]
+
+
+def sync_file(path: Path) -> None:
+    """Return once the bytes of a file are on the disk, where the file system can tell.
+
+    Raises:
+        OSError: As the system reports it.
+    """
+    fd = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # some mounts know no such call
+            raise
+    finally:
+        os.close(fd)
 
 
 def sync_directory(path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Why a save of the Trainer's failed: the disk, Ctrl-C, or something that is not ours to handle."""
+
+from __future__ import annotations
+
+import errno
+
+from xtts_export_callback.errors import XttsExportError
+
+WHAT_TO_DO = (
+    "Free space there, or continue the run with a smaller save_n_checkpoints, export.checkpoint_state weights "
+    "(a third of the size), export.link_best_model true or export.max_disk_gb"
+)
+
+
+class SaveError(XttsExportError):
+    """A save of the Trainer's failed and left nothing behind.
+
+    Attributes:
+        needed: Bytes that the file would have taken.
+        is_full: Whether it failed for lack of space.
+    """
+
+    def __init__(self, message: str, *, needed: int, is_full: bool) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.is_full = is_full
+
+
+def save_error(error: BaseException, handled: BaseException | None, *, name: str, needed: int) -> BaseException:
+    """What to raise in place of an error of the Trainer's writing.
+
+    Args:
+        error: What was raised.
+        handled: What was being handled before, such as the Ctrl-C that a last save is made for.
+        name: The file that was to be saved.
+        needed: Bytes that it would have taken.
+
+    Returns:
+        A Ctrl-C that came meanwhile, of which torch's writer complains as of a half-written file; a `SaveError` for an
+        error of the system; ``error`` itself for everything else.
+    """
+    causes = _causes(error, handled)
+    interrupt = next((cause for cause in causes if not isinstance(cause, Exception)), None)
+    if interrupt is not None:
+        return interrupt
+    cause = _write_error(causes) if isinstance(error, (OSError, RuntimeError)) else None
+    if cause is None:
+        return error
+    is_full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return SaveError(f"{name} was not saved: {cause.strerror or cause}", needed=needed, is_full=is_full)
+
+
+def _causes(error: BaseException, handled: BaseException | None) -> list[BaseException]:
+    """An error and those that it came from, up to one that was being handled before."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause is not handled and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+def _write_error(causes: list[BaseException]) -> OSError | None:
+    """The error of the system behind one of torch's writer, which may hide it; None when it is about something else."""
+    found = next((cause for cause in causes if isinstance(cause, OSError)), None)
+    if found is None and any(words in str(causes[0]) for words in ("PytorchStreamWriter", "inline_container")):
+        return OSError(errno.EIO, "writing failed")
+    return found
