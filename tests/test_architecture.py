@@ -20,6 +20,7 @@ LAYERS = (
     {"errors", "sizes", "process"},
     {"checkpoint"},
     {
+        *("json_file", "model_config", "vocab", "companions"),
         *("assets", "combine", "folder", "runs", "disk", "schedule", "export", "average"),
         *("merge", "inspection", "comparison", "verification"),
     },

@@ -116,7 +116,12 @@ class Exporter:
         try:
             guarded("retention", lambda: self._honour_budget(room_for=True))
             done = self._helper.perform(
-                "export", source=str(source), known_as=str(saved.path), target=str(target), dtype=self._options.dtype
+                "export",
+                source=str(source),
+                known_as=str(saved.path),
+                target=str(target),
+                dtype=self._options.dtype,
+                trained_in=str(Path.cwd()),
             )
         finally:
             _let_go(source, saved)
@@ -125,6 +130,8 @@ class Exporter:
             size = human_size(done["nbytes"])
             logger.info(" > EXPORT : %s (%s in %.1f s, training waited %.3f s)", target, size, seconds, waited)
             self._dashboard.note(saved.step, seconds, done["nbytes"], waited)
+        for note in done["notes"]:
+            logger.warning(" ! EXPORT : %s: %s", target, note)
         guarded("retention", lambda: self._after_export(saved))
 
     def _after_export(self, saved: Saved) -> None:
