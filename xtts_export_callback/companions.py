@@ -45,13 +45,12 @@ def open_companion(path: Path, name: str) -> Iterator[Any]:
     Raises:
         CheckpointError: When it is something else.
     """
-    with open_document(path, most=_MOST_BYTES[name]) as document:
+    with open_document(path, most=_MOST_BYTES[name]) as (document, _):
+        _check(path, name, document)
         if name == MEL_STATS:
-            _check_mel_stats(path, document)
             yield document
         else:
-            _check_voices(path, document)
-            yield {voice: {key: latents[key] for key in VOICE} for voice, latents in document.items()}
+            yield {voice: _in_order(latents) for voice, latents in document.items()}
 
 
 def write_companion(path: Path, candidates: list[Path]) -> list[str]:
@@ -88,24 +87,38 @@ def _with_plain_names(voices: dict[str, Any]) -> dict[str, Any]:
     return {name: latents for name, latents in voices.items() if _PLAIN_NAME.fullmatch(name)}
 
 
-def companion_fault(path: Path, name: str) -> str | None:
-    """Why Coqui could not use such a file, read in full; None where it can."""
+def companion_fault(path: Path, name: str, allowed: re.Pattern[str]) -> str | None:
+    """Why Coqui could not use such a file, read in full; None where it can.
+
+    Args:
+        path: The file.
+        name: Which of `COMPANIONS` it should be.
+        allowed: Globals that ``torch.load(weights_only=True)`` takes.
+    """
     try:
-        with open_document(path, most=_MOST_BYTES[name]) as document:
-            if name == MEL_STATS:
-                _check_mel_stats(path, document)
-                tensors = [document]
-            else:
-                _check_voices(path, document)
-                other = next((voice for voice, latents in document.items() if tuple(latents) != VOICE), None)
-                if other is not None:
-                    return f"{name}: expected {' and '.join(VOICE)} of {describe(other)}, in this order and alone"
-                tensors = [tensor for latents in document.values() for tensor in latents.values()]
+        with open_document(path, most=_MOST_BYTES[name]) as (document, names):
+            _check(path, name, document)
+            refused = next((each for each in sorted(names) if not allowed.fullmatch(each)), None)
+            if refused is not None:
+                return f"{name}: {refused} is refused by torch.load(weights_only=True)"
+            voices = {} if name == MEL_STATS else document
+            for voice, latents in voices.items():
+                if list(latents) != list(_in_order(latents)):
+                    return f"{name}: expected {' and '.join(VOICE)} of {describe(voice)}, in this order and alone"
+            tensors = [latent for latents in voices.values() for latent in latents.values()]
+            tensors += [document] if name == MEL_STATS else []
             for tensor in tensors:
                 skip(tensor.storage.reader(), tensor.storage.nbytes)
-    except CheckpointError as error:
+    except (CheckpointError, OSError, EOFError) as error:
         return str(error)
     return None
+
+
+def _check(path: Path, name: str, document: Any) -> None:
+    if name == MEL_STATS:
+        _check_mel_stats(path, document)
+    else:
+        _check_voices(path, document)
 
 
 def _check_mel_stats(path: Path, document: Any) -> None:
@@ -115,17 +128,24 @@ def _check_mel_stats(path: Path, document: Any) -> None:
         raise CheckpointError(msg)
 
 
+def _in_order(latents: dict[str, Any]) -> dict[str, Any]:
+    return {key: latents[key] for key in VOICE if key in latents}
+
+
 def _check_voices(path: Path, document: Any) -> None:
+    """A voice may have no latents at all, of which Coqui lists the name; half of them it could not use."""
     if not isinstance(document, dict) or not document:
         msg = f"{path}: expected voices by name, found {describe(document)}"
         raise CheckpointError(msg)
     for voice, latents in document.items():
-        is_voice = isinstance(voice, str) and isinstance(latents, dict) and set(VOICE) <= latents.keys()
-        if not is_voice or not all(_is_latent(latents[key]) for key in VOICE):
+        is_voice = isinstance(voice, str) and isinstance(latents, dict)
+        if not is_voice or (latents and not all(_is_latent(latents.get(key)) for key in VOICE)):
             msg = f"{path}: expected {' and '.join(VOICE)} for each voice, found other things for {describe(voice)}"
             raise CheckpointError(msg)
-    flat = {f"{number}.{key}": latents[key] for number, latents in enumerate(document.values()) for key in VOICE}
-    check_tensors(path, path.stat().st_size, flat)
+    voices = enumerate(document.values())
+    flat = {f"{number}.{key}": latent for number, latents in voices for key, latent in _in_order(latents).items()}
+    if flat:
+        check_tensors(path, path.stat().st_size, flat)
 
 
 def _is_latent(value: Any) -> bool:

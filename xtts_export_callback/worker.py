@@ -63,12 +63,12 @@ def export(*, source: str, known_as: str, target: str, dtype: str, trained_in: s
     return {"nbytes": written.nbytes, "written": written.written, "notes": written.notes}
 
 
-def average(*, sources: list[str], target: str, dtype: str) -> dict[str, Any]:
+def average(*, sources: list[str], target: str, dtype: str, vocab: str | None = None) -> dict[str, Any]:
     """Average checkpoints or exports; the arguments are those of `average_checkpoints`."""
     from xtts_export_callback.average import average_checkpoints
 
     is_ours = read_provenance(Path(target)) is not None
-    return {"nbytes": average_checkpoints(sources, target, dtype=dtype, force=is_ours).nbytes}
+    return {"nbytes": average_checkpoints(sources, target, dtype=dtype, vocab=vocab, force=is_ours).nbytes}
 
 
 def copy(*, source: str, target: str) -> dict[str, Any]:

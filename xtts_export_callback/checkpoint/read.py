@@ -141,7 +141,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 @contextmanager
-def open_document(path: Path, *, most: int) -> Iterator[Any]:
+def open_document(path: Path, *, most: int) -> Iterator[tuple[Any, frozenset[str]]]:
     """Open a file of ``torch.save`` that is no checkpoint, without reading its tensors.
 
     Args:
@@ -149,7 +149,8 @@ def open_document(path: Path, *, most: int) -> Iterator[Any]:
         most: How many bytes it may have.
 
     Yields:
-        What it holds: plain values, `Tensor`, and inert stand-ins for anything else. A tensor is read while it is open.
+        What it holds (plain values, `Tensor`, and inert stand-ins for anything else; a tensor is read while the file is
+        open), and the globals that its pickle mentions.
 
     Raises:
         CheckpointError: When there is no such file or it is damaged, hostile or larger.
@@ -161,21 +162,22 @@ def open_document(path: Path, *, most: int) -> Iterator[Any]:
         file.close()
 
 
-def _read_document(file: RandomFile, most: int) -> Any:
+def _read_document(file: RandomFile, most: int) -> tuple[Any, frozenset[str]]:
     if file.size > most:
         msg = f"{file.path}: {file.size} bytes, expected at most {most}"
         raise CheckpointError(msg)
     try:
         head = file.read(0, min(32, file.size))
         if head.startswith(b"PK"):
-            return _read_archive(file)[0]
+            root, _, names = _read_archive(file)
+            return root, names
     except (OSError, EOFError) as error:
         msg = f"{file.path}: cannot be read ({error}); get the file again"
         raise CheckpointError(msg) from error
     if head.startswith(b"\x80") and LEGACY_MAGIC in head:
         from xtts_export_callback.checkpoint.legacy import load_legacy
 
-        return load_legacy(file.path)
+        return load_legacy(file.path), frozenset()
     msg = f"{file.path}: not a file of torch.save (first bytes {head[:8]!r}); get the file again"
     raise CheckpointError(msg)
 

@@ -17,6 +17,7 @@ from xtts_export_callback.verification.faults import Fault
 from xtts_export_callback.vocab import read_vocabulary
 
 if TYPE_CHECKING:
+    import re
     from pathlib import Path
 
     from xtts_export_callback.checkpoint.read import Checkpoint
@@ -64,7 +65,6 @@ def folder_faults(checkpoint: Checkpoint) -> tuple[list[Fault], list[str]]:
         Faults and notes; a folder without ``export.json`` is not ours, and has nothing to be compared with.
     """
     config, faults = _read_config(checkpoint.path.with_name(CONFIG_FILE))
-    faults += _companion_faults(checkpoint.path.parent)
     provenance = read_provenance(checkpoint.path.parent)
     if provenance is not None:
         return faults + _provenance_faults(checkpoint, provenance, config), []
@@ -88,9 +88,10 @@ def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
     return None, [Fault("config", f"{path.name}: expected a JSON object, found {type(value).__name__}")]
 
 
-def _companion_faults(folder: Path) -> list[Fault]:
+def companion_faults(folder: Path, allowed: re.Pattern[str]) -> list[Fault]:
+    """Faults of ``speakers_xtts.pth`` and ``mel_stats.pth`` in a folder, where they are; see `companion_fault`."""
     there = [name for name in COMPANIONS if os.path.lexists(folder / name)]
-    found = [companion_fault(folder / name, name) for name in there]
+    found = [companion_fault(folder / name, name, allowed) for name in there]
     return [Fault("companions", message) for message in found if message is not None]
 
 

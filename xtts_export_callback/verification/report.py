@@ -16,7 +16,7 @@ from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.directory import directory_faults
 from xtts_export_callback.verification.expected import args_from_shapes, expected_tensors
 from xtts_export_callback.verification.faults import Fault, fault_for_each
-from xtts_export_callback.verification.folder import folder_faults, vocabulary_check
+from xtts_export_callback.verification.folder import companion_faults, folder_faults, vocabulary_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +109,7 @@ def verify_model(
         if checkpoint.path.name in MODEL_NAMES:
             more, remarks = folder_faults(checkpoint)
             faults += more
+            faults += companion_faults(checkpoint.path.parent, _ALLOWED)
             notes += remarks
         if load and checkpoint.format != "safetensors":
             faults += _load_faults(checkpoint.path)
