@@ -100,6 +100,28 @@ class TestWhereFilesAreTakenFrom:
         assert last_token(tmp_path / "out") == "named"
         assert list(torch.load(tmp_path / "out" / SPEAKERS, weights_only=True)) == ["Ana"]
 
+    @pytest.mark.integration
+    def test_a_training_and_its_average_find_a_vocabulary_that_is_named_relative(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The mean of half-precision exports is made of the full checkpoints, whose config names it."""
+        from tests.light import TEXT_EMBEDDING, light_config, light_layout, light_trainer
+        from tests.training import close_trainer_logs
+
+        monkeypatch.chdir(tmp_path)
+        write_vocab(Path("base") / "my_vocab.json", "named", light_layout("few")[TEXT_EMBEDDING][1][0])
+        options = {"enabled": True, "dtype": "float16", "average_last": 2}
+        fields = {"model_args": {"tokenizer_file": "base/my_vocab.json"}, "save_n_checkpoints": 4}
+        config = light_config(tmp_path / "out", options, **fields)
+        (tmp_path / "out" / "vocab.json").unlink()
+        trainer = light_trainer(config)
+        trainer.fit()
+        close_trainer_logs()
+        run = Path(trainer.output_path)
+        exports = {path.name: last_token(path) for path in (run / "inference").iterdir()}
+        assert {"checkpoint_2", "checkpoint_4", "average_last_2"} <= exports.keys()
+        assert set(exports.values()) == {"named"}
+
     def test_voices_beside_named_files_are_taken_only_in_a_run_that_lies_where_it_was_trained(
         self, tmp_path: Path
     ) -> None:

@@ -228,3 +228,30 @@ def test_the_list_of_fields_is_that_of_coqui() -> None:
     assert own == {*CONFIG_NUMBERS, "languages", "model", "audio", "model_args"}
     assert {field.name for field in dataclasses.fields(XttsArgs)} == ARGS_NUMBERS | ARGS_PATHS
     assert {field.name for field in dataclasses.fields(XttsAudioConfig)} == AUDIO_NUMBERS
+
+
+@pytest.mark.integration
+def test_coqui_reads_the_same_settings_from_an_exported_config(tmp_path: Path) -> None:
+    from TTS.config import load_config
+    from TTS.tts.configs.xtts_config import XttsConfig
+
+    config = trainer_config()
+    changed = {name: value for name, value in config.items() if name in CONFIG_NUMBERS and type(value) in {int, float}}
+    config |= {name: value + 1 for name, value in changed.items()} | {
+        "sound_norm_refs": True,
+        "languages": ["en", "vi"],
+    }
+    config["model_args"] |= {"gpt_n_heads": 8, "kv_cache": False, "duration_const": 5}
+    config["audio"] |= {"output_sample_rate": 44100}
+    (tmp_path / "trained.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(clean_config(config, 7)), encoding="utf-8")
+    before, after = XttsConfig(), load_config(tmp_path / "config.json")
+    before.load_json(tmp_path / "trained.json")
+    assert isinstance(after, XttsConfig)
+    for name in {*CONFIG_NUMBERS, "languages"}:
+        assert after[name] == before[name], name
+    for name in ARGS_NUMBERS - {"gpt_number_text_tokens"}:
+        assert after.model_args[name] == before.model_args[name], name
+    for name in AUDIO_NUMBERS:
+        assert after.audio[name] == before.audio[name], name
+    assert after.model_args.gpt_number_text_tokens == 7

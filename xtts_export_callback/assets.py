@@ -18,7 +18,7 @@ from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
 from xtts_export_callback.companions import COMPANIONS, MEL_STATS
 from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.json_file import read_small_file
-from xtts_export_callback.model_config import clean_config, find_config, model_args
+from xtts_export_callback.model_config import clean_config, find_config, local_path, model_args
 from xtts_export_callback.vocab import NAME_VOCAB, Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def find_assets(
         )
         raise ConfigError(msg)
     folder, args = checkpoint.path.absolute().parent, model_args(raw)
-    named = {key: path for key in _NAMED_FILES if (path := _as_path(args.get(key), trained_in)) is not None}
+    named = {key: path for key in _NAMED_FILES if (path := local_path(args.get(key), trained_in)) is not None}
     near = [folder, folder.parent]
     beside_named = [path.parent for path in named.values()]
     vocabularies = (
@@ -99,7 +99,7 @@ def find_assets(
 
 def find_vocabulary(checkpoint: Checkpoint) -> Path | None:
     """The vocabulary that lies beside a checkpoint, or else the one that its config names, whether it fits or not."""
-    named = _as_path(model_args(checkpoint.document.get("config")).get("tokenizer_file"))
+    named = local_path(model_args(checkpoint.document.get("config")).get("tokenizer_file"))
     candidates = [checkpoint.path.with_name(VOCAB_FILE), *([named] if named else [])]
     return next(filter(_is_there, candidates), None)
 
@@ -137,7 +137,7 @@ def _was_trained_here(folder: Path, config: dict[str, Any]) -> bool:
 
     Whoever offers a checkpoint for download cannot know where on this machine it will lie.
     """
-    output = _as_path(config.get("output_path"))
+    output = local_path(config.get("output_path"))
     return output is not None and os.path.realpath(output) == os.path.realpath(folder.parent)
 
 
@@ -147,16 +147,3 @@ def _is_there(path: Path) -> bool:
         return os.path.exists(path)  # noqa: PTH110 - unlike Path.exists, it takes what may not be looked at for nothing
     except ValueError:
         return False
-
-
-def _as_path(value: Any, trained_in: Path | None = None) -> Path | None:
-    """A path in a config, None where it means nothing here: a URL, a name from another system, a relative one."""
-    if not isinstance(value, str) or not value or "\0" in value or "://" in value:
-        return None
-    try:
-        path = Path(value).expanduser()
-    except RuntimeError:  # the home of a user of another machine
-        return None
-    if path.is_absolute():
-        return path
-    return trained_in / path if trained_in is not None else None

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.json_file import read_json_object
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from xtts_export_callback.checkpoint.read import Checkpoint
 
 CONFIG_FILE = "config.json"
 
-# What Xtts, Synthesizer and the tokenizer read, as of TTS.tts.configs.xtts_config in TTS 0.22.0 and coqui-tts 0.24 to
-# 0.28. All of it numbers and switches but for `languages`. Whatever else a training config holds (data sets, paths,
-# loggers and their credentials, notes, fields of somebody's own) stays at home.
+# What Xtts, Synthesizer and the tokenizer read: the fields of TTS.tts.configs.xtts_config in TTS 0.22.0 and in coqui-tts
+# 0.24.2, 0.27.5 and 0.28.0 (up to 0.27 there is also `model_dir`, a path). All of it numbers and switches but for
+# `languages`. Whatever else a training config holds (data sets, paths, loggers and their credentials, notes, fields of
+# somebody's own) stays at home.
 CONFIG_NUMBERS = frozenset({
     "_supports_cloning",
     "temperature",
@@ -107,6 +107,25 @@ def known_config(checkpoint: Checkpoint) -> dict[str, Any]:
 def model_args(config: Any) -> dict[str, Any]:
     """``config["model_args"]``, empty where there is none."""
     return _section(config, "model_args")
+
+
+def local_path(value: Any, trained_in: Path | None = None) -> Path | None:
+    """A path in a config, None where it means nothing here: a URL, a name from another system, a relative one.
+
+    Args:
+        value: What the config says.
+        trained_in: What relative paths are relative to, where that is known. It is never the working directory of a
+            command, whatever lies there under such a name.
+    """
+    if not isinstance(value, str) or not value or "\0" in value or "://" in value:
+        return None
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:  # the home of a user of another machine
+        return None
+    if path.is_absolute():
+        return path
+    return trained_in / path if trained_in is not None else None
 
 
 def clean_config(config: dict[str, Any], text_tokens: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from xtts_export_callback.comparison.parts import part_of
 from xtts_export_callback.comparison.report import bare_tensors
 from xtts_export_callback.comparison.words import count, percent, places_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
-from xtts_export_callback.model_config import known_config, model_args
+from xtts_export_callback.model_config import known_config, local_path, model_args
 from xtts_export_callback.runs import exports_folder, find_checkpoints, find_exports
 
 if TYPE_CHECKING:
@@ -173,8 +174,8 @@ def _open_base(base: Path | None, opened: list[Checkpoint], models: list[dict[st
     if base is not None:
         return open_checkpoint(base)
     for checkpoint in opened:
-        named = model_args(known_config(checkpoint)).get("xtts_checkpoint")
-        if isinstance(named, str) and named and Path(named).is_file():
+        named = local_path(model_args(known_config(checkpoint)).get("xtts_checkpoint"))
+        if named is not None and os.path.isfile(named):  # noqa: PTH113 - also where it may not be looked at
             try:
                 found = open_checkpoint(named)
             except CheckpointError:
