@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 
-# What Xtts, Synthesizer and the tokenizer read: the fields of TTS.tts.configs.xtts_config in TTS 0.22.0 and in coqui-tts
+# What Xtts, Synthesizer and the tokenizer read: the fields of TTS.tts.configs.xtts_config in TTS 0.22.0 and coqui-tts
 # 0.24.2, 0.27.5 and 0.28.0 (up to 0.27 there is also `model_dir`, a path). All of it numbers and switches but for
 # `languages`. Whatever else a training config holds (data sets, paths, loggers and their credentials, notes, fields of
 # somebody's own) stays at home.
