@@ -21,6 +21,7 @@ LAYERS = (
     {"checkpoint"},
     {"architecture", "expected_shapes", "loadable"},
     {
+        *("json_file", "model_config", "vocab", "companions"),
         *("assets", "combine", "folder", "runs", "disk", "schedule", "export", "average"),
         *("merge", "inspection", "comparison", "verification"),
     },

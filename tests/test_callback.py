@@ -140,6 +140,29 @@ def test_tts_takes_the_folder(run: Any, tiny_assets: TinyAssets) -> None:
     assert np.isfinite(wav).all()
 
 
+def test_tts_speaks_with_the_voices_that_come_along(run: Any, tiny_assets: TinyAssets, tmp_path: Path) -> None:
+    """Whatever order their parts have in the file that lies near: Coqui unpacks them by position."""
+    import torch
+    from TTS.api import TTS
+
+    from xtts_export_callback import load_xtts
+
+    reference = str(sorted((tiny_assets.dataset / "wavs").glob("*.wav"))[0])
+    model = load_xtts(run.output_path / "inference" / "checkpoint_8")
+    latent, embedding = model.get_conditioning_latents(audio_path=reference)
+    speakers = run.output_path / "speakers_xtts.pth"
+    torch.save({"Ana": {"speaker_embedding": embedding, "gpt_cond_latent": latent}}, speakers)
+    try:
+        folder = export_checkpoint(run.output_path / "checkpoint_8.pth", tmp_path / "model").path
+    finally:
+        speakers.unlink()
+    tts = TTS(model_path=str(folder), config_path=str(folder / "config.json"), progress_bar=False)
+    assert tts.speakers == ["Ana"]
+    wav = np.asarray(tts.tts("hello there.", speaker="Ana", language="en"))
+    assert wav.size > 1000
+    assert np.isfinite(wav).all()
+
+
 def test_the_average_is_the_mean_in_float64_rounded_once(run: Any) -> None:
     folder = run.output_path / "inference"
     with (

@@ -371,6 +371,22 @@ def test_a_run_is_compared_with_the_base_its_config_names(tmp_path: Path, make: 
     assert report.steps == (None, 1000)
 
 
+@pytest.mark.parametrize("name", ["checkpoint_1.pth", "C:\\base\\checkpoint_1.pth"])
+def test_a_base_is_not_looked_for_in_the_working_directory(
+    tmp_path: Path, make: MakeModel, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run = tmp_path / "run"
+    paths = write_run(run, files=2, scale="small")
+    for path in paths:
+        state = torch.load(path, weights_only=True)
+        state["config"]["model_args"]["xtts_checkpoint"] = name
+        torch.save(state, path)
+    base = make("base")
+    base.rename(base.with_name(name))
+    monkeypatch.chdir(base.parent)
+    assert compare_run(run).stops == ("checkpoint_1000", "checkpoint_2000")
+
+
 def test_an_export_stands_for_a_checkpoint_that_is_gone(tmp_path: Path) -> None:
     paths = write_run(tmp_path / "run", files=2, scale="small")
     export_checkpoint(paths[0])

@@ -178,11 +178,16 @@ def test_another_model_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
 
 
 def test_companions_that_lie_near_come_along(checkpoint: Path) -> None:
-    (checkpoint.parent / "speakers_xtts.pth").write_bytes(b"voices")
-    (checkpoint.parent / "mel_stats.pth").write_bytes(b"stats")
+    voices = {"Ana": {"gpt_cond_latent": torch.rand(1, 4, 8), "speaker_embedding": torch.rand(1, 8, 1)}}
+    stats = torch.rand(80)
+    torch.save(voices, checkpoint.parent / "speakers_xtts.pth")
+    torch.save(stats, checkpoint.parent / "mel_stats.pth")
     folder = export_checkpoint(checkpoint).path
-    assert (folder / "speakers_xtts.pth").read_bytes() == b"voices"
-    assert (folder / "mel_stats.pth").read_bytes() == b"stats"
+    assert torch.equal(torch.load(folder / "mel_stats.pth", weights_only=True), stats)
+    (voice,) = torch.load(folder / "speakers_xtts.pth", weights_only=True).items()
+    assert voice[0] == "Ana"
+    assert list(voice[1]) == ["gpt_cond_latent", "speaker_embedding"]
+    assert all(torch.equal(latent, voices["Ana"][key]) for key, latent in voice[1].items())
 
 
 def test_only_the_vocabulary_that_fits_is_taken(checkpoint: Path) -> None:

@@ -325,6 +325,13 @@ def test_a_wrong_vocabulary_is_found(folder: Path) -> None:
     assert "5 tokens, the text embedding 6 rows" in verify_model(folder).faults[0].message
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_vocabulary_that_begins_with_a_byte_order_mark_is_found(folder: Path, encoding: str) -> None:
+    text = (folder / "vocab.json").read_text(encoding="utf-8")
+    (folder / "vocab.json").write_text(text, encoding=encoding)
+    assert "vocabulary" in checks(folder)
+
+
 def test_another_vocabulary_of_the_same_size_is_found_by_its_hash(folder: Path) -> None:
     text = (folder / "vocab.json").read_text(encoding="utf-8")
     (folder / "vocab.json").write_text(text.replace("token4", "tokem4", 1), encoding="utf-8")

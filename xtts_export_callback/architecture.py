@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xtts_export_callback.model_config import model_args
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -74,12 +76,6 @@ def architecture_of(tensors: Mapping[str, Tensor], config: dict[str, Any] | None
         parameters=sum(tensor.numel for tensor in tensors.values() if tensor.dtype.is_float),
         release=RELEASES.get(text_tokens) if text_tokens is not None else None,
     )
-
-
-def model_args(config: Any) -> dict[str, Any]:
-    """``config["model_args"]``, empty where there is none."""
-    args = config.get("model_args") if isinstance(config, dict) else None
-    return args if isinstance(args, dict) else {}
 
 
 def _sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int | None, int | None]:

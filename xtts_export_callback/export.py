@@ -76,7 +76,7 @@ def export_checkpoint(
         )
 
 
-def export_opened(
+def export_opened(  # noqa: PLR0913 - options of one command
     source: Checkpoint,
     output: Path,
     *,
@@ -84,17 +84,25 @@ def export_opened(
     format: str = "pth",  # noqa: A002 - what users call it
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    trained_in: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
-    """As `export_checkpoint`, of an open checkpoint: its ``path`` says what it is called and where its assets lie."""
+    """As `export_checkpoint`, of an open checkpoint: its ``path`` says what it is called and where its assets lie.
+
+    ``trained_in`` is as for `find_assets`.
+    """
     model = inference_model(source)
     described = describe_source(source)
     if output.exists() and not force:
         return _already_there(output, described, dtype, format)
     tensors = cast(model.tensors, dtype)
     assets = find_assets(
-        source, model.tensors, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
+        source,
+        model.tensors,
+        vocab=Path(vocab) if vocab else None,
+        config=Path(config) if config else None,
+        trained_in=trained_in,
     )
     provenance = provenance_of("export", [described], dtype=dtype, models=[model])
     return write_inference_folder(

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback import disk
+from xtts_export_callback.assets import VOCAB_FILE
 from xtts_export_callback.background import Background, Helper, Work
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.publish import temporary_name
@@ -60,6 +61,9 @@ class Exporter:
         self._to_copy: Path | None = None
         self._latest = ""
         self._gives_up = False
+        self._trained_in: str | None = None  # a folder that is gone is no place to look for files
+        with contextlib.suppress(OSError):
+            self._trained_in = os.getcwd()  # noqa: PTH109 - as the text that the helper gets
 
     # Exports
 
@@ -116,7 +120,12 @@ class Exporter:
         try:
             guarded("retention", lambda: self._honour_budget(room_for=True))
             done = self._helper.perform(
-                "export", source=str(source), known_as=str(saved.path), target=str(target), dtype=self._options.dtype
+                "export",
+                source=str(source),
+                known_as=str(saved.path),
+                target=str(target),
+                dtype=self._options.dtype,
+                trained_in=self._trained_in,
             )
         finally:
             _let_go(source, saved)
@@ -125,6 +134,8 @@ class Exporter:
             size = human_size(done["nbytes"])
             logger.info(" > EXPORT : %s (%s in %.1f s, training waited %.3f s)", target, size, seconds, waited)
             self._dashboard.note(saved.step, seconds, done["nbytes"], waited)
+        for note in done["notes"]:
+            logger.warning(" ! EXPORT : %s: %s", target, note)
         guarded("retention", lambda: self._after_export(saved))
 
     def _after_export(self, saved: Saved) -> None:
@@ -267,13 +278,16 @@ class Exporter:
             return True
         started = time.perf_counter()
         sources = last_checkpoints(self._run, count, folder=self._options.folder)
+        vocab = find_exports(self.folder)[-1].path / VOCAB_FILE
         target = self.folder / f"average_last_{count}"
         is_written = False
 
         def run() -> None:
             nonlocal is_written
             paths = [str(saved.path) for saved in sources]
-            written = self._helper.perform("average", sources=paths, target=str(target), dtype=self._options.dtype)
+            written = self._helper.perform(
+                "average", sources=paths, target=str(target), dtype=self._options.dtype, vocab=str(vocab)
+            )
             seconds = time.perf_counter() - started
             steps = ", ".join(str(saved.step) for saved in sources)
             size = human_size(written["nbytes"])

@@ -13,11 +13,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.assets import COMPANIONS
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.publish import whole_directory
+from xtts_export_callback.companions import COMPANIONS, write_companion
 from xtts_export_callback.errors import ConfigError, OutputExistsError, VerificationError
+from xtts_export_callback.json_file import read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,9 @@ PROVENANCE_FILE = "export.json"
 FORMATS = {"pth": "model.pth", "safetensors": "model.safetensors"}
 _OUR_FILES = {*FORMATS.values(), *COMPANIONS, PROVENANCE_FILE, "config.json", "vocab.json", "dvae.pth"}
 _PROVENANCE_VERSION = 1
+_LOSSES = ("train_loss", "eval_loss", "computed")
+_LARGEST = 1 << 63
+_BLOCK = 1 << 20
 _VERSIONS_OF = ("xtts-export-callback", "torch", "coqui-tts", "coqui-tts-trainer", "numpy")
 
 
@@ -44,12 +48,14 @@ class WrittenFolder:
         nbytes: Bytes of all its files.
         written: False when an identical export was there already and nothing was done.
         provenance: The content of its ``export.json``.
+        notes: What was left out, and why, in a line each.
     """
 
     path: Path
     nbytes: int
     written: bool
     provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def write_inference_folder(  # noqa: PLR0913 - one place knows everything that goes into a folder
@@ -73,7 +79,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         header: ``step``, ``epoch`` and ``model_loss`` as `training_state` gives them.
         provenance: What `provenance_of` gave.
         format: ``"pth"`` or ``"safetensors"``.
-        extra: Further ``.pth`` files: by name, what `write_pth` shall put into them.
+        extra: Further ``.pth`` files: by name, what `write_pth` shall put into them where no asset has that name.
         force: Replace an inference folder of ours, which stays whole until the new one is; never anything else.
         progress: Called with the number of bytes of weights written since the last call.
 
@@ -96,15 +102,15 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         else:
             write_safetensors(weights, tensors, document, progress=progress)
         _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode())
-        _write(temporary / "vocab.json", assets.vocab_bytes)
-        for name, source in assets.companions.items():
-            _write(temporary / name, source.read_bytes())
+        _write(temporary / "vocab.json", assets.vocab)
+        notes = [note for name, found in assets.companions.items() for note in write_companion(temporary / name, found)]
         for name, content in (extra or {}).items():
-            write_pth(temporary / name, content)
+            if not (temporary / name).exists():
+                write_pth(temporary / name, content)
         complete = {**provenance, "files": _describe_files(temporary, weights, tensors)}
         _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode())
         nbytes = folder_bytes(temporary)
-    return WrittenFolder(path, nbytes, written=True, provenance=complete)
+    return WrittenFolder(path, nbytes, written=True, provenance=complete, notes=tuple(notes))
 
 
 def _check_replaceable(path: Path, *, force: bool) -> None:
@@ -125,10 +131,10 @@ def _check_replaceable(path: Path, *, force: bool) -> None:
 def read_provenance(folder: Path) -> dict[str, Any] | None:
     """The provenance of an inference folder of ours, or None where the folder is not one."""
     try:
-        value = json.loads((folder / PROVENANCE_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        value = read_json_object(folder / PROVENANCE_FILE)
+    except ConfigError:
         return None
-    return value if isinstance(value, dict) and "sources" in value and "kind" in value else None
+    return value if "sources" in value and "kind" in value else None
 
 
 def folder_bytes(folder: Path) -> int:
@@ -141,12 +147,17 @@ def training_state(checkpoint: Checkpoint) -> dict[str, Any]:
 
     ``model_loss`` is ``{"train_loss": ..., "eval_loss": ...}``; plain ``save_model`` calls leave it out.
     """
-    return {key: _plain(checkpoint.document.get(key)) for key in ("step", "epoch", "model_loss")}
+    state = {key: _plain(checkpoint.document.get(key)) for key in ("step", "epoch", "model_loss")}
+    if isinstance(checkpoint.document.get("model_loss"), dict):
+        losses = checkpoint.document["model_loss"]
+        state["model_loss"] = {key: _plain(losses[key]) for key in _LOSSES if key in losses}
+    return state
 
 
 def describe_source(checkpoint: Checkpoint, **more: Any) -> dict[str, Any]:
     """How provenance names a source: by content, never by a path of this machine."""
     name = checkpoint.path.parent.name if checkpoint.path.name in FORMATS.values() else checkpoint.path.name
+    name = "".join(filter(str.isprintable, name))
     return {"name": name, "fingerprint": checkpoint.fingerprint(), **training_state(checkpoint), **more}
 
 
@@ -185,12 +196,10 @@ def provenance_of(
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity, and a loss can be either."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (int, float, str)):
-        return value if not isinstance(value, float) or math.isfinite(value) else None
-    return None
+    """A number that JSON has, None for anything else: a loss can be NaN or infinite, and a text can say anything."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) and abs(value) < _LARGEST else None
 
 
 def _versions() -> dict[str, str]:
@@ -215,9 +224,17 @@ def _describe_files(folder: Path, weights: Path, tensors: dict[str, Tensor]) -> 
         files[weights.name] = {"bytes": written.nbytes, "fingerprint": written.fingerprint()}
     for entry in sorted(folder.iterdir()):
         if entry != weights:
-            content = entry.read_bytes()
-            files[entry.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            files[entry.name] = {"bytes": entry.stat().st_size, "sha256": sha256_of(entry)}
     return files
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

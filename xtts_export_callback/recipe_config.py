@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from xtts_export_callback.config import ExportConfig, check_options, did_you_mean
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.json_file import parse_json, read_small_file
 
 _RELEASE = "https://huggingface.co/coqui/XTTS-v2"
 
@@ -87,14 +87,7 @@ def check_fields(config_class: type[Any], raw: Mapping[str, Any], *, source: str
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror or error})"
-        raise ConfigError(msg) from error
-    except ValueError as error:  # malformed JSON, or bytes that are not UTF-8
-        msg = f"{path}: is not JSON ({error})"
-        raise ConfigError(msg) from error
+    raw = parse_json(read_small_file(path), str(path))
     if not isinstance(raw, dict):
         msg = f"{path}: holds a {type(raw).__name__}, expected an object with the fields of the training config"
         raise ConfigError(msg)

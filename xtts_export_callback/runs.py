@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xtts_export_callback.checkpoint.read import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.folder import read_provenance
+from xtts_export_callback.json_file import read_json_object
+from xtts_export_callback.model_config import CONFIG_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -52,12 +53,10 @@ def exports_folder(run: Path) -> str:
 
     What is no plain name is not followed: a config of others must not lead out of the run.
     """
-    path = run / "config.json"
     try:
-        config: Any = json.loads(path.read_bytes()) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
+        options: Any = read_json_object(run / CONFIG_FILE).get("export")
+    except ConfigError:
         return DEFAULT_FOLDER
-    options = config.get("export") if isinstance(config, dict) else None
     folder = options.get("folder") if isinstance(options, dict) else None
     is_plain = isinstance(folder, str) and re.fullmatch(r"[^/\\\0]+", folder) and folder.strip(". ")
     return str(folder) if is_plain else DEFAULT_FOLDER

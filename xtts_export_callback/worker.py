@@ -37,7 +37,7 @@ _NICE = 5  # training comes first
 _POLL = 1.0  # seconds
 
 
-def export(*, source: str, known_as: str, target: str, dtype: str) -> dict[str, Any]:
+def export(*, source: str, known_as: str, target: str, dtype: str, trained_in: str | None = None) -> dict[str, Any]:
     """Export one checkpoint.
 
     Args:
@@ -46,27 +46,29 @@ def export(*, source: str, known_as: str, target: str, dtype: str) -> dict[str, 
         target: The folder to write. Only an export of ours is ever replaced: a run that was continued saves some
             steps a second time.
         dtype: As for `export_checkpoint`.
+        trained_in: The working directory of the training.
 
     Returns:
-        ``nbytes``, and ``written``: False when the same export was there already.
+        ``nbytes``, ``notes`` and ``written``: False when the same export was there already.
     """
+    folder = Path(trained_in) if trained_in else None
     with open_checkpoint(source) as checkpoint:
         checkpoint.path = Path(known_as)
         try:
-            written = export_opened(checkpoint, Path(target), dtype=dtype)
+            written = export_opened(checkpoint, Path(target), dtype=dtype, trained_in=folder)
         except OutputExistsError:
             if read_provenance(Path(target)) is None:
                 raise
-            written = export_opened(checkpoint, Path(target), dtype=dtype, force=True)
-    return {"nbytes": written.nbytes, "written": written.written}
+            written = export_opened(checkpoint, Path(target), dtype=dtype, trained_in=folder, force=True)
+    return {"nbytes": written.nbytes, "written": written.written, "notes": written.notes}
 
 
-def average(*, sources: list[str], target: str, dtype: str) -> dict[str, Any]:
+def average(*, sources: list[str], target: str, dtype: str, vocab: str | None = None) -> dict[str, Any]:
     """Average checkpoints or exports; the arguments are those of `average_checkpoints`."""
     from xtts_export_callback.average import average_checkpoints
 
     is_ours = read_provenance(Path(target)) is not None
-    return {"nbytes": average_checkpoints(sources, target, dtype=dtype, force=is_ours).nbytes}
+    return {"nbytes": average_checkpoints(sources, target, dtype=dtype, vocab=vocab, force=is_ours).nbytes}
 
 
 def copy(*, source: str, target: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.merge.models import BIAS, EMBEDDING, HEAD, WIDTH, StateDict, load, recipe, save, state_dict
 from xtts_export_callback import merge_checkpoints
@@ -176,6 +178,35 @@ def test_vocabularies_that_do_not_go_together_are_refused(change: Any, expected:
     change(other)
     with pytest.raises((ConfigError, IncompatibleError), match=expected):
         merge_vocabularies([json.dumps(one).encode() for one in (ENGLISH, other)], ["a", "b"], "union")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (4, "b: expected a row for each token, found row 4 for '\\[START\\]' and 'n'"),
+        (-1, "b: model.vocab: the row of 'n': expected a whole number from 0 on, found -1"),
+        (4.5, "found 4.5"),
+        (True, "found True"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["union", "intersect"])
+def test_rows_that_are_none_or_shared_are_refused(policy: str, row: Any, expected: str) -> None:
+    other = json.loads(json.dumps(GERMAN))
+    other["model"]["vocab"]["n"] = row
+    with pytest.raises(ConfigError, match=expected):
+        merge_vocabularies([json.dumps(one).encode() for one in (ENGLISH, other)], ["a", "b"], policy)
+
+
+@given(st.lists(st.sets(st.sampled_from("andruvwxyz"), min_size=1), min_size=2, max_size=3))
+def test_whatever_merges_the_tokenizers_library_loads_it_with_the_rows_of_the_result(words: list[set[str]]) -> None:
+    from tokenizers import Tokenizer
+
+    contents = [json.dumps(vocab(*sorted(each), "[START]")).encode() for each in words]
+    for policy in ("union", "intersect"):
+        merged = merge_vocabularies(contents, [str(number) for number in range(len(words))], policy)
+        if merged is not None:
+            assert max(Tokenizer.from_str(merged.content.decode()).get_vocab().values()) + 1 == merged.size
+            assert all(rows.max() >= 0 for rows in merged.rows)
 
 
 def test_nothing_in_common_is_refused() -> None:

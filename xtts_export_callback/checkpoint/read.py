@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
     from types import TracebackType
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
@@ -126,14 +128,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         ...     print(len(checkpoint.tensors), checkpoint.document["step"])
     """
     file_path = _weights_file(Path(path))
-    try:
-        if not stat.S_ISREG(file_path.stat().st_mode):  # opening a named pipe would wait for ever
-            msg = f"{file_path}: not a regular file; name a checkpoint file or an inference folder"
-            raise CheckpointError(msg)
-        file = RandomFile(file_path)
-    except OSError as error:
-        msg = f"{file_path}: cannot be read ({error.strerror}); check the path"
-        raise CheckpointError(msg) from error
+    file = _open_file(file_path)
     try:
         return _open(file)
     except (OSError, EOFError) as error:
@@ -143,6 +138,59 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     except BaseException:
         file.close()
         raise
+
+
+@contextmanager
+def open_document(path: Path, *, most: int) -> Iterator[tuple[Any, frozenset[str]]]:
+    """Open a file of ``torch.save`` that is no checkpoint, without reading its tensors.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have.
+
+    Yields:
+        What it holds (plain values, `Tensor`, and inert stand-ins for anything else; a tensor is read while the file is
+        open), and the globals that its pickle mentions.
+
+    Raises:
+        CheckpointError: When there is no such file or it is damaged, hostile or larger.
+    """
+    file = _open_file(path)
+    try:
+        yield _read_document(file, most)
+    finally:
+        file.close()
+
+
+def _read_document(file: RandomFile, most: int) -> tuple[Any, frozenset[str]]:
+    if file.size > most:
+        msg = f"{file.path}: {file.size} bytes, expected at most {most}"
+        raise CheckpointError(msg)
+    try:
+        head = file.read(0, min(32, file.size))
+        if head.startswith(b"PK"):
+            root, _, names = _read_archive(file)
+            return root, names
+    except (OSError, EOFError) as error:
+        msg = f"{file.path}: cannot be read ({error}); get the file again"
+        raise CheckpointError(msg) from error
+    if head.startswith(b"\x80") and LEGACY_MAGIC in head:
+        from xtts_export_callback.checkpoint.legacy import load_legacy
+
+        return load_legacy(file.path), frozenset()
+    msg = f"{file.path}: not a file of torch.save (first bytes {head[:8]!r}); get the file again"
+    raise CheckpointError(msg)
+
+
+def _open_file(path: Path) -> RandomFile:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
+            msg = f"{path}: not a regular file; name a checkpoint file or an inference folder"
+            raise CheckpointError(msg)
+        return RandomFile(path)
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); check the path"
+        raise CheckpointError(msg) from error
 
 
 def _weights_file(path: Path) -> Path:
@@ -175,6 +223,15 @@ def _open(file: RandomFile) -> Checkpoint:
 
 
 def _open_archive(file: RandomFile) -> Checkpoint:
+    root, has_checksums, names = _read_archive(file)
+    tensors, document = split(file.path, file.size, root)
+    return Checkpoint(
+        file.path, file.size, "pth", tensors, document, has_checksums=has_checksums, file=file, names=names
+    )
+
+
+def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
+    """What a zip archive of torch holds, whether with checksums, and the globals that it mentions."""
     records = read_directory(file)
     order = records.get("byteorder")
     if order is not None and (order.nbytes > len(_LITTLE) or _read_record(file, order) != _LITTLE):
@@ -197,11 +254,7 @@ def _open_archive(file: RandomFile) -> Checkpoint:
     except UnpicklingError as error:
         msg = f"{file.path}: data.pkl: {error}; the file is damaged, get it again or use another checkpoint"
         raise CheckpointError(msg) from error
-    tensors, document = split(file.path, file.size, root)
-    names = frozenset(unpickler.names)
-    return Checkpoint(
-        file.path, file.size, "pth", tensors, document, has_checksums=has_checksums, file=file, names=names
-    )
+    return root, has_checksums, frozenset(unpickler.names)
 
 
 def _read_record(file: RandomFile, record: Record) -> bytes:

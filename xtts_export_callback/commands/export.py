@@ -83,6 +83,8 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
     if result.written:
         seconds = time.perf_counter() - started
         print(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
+        for note in result.notes:
+            print(f"  {note}")
     else:
         print(f"{output}: exported already, skipped")
     return result

@@ -61,6 +61,8 @@ def write_and_report(
         print(f"  {line}")
     _print_remarks(rules)
     dtype = result.provenance["dtype"]
+    for note in result.notes:
+        print(f"  {note}")
     print(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
     if for_training:
         _print_how_to_train(output, result.provenance)

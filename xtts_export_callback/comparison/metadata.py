@@ -5,21 +5,27 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.assets import (
-    _LOCAL_FIELDS,
-    _LOCAL_MODEL_ARGS,
-    clean_config,
-    find_assets,
-    read_json_object,
-    vocab_tokens,
-)
+from xtts_export_callback.assets import find_assets
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
-from xtts_export_callback.checkpoint.read import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.model_config import clean_config, find_config, model_args
+from xtts_export_callback.vocab import read_vocabulary
 
 if TYPE_CHECKING:
     from xtts_export_callback.checkpoint import Checkpoint
     from xtts_export_callback.checkpoint.tensor import Tensor
+
+
+# Fields of TrainerConfig, BaseTTSConfig and GPTArgs that say where things are on the training machine, or how it was
+# exported: nothing about a model. An export fills in the number of text tokens.
+_LOCAL_FIELDS = {
+    *("output_path", "logger_uri", "datasets", "test_sentences", "restore_path", "github_branch", "phoneme_cache_path"),
+    *("export", "trainer_args", "model"),
+}
+_LOCAL_ARGS = {
+    *("tokenizer_file", "mel_norm_file", "dvae_checkpoint", "xtts_checkpoint", "gpt_checkpoint", "clvp_checkpoint"),
+    *("decoder_checkpoint", "vocoder", "gpt_number_text_tokens"),
+}
 
 
 class Absent:
@@ -38,12 +44,12 @@ def config_differences(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[Any, Any
     Raises:
         ConfigError: When a config beside a checkpoint is no JSON object.
     """
-    configs = []
-    for checkpoint in (a, b):
-        config = config_of(checkpoint)
-        if not config:
-            return None
-        configs.append(_flat(_without_local_fields(config)))
+    found = [find_config(checkpoint) for checkpoint in (a, b)]
+    if not all(found):
+        return None
+    if any(config == clean_config(config, model_args(config).get("gpt_number_text_tokens", 0)) for config in found):
+        found = [clean_config(config, 0) for config in found]  # one is of an export, which has no other fields
+    configs = [_flat(_without_local_fields(config)) for config in found]
     names = dict.fromkeys((*configs[0], *configs[1]))
     pairs = {name: (configs[0].get(name, ABSENT), configs[1].get(name, ABSENT)) for name in names}
     return {name: pair for name, pair in pairs.items() if not _same_value(*pair)}
@@ -55,23 +61,8 @@ def config_pair(pair: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def _without_local_fields(config: dict[str, Any]) -> dict[str, Any]:
-    """What an export blanks says nothing about a model, whether it is there or not."""
-    cleaned = clean_config(config, 0)  # an export fills in the number of text tokens
-    args = {key: value for key, value in cleaned["model_args"].items() if key not in _LOCAL_MODEL_ARGS}
-    return {key: value for key, value in cleaned.items() if key not in _LOCAL_FIELDS} | {"model_args": args}
-
-
-def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The config in a checkpoint, or else the one beside a ``model.pth``; empty where there is none.
-
-    Raises:
-        ConfigError: When the one beside it is no JSON object.
-    """
-    inside = checkpoint.document.get("config")
-    if isinstance(inside, dict) and inside:
-        return inside
-    beside = checkpoint.path.with_name("config.json")
-    return read_json_object(beside) if checkpoint.path.name in MODEL_NAMES and beside.is_file() else {}
+    args = {key: value for key, value in model_args(config).items() if key not in _LOCAL_ARGS}
+    return {key: value for key, value in config.items() if key not in _LOCAL_FIELDS} | {"model_args": args}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -94,12 +85,11 @@ def vocabulary_differences(
     found = []
     for checkpoint, tensors in (a, b):
         try:
-            content = find_assets(checkpoint, tensors).vocab_bytes if TEXT_EMBEDDING in tensors else None
+            if TEXT_EMBEDDING not in tensors:
+                return None
+            found.append(read_vocabulary(find_assets(checkpoint, tensors).vocab, str(checkpoint.path)).tokens)
         except ConfigError:
-            content = None
-        if content is None:
             return None
-        found.append(vocab_tokens(content, str(checkpoint.path)))
     mine, other = found
     return {
         "only_a": sorted(mine.keys() - other.keys(), key=mine.__getitem__),

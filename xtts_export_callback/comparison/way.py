@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.architecture import model_args
 from xtts_export_callback.checkpoint import Checkpoint, open_checkpoint
 from xtts_export_callback.comparison.follow import Sums, Way, follow
-from xtts_export_callback.comparison.metadata import config_of
 from xtts_export_callback.comparison.parts import part_of
 from xtts_export_callback.comparison.report import bare_tensors
 from xtts_export_callback.comparison.words import count, percent, places_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
+from xtts_export_callback.model_config import known_config, local_path, model_args
 from xtts_export_callback.runs import exports_folder, find_checkpoints, find_exports
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def _open_base(base: Path | None, opened: list[Checkpoint], models: list[dict[st
     if base is not None:
         return open_checkpoint(base)
     for checkpoint in opened:
-        named = model_args(config_of(checkpoint)).get("xtts_checkpoint")
-        if isinstance(named, str) and named and Path(named).is_file():
+        named = local_path(model_args(known_config(checkpoint)).get("xtts_checkpoint"))
+        if named is not None and os.path.isfile(named):  # noqa: PTH113 - also where it may not be looked at
             try:
                 found = open_checkpoint(named)
             except CheckpointError:

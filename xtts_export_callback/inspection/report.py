@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xtts_export_callback.architecture import Architecture, architecture_of, model_args
+from xtts_export_callback.architecture import Architecture, architecture_of
 from xtts_export_callback.checkpoint.dtypes import BY_NAME, CASTS
 from xtts_export_callback.checkpoint.layout import bare_name, dropped_component, has_trainer_prefix
 from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
 from xtts_export_callback.checkpoint.tensor import Tensor
 from xtts_export_callback.inspection.components import BY_KEY, COMPONENTS, component_of
+from xtts_export_callback.model_config import model_args
 from xtts_export_callback.schedule import RESUME_KEY
 
 if TYPE_CHECKING:

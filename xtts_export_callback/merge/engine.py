@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.assets import Assets, clean_config
+from xtts_export_callback.assets import Assets
 from xtts_export_callback.checkpoint.dtypes import CASTS
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING, bare_name
 from xtts_export_callback.errors import ConfigError
@@ -24,6 +24,7 @@ from xtts_export_callback.merge.plan import Plan, make_plan
 from xtts_export_callback.merge.recipe import Recipe, load_recipe
 from xtts_export_callback.merge.sources import OpenModel, check_compatible, check_same_vocab, open_models
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, merge_vocabularies
+from xtts_export_callback.model_config import clean_config
 
 if TYPE_CHECKING:
     import os
@@ -172,11 +173,11 @@ def training_files(plan: Plan) -> dict[str, Any]:
     ``tokenizer_file``, ``mel_norm_file`` and ``dvae_checkpoint``. Fine-tuning leaves the last two as they are.
 
     Returns:
-        Documents by file name: ``mel_stats.pth`` unless it is copied along already, and ``dvae.pth`` where an input is
-        a full checkpoint, which has the DVAE in it.
+        Documents by file name: ``mel_stats.pth``, and ``dvae.pth`` where an input is a full checkpoint, which has the
+        DVAE in it.
     """
     files: dict[str, Any] = {}
-    if "mel_stats.pth" not in plan.assets.companions and "mel_stats" in plan.tensors:
+    if "mel_stats" in plan.tensors:
         files["mel_stats.pth"] = plan.tensors["mel_stats"]
     for model in reversed(plan.models):
         bare = {bare_name(name): tensor for name, tensor in model.checkpoint.tensors.items()}
@@ -204,7 +205,7 @@ def with_dtype(recipe: Recipe, dtype: str | None, *, for_training: bool) -> Reci
 def _merged_vocabulary(recipe: Recipe, models: Sequence[OpenModel]) -> MergedVocabulary | None:
     if recipe.vocab is None:
         return None
-    contents = [model.assets().vocab_bytes for model in models]
+    contents = [model.assets().vocab for model in models]
     return merge_vocabularies(contents, [str(model.path) for model in models], recipe.vocab)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.assets import Assets, find_assets, vocab_tokens
+from xtts_export_callback.assets import Assets, find_assets
 from xtts_export_callback.checkpoint import Checkpoint, Tensor, open_checkpoint
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING, InferenceModel, inference_model
 from xtts_export_callback.errors import ConfigError, IncompatibleError
+from xtts_export_callback.vocab import read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -106,7 +107,7 @@ def check_same_vocab(models: Sequence[OpenModel], last: OpenModel, assets: Asset
     Raises:
         IncompatibleError: Naming every model whose vocabulary differs.
     """
-    expected = vocab_tokens(assets.vocab_bytes, "vocab.json")
+    expected = read_vocabulary(assets.vocab, "vocab.json").tokens
     different = []
     for model in models:
         try:
@@ -115,9 +116,9 @@ def check_same_vocab(models: Sequence[OpenModel], last: OpenModel, assets: Asset
             if model.source.vocab is not None or model.source.config is not None:
                 raise  # what is named has to be right
             continue
-        if found.vocab_bytes == assets.vocab_bytes:
+        if found.vocab == assets.vocab:
             continue
-        tokens = vocab_tokens(found.vocab_bytes, str(model.path))
+        tokens = read_vocabulary(found.vocab, str(model.path)).tokens
         moved = [token for token in tokens if tokens[token] != expected.get(token)]
         if moved:
             different.append(f"{model.path}: {len(moved)} tokens of its vocab.json have another row or none")

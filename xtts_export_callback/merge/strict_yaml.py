@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.json_file import read_small_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -26,13 +27,9 @@ def load_yaml(path: Path) -> Any:
     Raises:
         ConfigError: When it cannot be read, is no YAML, or uses what would make it mean something else than it shows.
     """
+    content = read_small_file(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
         text = content.decode("utf-8-sig")
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); check the path"
-        raise ConfigError(msg) from error
     except UnicodeDecodeError as error:
         msg = f"{path}: expected a recipe in YAML, found bytes that are no text; name the recipe, not a model"
         raise ConfigError(msg) from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.assets import vocab_tokens
 from xtts_export_callback.combine import BlockReader, ComputedStorage
 from xtts_export_callback.errors import ConfigError, IncompatibleError
+from xtts_export_callback.vocab import NAME_VOCAB, read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,16 +59,19 @@ def merge_vocabularies(vocabularies: Sequence[bytes], names: Sequence[str], poli
         The result; None where all are the same already.
 
     Raises:
-        ConfigError: When one is no such vocabulary.
+        ConfigError: When one is no such vocabulary, or two of its tokens have one row.
         IncompatibleError: When they split text by different rules, or nothing is left.
     """
     import numpy as np
 
-    tokens = [vocab_tokens(content, name) for content, name in zip(vocabularies, names, strict=True)]
-    parsed = [json.loads(content) for content in vocabularies]
-    merges = [_merges(each, name) for each, name in zip(parsed, names, strict=True)]
+    read = [read_vocabulary(content, name) for content, name in zip(vocabularies, names, strict=True)]
+    tokens = [vocabulary.tokens for vocabulary in read]
+    parsed = [vocabulary.parsed for vocabulary in read]
+    merges = [vocabulary.merges for vocabulary in read]
     if all(each == tokens[0] for each in tokens) and all(each == merges[0] for each in merges):
         return None
+    for each, name in zip(tokens, names, strict=True):
+        _check_own_rows(each, name)
     _check_same_splitting(parsed, names)
     ordered = sorted(tokens[0], key=lambda token: tokens[0][token])
     if policy == "union":
@@ -187,17 +191,13 @@ def _row_blocks(count: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + _BLOCK_ROWS, count)
 
 
-def _merges(parsed: dict[str, Any], name: str) -> list[tuple[str, str]]:
-    """Byte-pair merges, which a vocab.json holds as ``"a b"`` or, since tokenizers 0.20, as ``["a", "b"]``."""
-    found = parsed["model"].get("merges") or []
-    pairs = []
-    for merge in found:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            msg = f"{name}: model.merges: expected pairs of tokens, found {merge!r:.80}; name the training vocab.json"
-            raise ConfigError(msg)
-        pairs.append((pair[0], pair[1]))
-    return pairs
+def _check_own_rows(tokens: dict[str, int], name: str) -> None:
+    """Two tokens of one row could not part, and a merged vocabulary gives each its own."""
+    row, count = Counter(tokens.values()).most_common(1)[0]
+    if count > 1:
+        shared = " and ".join(repr(token) for token, its in tokens.items() if its == row)
+        msg = f"{name}: expected a row for each token, found row {row} for {shared:.80}; {NAME_VOCAB}"
+        raise ConfigError(msg)
 
 
 def _check_same_splitting(parsed: Sequence[dict[str, Any]], names: Sequence[str]) -> None:

@@ -11,7 +11,9 @@ CHECKS = {
     "values": "no NaN, no infinity",
     "tensors": "names and shapes are those that the config asks for",
     "weights_only": "torch.load(weights_only=True) would accept everything in it",
+    "config": "config.json can be read",
     "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
+    "companions": "speakers_xtts.pth and mel_stats.pth hold voices and mel statistics",
     "provenance": "the folder's files are those that export.json describes",
     "resume": "the next resume picks files that can be resumed from",
 }

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.architecture import model_args
-from xtts_export_callback.assets import vocab_size
+from xtts_export_callback.assets import VOCAB_FILE, find_vocabulary
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
+from xtts_export_callback.companions import COMPANIONS, companion_fault
 from xtts_export_callback.errors import ConfigError, XttsExportError
-from xtts_export_callback.folder import PROVENANCE_FILE, read_provenance
+from xtts_export_callback.folder import PROVENANCE_FILE, read_provenance, sha256_of
+from xtts_export_callback.json_file import parse_json, read_small_file
+from xtts_export_callback.model_config import CONFIG_FILE
 from xtts_export_callback.verification.faults import Fault
+from xtts_export_callback.vocab import read_vocabulary
 
 if TYPE_CHECKING:
+    import re
+    from pathlib import Path
+
     from xtts_export_callback.checkpoint.read import Checkpoint
     from xtts_export_callback.checkpoint.tensor import Tensor
-
-_VOCAB, _CONFIG = "vocab.json", "config.json"
-_BLOCK = 1 << 20
-
-
-def config_beside(weights: Path) -> dict[str, Any] | None:
-    """The ``config.json`` beside a file of weights, None where there is none that can be read."""
-    try:
-        value = json.loads(weights.with_name(_CONFIG).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def vocabulary_check(
@@ -44,23 +37,24 @@ def vocabulary_check(
     Returns:
         Faults and notes.
     """
-    beside = checkpoint.path.with_name(_VOCAB)
-    named = model_args(checkpoint.document.get("config")).get("tokenizer_file")
-    candidates = [beside, *([Path(named)] if isinstance(named, str) and named else [])]
-    found = next((path for path in candidates if path.is_file()), None)
-    if required and found is not beside:
+    beside, found = checkpoint.path.with_name(VOCAB_FILE), find_vocabulary(checkpoint)
+    if required and found != beside:
         return [Fault("vocabulary", f"{beside.name} is missing; copy the training vocabulary into the folder")], []
     if found is None:
         return [], ["no vocabulary was found to check the text embedding against"]
+    where = found.name if found == beside else str(found)
     embedding = tensors.get(TEXT_EMBEDDING)
     try:
-        size = vocab_size(found.read_bytes(), found.name)
-    except (ConfigError, OSError) as error:
+        content = read_small_file(found)
+        vocabulary = read_vocabulary(content, where)
+    except ConfigError as error:
         return [Fault("vocabulary", str(error))], []
-    if embedding is None or not embedding.shape or embedding.shape[0] == size:
+    if content != vocabulary.content:
+        message = f"{where} begins with a byte order mark, which the tokenizers library does not read"
+        return [Fault("vocabulary", f"{message}; save it as plain UTF-8")], []
+    if embedding is None or not embedding.shape or embedding.shape[0] == vocabulary.size:
         return [], []
-    where = found.name if found is beside else str(found)
-    message = f"{where} has {size} tokens, the text embedding {embedding.shape[0]} rows"
+    message = f"{where} has {vocabulary.size} tokens, the text embedding {embedding.shape[0]} rows"
     return [Fault("vocabulary", f"{message}; put the training vocabulary there")], []
 
 
@@ -70,37 +64,70 @@ def folder_faults(checkpoint: Checkpoint) -> tuple[list[Fault], list[str]]:
     Returns:
         Faults and notes; a folder without ``export.json`` is not ours, and has nothing to be compared with.
     """
-    folder = checkpoint.path.parent
-    inside = checkpoint.document.get("export")
-    provenance = read_provenance(folder)
-    if provenance is None:
-        if (folder / PROVENANCE_FILE).exists():
-            return [Fault("provenance", f"{PROVENANCE_FILE} cannot be understood: damaged or edited")], []
-        if isinstance(inside, dict):
-            return [Fault("provenance", f"{PROVENANCE_FILE} is missing")], []
-        return [], []
-    faults = _config_faults(checkpoint)
+    config, faults = _read_config(checkpoint.path.with_name(CONFIG_FILE))
+    provenance = read_provenance(checkpoint.path.parent)
+    if provenance is not None:
+        return faults + _provenance_faults(checkpoint, provenance, config), []
+    if os.path.lexists(checkpoint.path.with_name(PROVENANCE_FILE)):
+        faults.append(Fault("provenance", f"{PROVENANCE_FILE} cannot be understood: damaged or edited"))
+    elif isinstance(checkpoint.document.get("export"), dict):
+        faults.append(Fault("provenance", f"{PROVENANCE_FILE} is missing"))
+    return faults, []
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """The ``config.json`` of a folder, None where there is none that Coqui reads, and why not where it is there."""
+    if not os.path.lexists(path):
+        return None, []
+    try:
+        value = parse_json(read_small_file(path).decode(), path.name)  # to Coqui, a byte order mark is an error
+    except (ConfigError, UnicodeDecodeError) as error:
+        return None, [Fault("config", f"{path.name} cannot be read: {error}")]
+    if isinstance(value, dict):
+        return value, []
+    return None, [Fault("config", f"{path.name}: expected a JSON object, found {type(value).__name__}")]
+
+
+def companion_faults(folder: Path, allowed: re.Pattern[str]) -> list[Fault]:
+    """Faults of ``speakers_xtts.pth`` and ``mel_stats.pth`` in a folder, where they are; see `companion_fault`."""
+    there = [name for name in COMPANIONS if os.path.lexists(folder / name)]
+    found = [companion_fault(folder / name, name, allowed) for name in there]
+    return [Fault("companions", message) for message in found if message is not None]
+
+
+def _provenance_faults(
+    checkpoint: Checkpoint, provenance: dict[str, Any], config: dict[str, Any] | None
+) -> list[Fault]:
+    faults = [Fault("provenance", message) for message in _config_differences(checkpoint, config)]
     files = provenance.get("files")
     if not isinstance(files, dict):
-        return [*faults, Fault("provenance", f"{PROVENANCE_FILE}: says nothing of the files in the folder")], []
+        return [*faults, Fault("provenance", f"{PROVENANCE_FILE}: says nothing of the files in the folder")]
     for name, described in files.items():
         faults += [Fault("provenance", message) for message in _described_faults(checkpoint, str(name), described)]
+    inside = checkpoint.document.get("export")
     stated = {key: value for key, value in provenance.items() if key != "files"}
     if isinstance(inside, dict) and stated != inside:
         differing = sorted(key for key in {*stated, *inside} if stated.get(key) != inside.get(key))
         message = f"{PROVENANCE_FILE} and {checkpoint.path.name} differ in {', '.join(differing)}"
         faults.append(Fault("provenance", f"{message}: one of them was edited"))
-    return faults, []
+    return faults
 
 
-def _config_faults(checkpoint: Checkpoint) -> list[Fault]:
-    beside, inside = config_beside(checkpoint.path), checkpoint.document.get("config")
+def _config_differences(checkpoint: Checkpoint, beside: dict[str, Any] | None) -> list[str]:
+    inside = checkpoint.document.get("config")
     if beside is None:
-        return [Fault("provenance", f"{_CONFIG} is missing or no JSON object")]
-    if isinstance(inside, dict) and json.dumps(beside, sort_keys=True) != json.dumps(inside, sort_keys=True):
-        differing = sorted(key for key in {*beside, *inside} if beside.get(key) != inside.get(key))
-        return [Fault("provenance", f"{_CONFIG} and {checkpoint.path.name} differ in {', '.join(differing)}")]
-    return []
+        return [f"{CONFIG_FILE} is missing or no JSON object"]
+    if not isinstance(inside, dict):
+        return []
+    mine, other = _as_json(beside), _as_json(inside)
+    differing = sorted(key for key in {*mine, *other} if mine.get(key) != other.get(key))
+    return [f"{CONFIG_FILE} and {checkpoint.path.name} differ in {', '.join(differing)}"] if differing else []
+
+
+def _as_json(config: dict[str, Any]) -> dict[str, str]:
+    """Each field as JSON writes it, in which every key is a string and NaN is like itself."""
+    plain = json.loads(json.dumps(config, default=str))  # sorting keys of several types would fail
+    return {key: json.dumps(value, sort_keys=True) for key, value in plain.items()}
 
 
 def _described_faults(checkpoint: Checkpoint, name: str, described: Any) -> list[str]:
@@ -114,7 +141,7 @@ def _described_faults(checkpoint: Checkpoint, name: str, described: Any) -> list
         return [f"{name} has {size} bytes, {PROVENANCE_FILE} says {described.get('bytes')}"]
     if "fingerprint" in described:
         return _fingerprint_faults(checkpoint, name, described["fingerprint"])
-    if described.get("sha256") != _sha256(path):
+    if described.get("sha256") != sha256_of(path):
         return [f"{name} is not the file that {PROVENANCE_FILE} describes: its SHA-256 differs"]
     return []
 
@@ -129,11 +156,3 @@ def _fingerprint_faults(checkpoint: Checkpoint, name: str, expected: Any) -> lis
     if found == expected:
         return []
     return [f"{name} does not hold the tensors that {PROVENANCE_FILE} describes: its fingerprint differs"]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.architecture import architecture_of, model_args
+from xtts_export_callback.architecture import architecture_of
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING, bare_name, dropped_component
 from xtts_export_callback.checkpoint.read import MODEL_NAMES, Checkpoint, open_checkpoint
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.expected_shapes import args_from_shapes, expected_tensors
+from xtts_export_callback.model_config import known_config, model_args
 from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.directory import directory_faults
 from xtts_export_callback.verification.faults import Fault, fault_for_each
-from xtts_export_callback.verification.folder import config_beside, folder_faults, vocabulary_check
+from xtts_export_callback.verification.folder import companion_faults, folder_faults, vocabulary_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +109,7 @@ def verify_model(
         if checkpoint.path.name in MODEL_NAMES:
             more, remarks = folder_faults(checkpoint)
             faults += more
+            faults += companion_faults(checkpoint.path.parent, _ALLOWED)
             notes += remarks
         if load and checkpoint.format != "safetensors":
             faults += _load_faults(checkpoint.path)
@@ -130,7 +132,7 @@ def _tensor_faults(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> tuple[
         return [Fault("tensors", f"no XTTS v2 model: none of its {len(tensors)} tensors belongs to a GPT")], []
     speaking = {name: tensor for name, tensor in tensors.items() if dropped_component(name) is None}
     architecture = architecture_of(speaking)
-    args = model_args(checkpoint.document.get("config")) or model_args(config_beside(checkpoint.path))
+    args = model_args(known_config(checkpoint))
     notes = []
     if not args:
         notes.append("no config in the file or beside it: its tensors were checked against their own shapes")
