@@ -24,7 +24,7 @@ from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.exporter import Exporter, guarded
 from xtts_export_callback.resume import choose_checkpoint, loss_of, restore_from_weights
-from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints, holds_models
+from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints, holds_anything
 from xtts_export_callback.saving import WHAT_TO_DO, SaveError, TrainerSaves
 from xtts_export_callback.sizes import human_size
 
@@ -231,9 +231,13 @@ class ExportCallback:
     # The end
 
     def _finish(self, trainer: Any) -> None:
-        """Have everything done and say how it went."""
-        self._exporter.finish()
-        self._saves.wait()
+        """Have everything done and say how it went; Ctrl-C ends the wait."""
+        try:
+            self._exporter.finish()
+            self._saves.wait()
+        except KeyboardInterrupt:
+            self._exporter.give_up()  # the Trainer calls `on_keyboard_interrupt` now, which would wait again
+            raise
         guarded("the summary was not written", lambda: self._summarize(trainer))
         self._exporter.end()
 
@@ -343,7 +347,7 @@ def _protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) ->
         if exporter is not None and saves is not None:
             exporter.end()
             saves.wait()
-            if holds_models(exporter.folder):
+            if holds_anything(exporter.folder):
                 logger.info(" ! Run is kept in %s: it holds exports", experiment_path)
                 return
         remove(experiment_path)

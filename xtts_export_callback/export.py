@@ -97,16 +97,22 @@ def export_opened(
         source, model.tensors, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
     )
     provenance = provenance_of("export", [described], dtype=dtype, models=[model])
-    return write_inference_folder(
-        output,
-        tensors,
-        assets=assets,
-        header=training_state(source),
-        provenance=provenance,
-        format=format,
-        force=force,
-        progress=progress,
-    )
+    try:
+        return write_inference_folder(
+            output,
+            tensors,
+            assets=assets,
+            header=training_state(source),
+            provenance=provenance,
+            format=format,
+            force=force,
+            mode=source.mode,
+            progress=progress,
+        )
+    except OutputExistsError:
+        if force:
+            raise
+        return _already_there(output, described, dtype, format)  # another process was faster
 
 
 def default_output(checkpoint: Path) -> Path:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.files import sync_directory
-from xtts_export_callback.checkpoint.publish import temporary_name
+from xtts_export_callback.checkpoint.publish import hard_link, temporary_name
 from xtts_export_callback.disk import free_bytes
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.runs import SHORTCUT, find_checkpoints
@@ -169,7 +169,7 @@ class TrainerSaves:
             return None, True
         held = temporary_name(durable, "old")
         try:
-            os.link(durable, held)
+            hard_link(durable, held)
         except OSError:
             return None, False
         return held, True
