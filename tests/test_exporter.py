@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.small_xtts import small_decoder, write_small
 from tests.test_background import refuse_thread
 from tests.test_saving import steps
+from xtts_export_callback import background, saving
 from xtts_export_callback import exporter as exporter_module
-from xtts_export_callback import saving
 from xtts_export_callback.background import Helper, HelperError
+from xtts_export_callback.config import ExportConfig
+from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.disk import exports_bytes
 from xtts_export_callback.exporter import Exporter
 from xtts_export_callback.folder import folder_bytes
@@ -183,3 +189,94 @@ def test_a_free_space_that_is_not_known_stops_no_save(light: LightRun, monkeypat
 
     monkeypatch.setattr(saving, "free_bytes", unknown)
     assert steps(light(ON, save_best_after=100), "checkpoint") == [4, 6]
+
+
+# A helper that hangs, at the end of the training
+
+HANGS = """
+import os, signal
+from xtts_export_callback import worker
+def stop(**arguments):
+    os.kill(os.getpid(), signal.SIGSTOP)
+worker.TASKS.update(export=stop, drop_optimizer=stop)
+worker.main()
+"""
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper that hangs at every export."""
+    if sys.platform == "win32":
+        pytest.skip("signals of POSIX systems")
+    monkeypatch.setattr(background, "COMMAND", (sys.executable, "-c", HANGS))
+
+
+@pytest.mark.usefixtures("hanging")
+def test_training_ends_although_the_helper_hangs(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "GIVEN_UP_AFTER", 1.0)
+    run = light({**ON, "average_last": 2, "keep_optimizer_for": 1}, save_best_after=100)
+    assert steps(run, "checkpoint") == [4, 6]
+    assert exported(run) == []
+    assert [line for line in log if "no progress for 1 s" in line]
+    assert list((run / "inference").glob(".*")) == []
+
+
+@pytest.mark.usefixtures("hanging")
+def test_the_end_of_the_training_gives_a_helper_up_once(
+    tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "GIVEN_UP_AFTER", 1.0)
+    exporter = small_exporter(tmp_path / "run", 1, 2, 3, average_last=2, keep_optimizer_for=1)
+    exporter.finish()
+    exporter.end()
+    assert len([line for line in log if "no progress" in line]) == 1
+    for step in (1, 2, 3):
+        assert len([line for line in log if f"checkpoint_{step} was not exported" in line]) == 1
+    assert list((tmp_path / "run" / "inference").iterdir()) == []
+
+
+@pytest.mark.usefixtures("hanging")
+def test_one_ctrl_c_ends_the_wait_for_a_helper_that_hangs(tmp_path: Path, log: list[str]) -> None:
+    from tests.light import light_config, light_trainer
+    from tests.training import close_trainer_logs
+
+    trainer: Any = light_trainer(light_config(tmp_path / "out", ON))
+    trainer.total_steps_done = 2
+    trainer.save_checkpoint()
+    trainer.epochs_done = trainer.config.epochs - 1
+    threading.Timer(0.5, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.callbacks.on_epoch_end(trainer)
+    trainer.total_steps_done = 3
+    trainer.save_checkpoint()  # what the Trainer does next
+    trainer.callbacks.on_keyboard_interrupt(trainer)
+    close_trainer_logs()
+    assert [line for line in log if "no progress" in line] == []
+    assert len([line for line in log if "checkpoint_3 was not exported" in line]) == 1
+    assert list(Path(trainer.output_path).rglob(".*")) == []
+
+
+def small_exporter(run: Path, *numbers: int, **options: Any) -> Exporter:
+    """The exporter of a run with small checkpoints, which are queued."""
+    exporter = Exporter(run, ExportConfig(enabled=True, **options), Dashboard(SimpleNamespace(dashboard_logger=None)))
+    with small_decoder():
+        for step in numbers:
+            path = write_small(run / f"checkpoint_{step}.pth")
+            exporter.export(Saved(step, "checkpoint", path))
+    return exporter
+
+
+def test_a_checkpoint_behind_a_relative_link_is_exported(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with small_decoder():
+        write_small(run / "checkpoint_2.pth")
+    (tmp_path / "big").mkdir()
+    (run / "checkpoint_2.pth").rename(tmp_path / "big" / "checkpoint_2.pth")
+    (run / "checkpoint_2.pth").symlink_to("../big/checkpoint_2.pth")
+    exporter = small_exporter(run)
+    exporter.export(Saved(2, "checkpoint", run / "checkpoint_2.pth"))
+    exporter.end()
+    assert exported(run) == [2]
+    assert list((run / "inference").glob(".*")) == []

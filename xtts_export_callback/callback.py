@@ -241,9 +241,13 @@ class ExportCallback:
     # The end
 
     def _finish(self, trainer: Any) -> None:
-        """Have everything done and say how it went."""
-        guarded("exports were not finished", self._exporter.finish)
-        guarded("saves may not be whole on the disk", self._saves.wait)
+        """Have everything done and say how it went; Ctrl-C ends the wait."""
+        try:
+            guarded("exports were not finished", self._exporter.finish)
+            guarded("saves may not be whole on the disk", self._saves.wait)
+        except KeyboardInterrupt:
+            self._exporter.give_up()  # the Trainer calls `on_keyboard_interrupt` now, which would wait again
+            raise
         guarded("the summary was not written", lambda: self._summarize(trainer))
         guarded("the helper process was not ended", self._exporter.end)
 

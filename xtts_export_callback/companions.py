@@ -7,6 +7,7 @@ hold and nothing else: no cut download, no pointer of Git LFS, no pickle that ru
 from __future__ import annotations
 
 import re
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +54,13 @@ def open_companion(path: Path, name: str) -> Iterator[Any]:
             yield {voice: _in_order(latents) for voice, latents in document.items()}
 
 
-def write_companion(path: Path, candidates: list[Path]) -> list[str]:
+def write_companion(path: Path, candidates: list[Path], *, mode: int) -> list[str]:
     """Write such a file anew, from the first candidate that is one.
 
     Args:
         path: The file to create, called as one of `COMPANIONS`.
         candidates: Where it may lie.
+        mode: Permissions, narrowed by those of the file that is taken.
 
     Returns:
         What was left out, and why, in a line each.
@@ -72,7 +74,8 @@ def write_companion(path: Path, candidates: list[Path]) -> list[str]:
             with open_companion(candidate, path.name) as document:
                 plain = _with_plain_names(document) if path.name == SPEAKERS else document
                 if path.name == MEL_STATS or plain:
-                    write_pth(path, plain)
+                    narrowed = mode & stat.S_IMODE(candidate.stat().st_mode)
+                    write_pth(path, plain, mode=narrowed)
             if path.name == SPEAKERS and len(plain) < len(document):
                 count = len(document) - len(plain)
                 notes.append(f"{candidate}: {count} of {len(document)} voices were left out: their names are no names")

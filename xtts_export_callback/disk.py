@@ -85,16 +85,17 @@ def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> 
         protected: Names that stay.
 
     Returns:
-        Names of the exports that were removed. Only folders with our provenance are ever touched.
+        Names of the exports that were removed. Only folders that are wholly ours are ever touched.
     """
     removed: list[str] = []
     total = exports_bytes(folder)
     for name in removable(folder, protected=protected):
         if total <= limit:
             break
-        total -= folder_bytes(folder / name)
-        remove_export(folder / name)
-        removed.append(name)
+        nbytes = folder_bytes(folder / name)
+        if remove_export(folder / name):
+            total -= nbytes
+            removed.append(name)
     return removed
 
 

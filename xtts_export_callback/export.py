@@ -105,16 +105,22 @@ def export_opened(  # noqa: PLR0913 - options of one command
         trained_in=trained_in,
     )
     provenance = provenance_of("export", [described], dtype=dtype, models=[model])
-    return write_inference_folder(
-        output,
-        tensors,
-        assets=assets,
-        header=training_state(source),
-        provenance=provenance,
-        format=format,
-        force=force,
-        progress=progress,
-    )
+    try:
+        return write_inference_folder(
+            output,
+            tensors,
+            assets=assets,
+            header=training_state(source),
+            provenance=provenance,
+            format=format,
+            force=force,
+            mode=source.mode,
+            progress=progress,
+        )
+    except OutputExistsError:
+        if force:
+            raise
+        return _already_there(output, described, dtype, format)  # another process was faster
 
 
 def default_output(checkpoint: Path) -> Path:

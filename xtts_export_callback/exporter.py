@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback import disk
 from xtts_export_callback.assets import VOCAB_FILE
-from xtts_export_callback.background import Background, Helper, Work
+from xtts_export_callback.background import Background, Helper, HelperError, HungError, Work
 from xtts_export_callback.checkpoint import open_checkpoint
-from xtts_export_callback.checkpoint.publish import temporary_name
+from xtts_export_callback.checkpoint.publish import hard_link, temporary_name
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.folder import folder_bytes, read_provenance
 from xtts_export_callback.runs import (
@@ -64,6 +64,7 @@ class Exporter:
         self._trained_in: str | None = None  # a folder that is gone is no place to look for files
         with contextlib.suppress(OSError):
             self._trained_in = os.getcwd()  # noqa: PTH109 - as the text that the helper gets
+        self._is_ending = False
 
     # Exports
 
@@ -82,6 +83,9 @@ class Exporter:
         started = time.perf_counter()
         if saved.kind == "checkpoint":
             self._latest = saved.name
+        if self._gives_up:
+            _say_not_exported(saved)
+            return
 
         def queue() -> None:
             source = self._hold(saved.path)
@@ -100,7 +104,7 @@ class Exporter:
         self.folder.mkdir(parents=True, exist_ok=True)
         link = temporary_name(self.folder / path.name)
         try:
-            os.link(path, link)
+            hard_link(path, link)
         except FileNotFoundError:
             raise
         except OSError:
@@ -119,7 +123,7 @@ class Exporter:
         target = self.folder / saved.name
         try:
             guarded("retention", lambda: self._honour_budget(room_for=True))
-            done = self._helper.perform(
+            done = self._perform(
                 "export",
                 source=str(source),
                 known_as=str(saved.path),
@@ -149,7 +153,7 @@ class Exporter:
         keep = self._options.keep_optimizer_for
         if saved.kind != "checkpoint" or not keep or self._options.checkpoint_state == "weights":
             return
-        done = self._helper.perform("drop_optimizer", run=str(self._run), keep=keep)
+        done = self._perform("drop_optimizer", run=str(self._run), keep=keep)
         if done["names"]:
             freed = human_size(done["freed"])
             logger.info(" > Optimizer state dropped from %s (%s freed)", ", ".join(done["names"]), freed)
@@ -190,6 +194,15 @@ class Exporter:
             return True
         with open_checkpoint(saved.path) as checkpoint:
             return bool(found["sources"][0].get("fingerprint") != checkpoint.fingerprint())
+
+    def _perform(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """Have the helper do a job. One that hangs while the end of the training waits is the last one."""
+        try:
+            return self._helper.perform(task, **arguments)
+        except HungError:
+            if self._is_ending:
+                self.give_up()
+            raise
 
     # Retention
 
@@ -249,8 +262,13 @@ class Exporter:
         self._to_copy = source
 
         def run() -> None:
-            if source == self._to_copy and source.exists():  # else a better model has come meanwhile
-                self._helper.perform("copy", source=str(source), target=str(target))
+            if source != self._to_copy or not source.exists():
+                return  # a better model has come meanwhile
+            try:
+                self._perform("copy", source=str(source), target=str(target))
+            except HelperError:
+                if source.exists():  # else it came during the copy
+                    raise
 
         def skipped() -> None:
             logger.info(" > EXPORT : %s stays a link to %s for now", target.name, source.name)
@@ -262,9 +280,13 @@ class Exporter:
 
     def finish(self) -> None:
         """Have everything done, the average included, and wait for it."""
+        self._is_ending = True
         self.wait()
-        guarded("missing exports were not looked for", self.export_missing)  # what failed is tried once more
-        self.wait()
+        if not self._gives_up:
+            guarded("missing exports were not looked for", self.export_missing)  # what failed is tried once more
+            self.wait()
+        if self._gives_up:
+            return
         if not self._options.average_last or guarded("the average was not written", self._average):
             guarded("retention", lambda: self._prune(self._options.keep_last))
             guarded("retention", self._honour_budget)
@@ -285,7 +307,7 @@ class Exporter:
         def run() -> None:
             nonlocal is_written
             paths = [str(saved.path) for saved in sources]
-            written = self._helper.perform(
+            written = self._perform(
                 "average", sources=paths, target=str(target), dtype=self._options.dtype, vocab=str(vocab)
             )
             seconds = time.perf_counter() - started
@@ -301,11 +323,13 @@ class Exporter:
 
     def end(self) -> None:
         """Finish what is queued and let the helper go; a later save starts both again."""
+        self._is_ending = True
         self.wait()
         if self._background is not None:
             self._background.close()
             self._background = None
         self._helper.close()
+        self._is_ending = False
 
     def give_up(self) -> None:
         """Stop what is at work and forget what waits."""

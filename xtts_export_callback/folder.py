@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.publish import whole_directory
-from xtts_export_callback.companions import COMPANIONS, write_companion
-from xtts_export_callback.errors import ConfigError, OutputExistsError, VerificationError
+from xtts_export_callback.companions import write_companion
+from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError, VerificationError
 from xtts_export_callback.json_file import read_json_object
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 PROVENANCE_FILE = "export.json"
 FORMATS = {"pth": "model.pth", "safetensors": "model.safetensors"}
-_OUR_FILES = {*FORMATS.values(), *COMPANIONS, PROVENANCE_FILE, "config.json", "vocab.json", "dvae.pth"}
 _PROVENANCE_VERSION = 1
 _LOSSES = ("train_loss", "eval_loss", "computed")
 _LARGEST = 1 << 63
@@ -68,6 +67,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     format: str = "pth",  # noqa: A002 - what users call it
     extra: Mapping[str, Any] | None = None,
     force: bool = False,
+    mode: int = 0o666,
     progress: Progress | None = None,
 ) -> WrittenFolder:
     """Write a folder that ``Xtts.load_checkpoint`` and ``TTS(model_path=...)`` take.
@@ -81,6 +81,8 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         format: ``"pth"`` or ``"safetensors"``.
         extra: Further ``.pth`` files: by name, what `write_pth` shall put into them where no asset has that name.
         force: Replace an inference folder of ours, which stays whole until the new one is; never anything else.
+        mode: Permissions of the files, narrowed by the umask: those of the source, so that an export of what is
+            private is private too. The folder can be entered by whoever may read them.
         progress: Called with the number of bytes of weights written since the last call.
 
     Returns:
@@ -94,38 +96,83 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         msg = f"format {format!r}: expected one of {', '.join(FORMATS)}"
         raise ConfigError(msg)
     _check_replaceable(path, force=force)
-    with whole_directory(path, force=force) as temporary:
+    folder_mode = 0o700 | mode | (mode & 0o444) >> 2
+
+    def check(there: Path) -> None:
+        _check_replaceable(there, force=force, known_as=path)
+
+    with whole_directory(path, force=force, check=check, mode=folder_mode) as temporary:
         weights = temporary / FORMATS[format]
         document = {"config": assets.config, **header, "export": provenance}
         if format == "pth":
-            write_pth(weights, {"model": tensors, **document}, progress=progress)
+            write_pth(weights, {"model": tensors, **document}, mode=mode, progress=progress)
         else:
-            write_safetensors(weights, tensors, document, progress=progress)
-        _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode())
-        _write(temporary / "vocab.json", assets.vocab)
-        notes = [note for name, found in assets.companions.items() for note in write_companion(temporary / name, found)]
+            write_safetensors(weights, tensors, document, mode=mode, progress=progress)
+        _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode(), mode)
+        _write(temporary / "vocab.json", assets.vocab, mode)
+        companions = assets.companions.items()
+        notes = [note for name, found in companions for note in write_companion(temporary / name, found, mode=mode)]
         for name, content in (extra or {}).items():
             if not (temporary / name).exists():
-                write_pth(temporary / name, content)
+                write_pth(temporary / name, content, mode=mode)
         complete = {**provenance, "files": _describe_files(temporary, weights, tensors)}
-        _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode())
+        _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode(), mode)
         nbytes = folder_bytes(temporary)
     return WrittenFolder(path, nbytes, written=True, provenance=complete, notes=tuple(notes))
 
 
-def _check_replaceable(path: Path, *, force: bool) -> None:
+def _check_replaceable(path: Path, *, force: bool, known_as: Path | None = None) -> None:
     """Refuse to replace what is not wholly ours: a run, somebody's folder, an export that has got other files."""
+    shown = known_as or path
     if path.name in {"", ".."}:
-        msg = f"{path}: expected the name of a folder to create; name another output"
+        msg = f"{shown}: expected the name of a folder to create; name another output"
         raise OutputExistsError(msg)
     if not force or not path.is_dir():
         return
-    there = sorted(entry.name for entry in path.iterdir())
-    foreign = [name for name in there if name not in _OUR_FILES]
-    if foreign or (there and read_provenance(path) is None):
-        shown = ", ".join((foreign or there)[:3])
-        msg = f"{path}: not an inference folder and nothing else (it holds {shown}); name another output"
+    foreign = not_ours(path)
+    if foreign:
+        msg = (
+            f"{shown}: not an inference folder and nothing else (it holds {', '.join(foreign[:3])}, not or not as this "
+            "package wrote it); name another output"
+        )
         raise OutputExistsError(msg)
+
+
+def not_ours(folder: Path) -> list[str]:
+    """Say what in a folder is not, or is no longer, what this package wrote: somebody may need it.
+
+    Whatever removes or replaces a folder asks here, and leaves it where the answer is not empty.
+
+    Args:
+        folder: A folder that exists.
+
+    Returns:
+        Names of files of others, of folders, of links, and of files of ours that were changed since. Empty for an
+        inference folder that is wholly ours, whatever of it is missing, and for an empty folder.
+    """
+    if folder.is_symlink():
+        return [f"{folder.name}, a link"]
+    described = (read_provenance(folder) or {}).get("files")
+    files = described if isinstance(described, dict) else {}
+    known = {*files, PROVENANCE_FILE} if files else set()
+    names = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in names if name not in known]
+    if foreign:
+        return foreign  # and nothing has to be read
+    return [name for name in names if name in files and not _is_as_written(folder / name, files[name])]
+
+
+def _is_as_written(path: Path, described: Any) -> bool:
+    """Whether a file is what ``export.json`` says of it."""
+    if not isinstance(described, dict) or path.is_symlink() or not path.is_file():
+        return False
+    if path.name not in FORMATS.values():
+        return bool(described.get("sha256") == sha256_of(path))
+    try:
+        with open_checkpoint(path) as found:
+            return bool(described.get("fingerprint") == found.fingerprint())
+    except CheckpointError:
+        return False
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
@@ -237,8 +284,8 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
-    with RandomFile(path, create=True) as out:
+def _write(path: Path, content: bytes, mode: int) -> None:
+    with RandomFile(path, create=True, mode=mode) as out:
         out.write_at(content, 0)
         out.sync()
     if path.read_bytes() != content:

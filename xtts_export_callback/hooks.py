@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.exporter import guarded
-from xtts_export_callback.runs import SHORTCUT, holds_models
+from xtts_export_callback.runs import SHORTCUT, holds_anything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -154,7 +154,7 @@ def protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) -> 
         guarded("exports were not finished", exporter.end)
         guarded("saves may not be whole on the disk", saves.wait)
         folder = exporter.folder
-        if guarded("the run was not searched", lambda: not any(run.glob("*.pth")) and not holds_models(folder)):
+        if guarded("the run was not searched", lambda: not any(run.glob("*.pth")) and not holds_anything(folder)):
             remove(experiment_path)
         else:
             logger.info(" ! Run is kept in %s", experiment_path)

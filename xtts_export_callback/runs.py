@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xtts_export_callback.checkpoint.publish import temporary_name
 from xtts_export_callback.checkpoint.read import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.folder import read_provenance
+from xtts_export_callback.folder import not_ours, read_provenance
 from xtts_export_callback.json_file import read_json_object
 from xtts_export_callback.model_config import CONFIG_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+logger = logging.getLogger("trainer.xtts_export")
+
 DEFAULT_FOLDER = "inference"
 SHORTCUT = "best_model.pth"
 """What the Trainer calls the second copy of its best model."""
 _CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)")
+_kept: set[Path] = set()  # what the log has named already
 
 
 class Saved(NamedTuple):
@@ -85,9 +90,9 @@ def find_exports(folder: Path) -> list[Saved]:
     return [saved for saved in _find(folder, suffix="") if read_provenance(saved.path) is not None]
 
 
-def holds_models(folder: Path) -> bool:
-    """Whether a folder of exports holds any model of ours: an export, an average or a merge."""
-    return folder.is_dir() and any(read_provenance(entry) is not None for entry in folder.iterdir())
+def holds_anything(folder: Path) -> bool:
+    """Whether a folder of exports holds a model or anything else that somebody may need."""
+    return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _find(folder: Path, *, suffix: str) -> list[Saved]:
@@ -143,22 +148,32 @@ def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = 
         protected: Names that stay whatever their number.
 
     Returns:
-        Names of the exports that were removed. Only folders with our provenance are ever touched.
+        Names of the exports that were removed. Only folders that are wholly ours are ever touched.
     """
     if keep_last < 1:
         return []
     exports = [saved for saved in find_exports(folder) if saved.kind == "checkpoint"]
-    removed = []
-    for saved in exports[:-keep_last]:
-        if saved.name not in protected:
-            remove_export(saved.path)
-            removed.append(saved.name)
-    return removed
+    return [saved.name for saved in exports[:-keep_last] if saved.name not in protected and remove_export(saved.path)]
 
 
-def remove_export(path: Path) -> None:
-    """Remove an export so that it is never seen in part: it loses its name first."""
-    hidden = path.with_name(f".{path.name}.removed")
-    shutil.rmtree(hidden, ignore_errors=True)
-    path.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+def remove_export(path: Path) -> bool:
+    """Remove an export so that it is never seen in part: it loses its name first.
+
+    Returns:
+        False where the folder is not wholly ours. It stays then, and a line in the log says so, once.
+    """
+    names = {entry.name for entry in path.iterdir()}
+    foreign = not_ours(path)
+    if not foreign:
+        hidden = temporary_name(path)
+        path.rename(hidden)
+        foreign = sorted({entry.name for entry in hidden.iterdir()} - names)  # what was put there at the last moment
+        if not foreign:
+            shutil.rmtree(hidden, ignore_errors=True)
+            return True
+        hidden.rename(path)
+    if path not in _kept:
+        _kept.add(path)
+        what = ", ".join(foreign[:3])
+        logger.warning(" ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it", path, what)
+    return False

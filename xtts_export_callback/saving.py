@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.files import sync_directory, sync_file
-from xtts_export_callback.checkpoint.publish import temporary_name
+from xtts_export_callback.checkpoint.publish import hard_link, temporary_name
 from xtts_export_callback.disk import free_bytes
 from xtts_export_callback.exporter import guarded
 from xtts_export_callback.hooks import exchanged_writing
@@ -162,7 +161,7 @@ class TrainerSaves:
             return None, True
         held = temporary_name(durable, "old")
         try:
-            os.link(durable, held)
+            hard_link(durable, held)
         except OSError:
             return None, False
         return held, True

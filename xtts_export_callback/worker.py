@@ -1,10 +1,12 @@
-"""The helper process that exports while training goes on: one job a line on stdin, one result a line on stdout.
+"""The helper process that exports while training goes on: one job a line on stdin, one answer a line on stdout.
+
+Jobs and answers carry a number, for whatever prints to stdout as Python starts must not be taken for an answer.
 
 It imports numpy and the standard library, neither torch nor Coqui, so that it starts in a quarter of a second and stays
 small. It lives in a session of its own, out of reach of the terminal's Ctrl-C; when the training is gone it finishes
 the job at hand and ends.
 
-    python -m xtts_export_callback.worker
+`background.COMMAND` starts it.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth
-from xtts_export_callback.checkpoint.files import RandomFile
+from xtts_export_callback.checkpoint.files import Moved, RandomFile
 from xtts_export_callback.checkpoint.publish import whole_file
 from xtts_export_callback.checkpoint.tensor import skip
 from xtts_export_callback.errors import CheckpointError, OutputExistsError, XttsExportError
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 _NICE = 5  # training comes first
 _POLL = 1.0  # seconds
+_BEAT = 1.0  # seconds between two signs of progress
+_PRIVATE = 0o600
 
 
 def export(*, source: str, known_as: str, target: str, dtype: str, trained_in: str | None = None) -> dict[str, Any]:
@@ -72,13 +78,13 @@ def average(*, sources: list[str], target: str, dtype: str, vocab: str | None = 
 
 
 def copy(*, source: str, target: str) -> dict[str, Any]:
-    """Copy a file so that the copy appears whole, in place of one that is there."""
+    """Copy a file so that the copy appears whole, with its mode and owner, in place of one that is there."""
     with (
-        whole_file(Path(target), force=True) as temporary,
+        whole_file(Path(target), force=True, like=Path(source)) as temporary,
         RandomFile(Path(source)) as file,
-        RandomFile(temporary, create=True) as out,
+        RandomFile(temporary, create=True, mode=_PRIVATE) as out,
     ):
-        step = 64 << 20  # left alone, the system would keep gigabytes for the last sync
+        step = 8 << 20  # left alone, the system would keep gigabytes for the last sync
         for start in range(0, file.size, step):
             out.copy_range_from(file, start, start, min(step, file.size - start))
             out.start_sync()
@@ -88,6 +94,8 @@ def copy(*, source: str, target: str) -> dict[str, Any]:
 
 def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
     """Rewrite all but the newest checkpoints of a run as weights.
+
+    Mode and owner of the files stay as they are. Links stay too, and what they point to.
 
     Args:
         run: The run folder.
@@ -102,6 +110,8 @@ def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
     checkpoints = [saved.path for saved in find_checkpoints(Path(run)) if saved.kind == "checkpoint"]
     names, freed = [], 0
     for path in checkpoints[:-keep]:
+        if path.is_symlink():
+            continue  # what lies elsewhere may be in use elsewhere
         try:
             saved = _rewrite_as_weights(path, newest=checkpoints[-1])
         except (CheckpointError, OSError):
@@ -121,10 +131,9 @@ def _rewrite_as_weights(path: Path, *, newest: Path) -> int:
             return 0
         before = checkpoint.nbytes
     _verify(newest)
-    with whole_file(path, force=True) as temporary:
-        with open_checkpoint(path) as checkpoint:
-            write_pth(temporary, _as_weights(checkpoint))
-        path.stat()  # renaming would bring back what the Trainer's retention has removed meanwhile
+    # Fails where the Trainer's retention has removed it meanwhile: renaming would bring it back.
+    with whole_file(path, force=True, like=path) as temporary, open_checkpoint(path) as checkpoint:
+        write_pth(temporary, _as_weights(checkpoint), mode=_PRIVATE)
     return before - path.stat().st_size
 
 
@@ -189,14 +198,43 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(_NICE)
     prepare_process()
-    results = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    answers = _Answers(os.dup(1))
+    os.dup2(2, 1)  # what others print is no answer
     sys.stdout = sys.stderr
+    threading.Thread(target=answers.report_progress, name="xtts-export-progress", daemon=True).start()
     # Whether the training still listens or not: what is done is done.
     with contextlib.suppress(BrokenPipeError):
         for line in _lines():
-            results.write(json.dumps(perform(json.loads(line))) + "\n")
-            results.flush()
+            job = json.loads(line)
+            answers.job = job.pop("job")
+            answers.send({"ok": False, **perform(job)})
     os._exit(0)  # closing a broken pipe would complain
+
+
+class _Answers:
+    """What goes back to the training: a line for each job with its number, and before that some that say it gets on."""
+
+    def __init__(self, fd: int) -> None:
+        self.job = 0
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        # What was printed as Python started may have left half a line in the pipe.
+        rest = b"\n" + json.dumps({"job": self.job, **message}).encode() + b"\n"
+        with self._lock:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+
+    def report_progress(self) -> None:
+        """Tell of bytes moved, as long as there are any: a slow disk is waited for, a dead one is not."""
+        told = -1
+        with contextlib.suppress(OSError):  # the training is gone
+            while True:
+                if told != Moved.nbytes:
+                    told = Moved.nbytes
+                    self.send({"moved": told})
+                time.sleep(_BEAT)
 
 
 def _lines() -> Iterator[bytes]:
@@ -225,7 +263,3 @@ def _lines() -> Iterator[bytes]:
 
 def _end(number: int, _frame: Any) -> NoReturn:
     sys.exit(128 + number)  # the way out cleans up
-
-
-if __name__ == "__main__":
-    main()

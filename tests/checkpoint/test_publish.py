@@ -332,3 +332,147 @@ def test_files_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
 
 def test_a_folder_that_does_not_exist_needs_no_cleaning(tmp_path: Path) -> None:
     assert remove_leftovers(tmp_path / "nowhere") == []
+
+
+# Two writers of one name
+
+
+@pytest.fixture(params=["in one step", "as elsewhere"])
+def way_to_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename that replaces nothing, as on Linux, and what stands in for it elsewhere."""
+    if request.param == "as elsewhere":
+        monkeypatch.setattr(publish, "_rename", lambda first, second, flag: False)
+
+
+@pytest.mark.usefixtures("way_to_name")
+def test_an_output_that_appears_at_the_last_moment_is_kept(
+    tmp_path: Path, publisher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_whole, name = publisher
+    move = publish._move_into_place
+
+    def other_first(temporary: Path, path: Path) -> None:
+        monkeypatch.setattr(publish, "_move_into_place", move)
+        with publish_whole(tmp_path / "out") as other:
+            fill(other, "the other's")
+        move(temporary, path)
+
+    monkeypatch.setattr(publish, "_move_into_place", other_first)
+    with pytest.raises(OutputExistsError, match="out: exists already"), publish_whole(tmp_path / "out") as temporary:
+        fill(temporary, "new")
+    assert tree(tmp_path) == {name: "the other's"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.usefixtures("way_to_name")
+def test_a_file_system_without_links_gets_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with whole_file(tmp_path / "out") as temporary:
+        fill(temporary, "new")
+    assert tree(tmp_path) == {"out": "new"}
+
+
+RACER = """
+import sys, time
+from pathlib import Path
+from xtts_export_callback.checkpoint import publish
+from xtts_export_callback.errors import OutputExistsError
+folder, way, name, rounds = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+print("ready", flush=True)
+start = float(sys.stdin.readline())
+for round in range(rounds):
+    target = folder / f"{round}"
+    try:
+        with (publish.whole_file if way == "file" else publish.whole_directory)(target) as temporary:
+            (temporary if way == "file" else temporary / "model.pth").write_text(name)
+            time.sleep(max(0, start + round * 0.03 - time.time()))
+        print(round, flush=True)
+    except OutputExistsError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("way", ["file", "folder"])
+def test_of_many_writers_at_once_the_one_who_is_told_so_has_written_it(tmp_path: Path, way: str) -> None:
+    rounds = 20
+    racers = []
+    for name in "abcd":
+        command = [sys.executable, "-c", RACER, str(tmp_path), way, name, str(rounds)]
+        racers.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        )
+    for racer in racers:
+        assert racer.stdout is not None
+        racer.stdout.readline()
+    start = time.time() + 0.2
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write(f"{start}\n")
+        racer.stdin.flush()
+    printed = [racer.communicate()[0].split() for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 4
+    told = sorted((int(number), name) for name, numbers in zip("abcd", printed, strict=True) for number in numbers)
+    written = [((tmp_path / f"{n}") if way == "file" else tmp_path / f"{n}" / "model.pth") for n in range(rounds)]
+    assert told == [(number, path.read_text()) for number, path in enumerate(written)]
+    assert len(list(tmp_path.iterdir())) == rounds
+
+
+@pytest.mark.usefixtures("way_to_replace")
+def test_a_folder_that_must_stay_by_the_end_stays(tmp_path: Path) -> None:
+    def check(folder: Path) -> None:
+        if (folder / "ref.wav").exists():
+            raise OutputExistsError("not ours")
+
+    with whole_directory(tmp_path / "out") as temporary:
+        fill(temporary, "old")
+    with (
+        pytest.raises(OutputExistsError, match="not ours"),
+        whole_directory(tmp_path / "out", force=True, check=check) as temporary,
+    ):
+        fill(temporary, "new")
+        (tmp_path / "out" / "ref.wav").write_text("mine")
+    assert tree(tmp_path) == {"out/model.pth": "old", "out/ref.wav": "mine"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.usefixtures("way_to_replace")
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to(path.parent / "else")], ids=["file", "link"])
+def test_force_replaces_nothing_else_that_came_meanwhile(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    with pytest.raises(OutputExistsError), whole_directory(tmp_path / "out", force=True) as temporary:
+        fill(temporary, "new")
+        make(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]  # noqa: PTH208 - a dangling link is listed too
+
+
+def test_what_another_thread_of_this_process_writes_is_left_alone(tmp_path: Path, publisher: Any) -> None:
+    publish_whole, name = publisher
+    with publish_whole(tmp_path / "out") as temporary:
+        fill(temporary, "new")
+        assert remove_leftovers(tmp_path) == []
+    assert tree(tmp_path) == {name: "new"}
+
+
+def test_a_leftover_of_an_earlier_process_of_the_same_number_is_removed(tmp_path: Path) -> None:
+    leftover(tmp_path, "tmp", os.getpid())
+    assert remove_leftovers(tmp_path) == ["out"]
+
+
+@pytest.mark.usefixtures("way_to_name")
+def test_what_was_set_aside_does_not_replace_a_link_to_a_disk_that_is_not_there(tmp_path: Path, dead_pid: int) -> None:
+    held = tmp_path / f".checkpoint_2.pth.old-{publish._HOST}-{dead_pid}-0123abcd"
+    held.write_text("whole")
+    (tmp_path / "checkpoint_2.pth").symlink_to("/not/mounted/checkpoint_2.pth")
+    assert remove_leftovers(tmp_path) == []
+    assert (tmp_path / "checkpoint_2.pth").is_symlink()
+    assert held.exists()
+
+
+@pytest.mark.usefixtures("way_to_name")
+def test_a_file_that_was_set_aside_comes_back_under_one_name(tmp_path: Path, dead_pid: int) -> None:
+    held = tmp_path / f".checkpoint_2.pth.old-{publish._HOST}-{dead_pid}-0123abcd"
+    held.write_text("whole")
+    assert remove_leftovers(tmp_path) == ["checkpoint_2.pth"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "checkpoint_2.pth"]

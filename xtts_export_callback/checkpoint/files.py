@@ -21,9 +21,21 @@ if TYPE_CHECKING:
 
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _COPY_BLOCK = 1 << 20
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: start writing dirty pages, wait for nothing
+_PIECE = 8 << 20
+# linux/fs.h: start writing dirty pages and wait for nothing; wait as well for those that are being written
+_SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_WAIT = 2, 1 | 2 | 4
 # What copy_file_range raises where the file systems cannot do it: the bytes are then copied through memory.
 _NO_RANGE_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+
+
+class Moved:
+    """How far this process has come with its files, for whoever wants to know whether it still gets on.
+
+    Attributes:
+        nbytes: Bytes read, written, and brought to the disk, all files together. Threads may lose a count.
+    """
+
+    nbytes = 0
 
 
 class RandomFile:
@@ -33,15 +45,20 @@ class RandomFile:
     POSIX systems.
     """
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, mode: int = 0o666) -> None:
         """Open ``path`` for reading, or create it (it must not exist) for reading and writing.
+
+        Args:
+            path: The file.
+            create: Whether to create it.
+            mode: Its permissions then, narrowed by the umask.
 
         Raises:
             OSError: As ``os.open``.
         """
         self.path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL if create else os.O_RDONLY
-        self._fd = os.open(path, flags | _O_BINARY, 0o666)
+        self._fd = os.open(path, flags | _O_BINARY, mode)
         # Guards the one file position where there is no preadv, and copies into the file: the kernel lets one thread at
         # a time do that and has the others wait spinning.
         self._lock = threading.Lock()
@@ -58,6 +75,11 @@ class RandomFile:
     def size(self) -> int:
         """Bytes in the file now."""
         return os.fstat(self._fd).st_size
+
+    @property
+    def mode(self) -> int:
+        """Permissions of the file, as one made from it may have them: its owner can always read it."""
+        return 0o666 if sys.platform == "win32" else os.fstat(self._fd).st_mode & 0o777 | 0o400
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``.
@@ -77,6 +99,7 @@ class RandomFile:
                 msg = f"{self.path}: the file ends at byte {offset + done}, expected {offset + len(buffer)}"
                 raise EOFError(msg)
             done += count
+            Moved.nbytes += count
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``; errors as `read_into`."""
@@ -101,6 +124,7 @@ class RandomFile:
                 self._name(error)
                 raise
             done += count
+            Moved.nbytes += count
 
     def copy_range_from(self, source: RandomFile, source_offset: int, offset: int, size: int) -> None:
         """Copy ``size`` bytes out of ``source``, inside the kernel where it can.
@@ -121,6 +145,8 @@ class RandomFile:
     def sync(self) -> None:
         """Return once the bytes are on the disk."""
         try:
+            if self._sync_pieces(_SYNC_FILE_RANGE_WRITE):
+                self._sync_pieces(_SYNC_FILE_RANGE_WAIT)
             os.fsync(self._fd)
         except OSError as error:
             self._name(error)
@@ -131,9 +157,32 @@ class RandomFile:
 
         Errors of the disk come with the next `sync`.
         """
-        begin = _sync_file_range()
-        if begin is None or begin(self._fd, 0, 0, _SYNC_FILE_RANGE_WRITE) != 0:
+        if not self._sync_pieces(_SYNC_FILE_RANGE_WRITE):
             self.sync()
+
+    def _sync_pieces(self, flags: int) -> bool:
+        """``sync_file_range`` piece by piece, so that a slow disk can be told from a dead one; False where it fails.
+
+        Raises:
+            OSError: When the disk could not take what was waited for: the system reports that once only.
+        """
+        sync_range = _sync_file_range()
+        if sync_range is None:
+            return False
+        import ctypes
+
+        try:
+            size = self.size
+        except OSError:
+            return False
+        for start in range(0, size, _PIECE):
+            if sync_range(self._fd, start, _PIECE, flags) != 0:
+                number = ctypes.get_errno()
+                if flags == _SYNC_FILE_RANGE_WAIT and number not in _NO_RANGE_COPY:
+                    raise OSError(number, os.strerror(number))
+                return False
+            Moved.nbytes += 1
+        return True
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""
@@ -160,6 +209,7 @@ class RandomFile:
             if count == 0:  # the source ended, or a file system that lies: the portable path finds out which
                 break
             done += count
+            Moved.nbytes += count
         return done
 
     def _read_some(self, buffer: memoryview, offset: int) -> int:
@@ -185,7 +235,7 @@ def _sync_file_range() -> Callable[..., int] | None:
     try:
         import ctypes
 
-        function: Any = ctypes.CDLL(None).sync_file_range
+        function: Any = ctypes.CDLL(None, use_errno=True).sync_file_range
         function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     except (ImportError, AttributeError, OSError, TypeError):  # Python without libffi, other systems, Windows
         return None

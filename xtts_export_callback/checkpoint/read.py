@@ -69,6 +69,11 @@ class Checkpoint:
         if self.file is not None:
             self.file.close()
 
+    @property
+    def mode(self) -> int:
+        """Permissions that a file made from this one may have."""
+        return 0o666 if self.file is None else self.file.mode
+
     def fingerprint(self) -> str:
         """SHA-256 over names, dtypes, shapes, layouts and checksums of the tensors.
 

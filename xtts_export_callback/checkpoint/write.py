@@ -55,7 +55,14 @@ class _Job:
         return isinstance(self.storage, FileStorage) and self.storage.crc32 is not None
 
 
-def write_pth(path: Path, document: dict[str, Any], *, force: bool = False, progress: Progress | None = None) -> None:
+def write_pth(
+    path: Path,
+    document: dict[str, Any],
+    *,
+    force: bool = False,
+    mode: int = 0o666,
+    progress: Progress | None = None,
+) -> None:
     """Write a file that ``torch.load(weights_only=True)``, also with ``mmap=True``, and ``unzip -t`` accept.
 
     Args:
@@ -63,6 +70,7 @@ def write_pth(path: Path, document: dict[str, Any], *, force: bool = False, prog
         document: What it holds: nested dicts and lists of plain values and `Tensor`. Tensors that share storage
             share it in the file.
         force: Replace an existing file.
+        mode: Permissions of the file, also while it is written; narrowed by the umask.
         progress: Called with the number of bytes written since the last call, from any thread.
 
     Raises:
@@ -98,7 +106,7 @@ def write_pth(path: Path, document: dict[str, Any], *, force: bool = False, prog
         end = slots[-1].data + slots[-1].nbytes
         return [*((slot.header, slot.local_header) for slot in slots), (end, directory(slots))]
 
-    _write_file(path, jobs, frame, force=force, progress=progress)
+    _write_file(path, jobs, frame, force=force, mode=mode, progress=progress)
 
 
 def write_safetensors(
@@ -107,6 +115,7 @@ def write_safetensors(
     document: dict[str, Any],
     *,
     force: bool = False,
+    mode: int = 0o666,
     progress: Progress | None = None,
 ) -> None:
     """Write a ``.safetensors``.
@@ -118,6 +127,7 @@ def write_safetensors(
         tensors: The state_dict.
         document: Plain values to keep beside it, as JSON in ``__metadata__``.
         force: Replace an existing file.
+        mode: As for `write_pth`.
         progress: As for `write_pth`.
 
     Raises:
@@ -148,7 +158,7 @@ def write_safetensors(
         job.offset += start
 
     head = [(0, len(text).to_bytes(8, "little") + text)]
-    _write_file(path, jobs, lambda: head, force=force, progress=progress)
+    _write_file(path, jobs, lambda: head, force=force, mode=mode, progress=progress)
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
@@ -168,12 +178,13 @@ def _write_file(
     frame: Callable[[], list[tuple[int, bytes]]],
     *,
     force: bool,
+    mode: int,
     progress: Progress | None,
 ) -> None:
     """Write storages and then what ``frame`` returns, offsets and bytes around them, for which it needs checksums."""
     with (
         whole_file(path, force=force) as temporary,
-        RandomFile(temporary, create=True) as out,
+        RandomFile(temporary, create=True, mode=mode) as out,
         _Syncer(out) as sync,
     ):
         stop = threading.Event()

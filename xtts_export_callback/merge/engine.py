@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +143,7 @@ def write_merge(
         provenance=provenance,
         extra=training_files(plan) if for_training else {},
         force=force,
+        mode=reduce(and_, (model.checkpoint.mode for model in plan.models)),
         progress=progress,
     )
 
