@@ -28,10 +28,11 @@ from tests.small_xtts import (
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.cli import main
+from xtts_export_callback.next_resume import trainers_choice
 from xtts_export_callback.verification.directory import directory_faults
 from xtts_export_callback.verification.expected import expected_tensors
 from xtts_export_callback.verification.report import verify_model
-from xtts_export_callback.verification.run import next_resume, verify_run
+from xtts_export_callback.verification.run import verify_run
 
 HEAD = "xtts.gpt.text_head.weight"
 
@@ -417,7 +418,7 @@ def test_the_resume_picks_what_the_trainer_picks_whatever_the_names(
 
 
 def assert_picks_like(run: Path, get_last_checkpoint: Any) -> None:
-    found = next_resume(run)
+    found = trainers_choice(run)
     assert (str(found.checkpoint), str(found.best)) == tuple(map(str, get_last_checkpoint(run)))
 
 

@@ -11,7 +11,6 @@ process (`worker`) that writes it. A hard link keeps the source there when the T
 from __future__ import annotations
 
 import logging
-import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from xtts_export_callback.checkpoint.publish import remove_leftovers
 from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.exporter import Exporter, guarded
-from xtts_export_callback.resume import choose_checkpoint, loss_of, restore_from_weights
+from xtts_export_callback.resume import as_losses, choose_checkpoint, loss_of, restore_from_weights
 from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints, holds_models
 from xtts_export_callback.saving import WHAT_TO_DO, SaveError, TrainerSaves
 from xtts_export_callback.sizes import human_size
@@ -155,10 +154,8 @@ class ExportCallback:
         """A run that went back before its best model must still not replace it by a worse one."""
         if self._best_loss is not None:
             trainer.best_loss, self._best_loss = self._best_loss, None
-        best = trainer.best_loss
-        if self._options.enabled and isinstance(best, dict) and best.get("train_loss") is None:
-            # Saved on Ctrl-C before the first loss. `trainer.io.save_best_model` would compare with None, and end.
-            trainer.best_loss = {**best, "train_loss": math.inf}
+        if self._options.enabled:
+            trainer.best_loss = as_losses(trainer.best_loss, is_evaluated=trainer.config.run_eval)
 
     def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
         """Hand the dashboard what the background has noted."""
