@@ -422,6 +422,14 @@ def assert_picks_like(run: Path, get_last_checkpoint: Any) -> None:
     assert (str(found.checkpoint), str(found.best)) == tuple(map(str, get_last_checkpoint(run)))
 
 
+@pytest.mark.parametrize("name", ["voice [v2]", "voice *", "voice?"])
+def test_a_run_that_the_trainer_takes_for_a_pattern_has_no_resume(run: Path, tmp_path: Path, name: str) -> None:
+    moved = run.rename(tmp_path / name)
+    report = verify_run(moved)
+    assert report.resume.checkpoint is None
+    assert "the Trainer takes the path for a pattern" in report.faults[0].message
+
+
 def test_a_broken_checkpoint_that_the_resume_would_pick_is_named(run: Path) -> None:
     os.truncate(run / "checkpoint_2000.pth", 1000)
     report = verify_run(run)

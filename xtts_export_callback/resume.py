@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -155,7 +156,9 @@ def _torch_refuses(path: Path) -> bool:
 
     try:
         torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
+    except OSError as error:
+        return error.errno == errno.EINVAL  # what torch makes of a file that ends too early
+    except MemoryError:
         return False
     except Exception as error:  # torch raises whatever the damage leads to
         return "allocate memory" not in str(error)
