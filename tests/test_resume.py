@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.small_xtts import small_decoder, small_state, write_small
 from tests.test_exporter import exported
 from tests.test_saving import first, load, same, steps
 from tests.training import close_trainer_logs, lines_logged_by, make_trainer
 from xtts_export_callback import ExportConfig, export_callbacks
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.resume import as_losses, choose_checkpoint
 from xtts_export_callback.runs import find_exports
 
 pytestmark = pytest.mark.integration
@@ -326,3 +333,143 @@ def _host() -> str:
     from xtts_export_callback.checkpoint import publish
 
     return publish._HOST
+
+
+@pytest.fixture(scope="module")
+def whole() -> bytes:
+    """A checkpoint that nothing is wrong with."""
+    with small_decoder(), tempfile.TemporaryDirectory() as folder:
+        return write_small(Path(folder, "checkpoint_2.pth")).read_bytes()
+
+
+def two_checkpoints(run: Path, newest: bytes, whole: bytes) -> Path:
+    """A run of two checkpoints and a copy of its best model; return the newest."""
+    run.mkdir(exist_ok=True)
+    for name in ("checkpoint_1.pth", "best_model.pth"):
+        (run / name).write_bytes(whole)
+    (run / "checkpoint_2.pth").write_bytes(newest)
+    return run / "checkpoint_2.pth"
+
+
+def torch_reads(path: Path) -> bool:
+    try:
+        load(path)
+    except Exception:
+        return False
+    return True
+
+
+@st.composite
+def damages(draw: st.DrawFn) -> Callable[[bytes], bytes]:
+    """Cuts, flipped bytes, blocks of zeros or noise, bytes taken out or put in; anywhere, at the ends more often."""
+    kind = draw(st.sampled_from(["cut", "flip", "zeros", "noise", "less", "more", "no directory", "nothing"]))
+    edge, offset = draw(st.sampled_from(["start", "end", "anywhere"])), draw(st.integers(0, 5000))
+    share, length = draw(st.floats(0, 1)), draw(st.integers(1, 5000))
+    noise = draw(st.binary(min_size=1, max_size=50))
+
+    def damage(data: bytes) -> bytes:
+        at = {"start": offset, "end": max(len(data) - 1 - offset, 0), "anywhere": int(share * (len(data) - 1))}[edge]
+        return {
+            "cut": data[:at],
+            "flip": data[:at] + bytes([data[at] ^ noise[0]]) + data[at + 1 :],
+            "zeros": (data[:at] + bytes(length) + data[at + length :])[: len(data)],
+            "noise": (data[:at] + noise + data[at + len(noise) :])[: len(data)],
+            "less": data[:at] + data[at + length :],
+            "more": data[:at] + noise + data[at:],
+            "no directory": data[: data.rfind(b"PK\x01\x02")],
+            "nothing": data,
+        }[kind]
+
+    return damage
+
+
+@settings(max_examples=150, deadline=None)
+@given(damage=damages())
+def test_what_is_set_aside_cannot_be_read_by_torch_and_what_torch_reads_keeps_its_name(
+    whole: bytes, damage: Callable[[bytes], bytes]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        newest = two_checkpoints(Path(folder), damage(whole), whole)
+        is_readable = torch_reads(newest)
+        chosen = choose_checkpoint(newest.parent, newest, may_rename=True)
+        assert newest.exists() or not is_readable
+        assert chosen.exists()
+        assert [path.name for path in newest.parent.glob("*.broken")] in ([], ["damaged_checkpoint_2.pth.broken"])
+        assert len(list(newest.parent.iterdir())) == 3
+
+
+@pytest.mark.parametrize("kind", ["extra state", "element type", "large config"])
+def test_what_torch_reads_and_we_do_not_is_left_to_the_trainer(tmp_path: Path, whole: bytes, kind: str) -> None:
+    import torch
+
+    with small_decoder():
+        state = small_state(2)
+    if kind == "extra state":
+        state["model"]["xtts.gpt._extra_state"] = {"version": 1}
+    elif kind == "element type":
+        state["model"]["xtts.gpt.scale"] = torch.ones(3).to(torch.float8_e8m0fnu)
+    else:
+        state["config"]["table"] = {str(number): [number] * 3 for number in range(60_000)}
+    newest = two_checkpoints(tmp_path, b"", whole)
+    torch.save(state, newest)
+    assert choose_checkpoint(tmp_path, newest, may_rename=True) == newest
+    assert list(tmp_path.glob("*.broken")) == []
+
+
+@pytest.mark.parametrize("name", ["EIO", "ESTALE", "EMFILE", "EACCES", "ENOMEM", "ETIMEDOUT"])
+def test_a_moment_in_which_the_disk_cannot_be_read_renames_nothing(
+    tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    newest = two_checkpoints(tmp_path, whole, whole)
+    number, real = getattr(errno, name), os.open
+
+    def away(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".pth"):
+            raise OSError(number, os.strerror(number))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", away)
+    assert choose_checkpoint(tmp_path, newest, may_rename=True) == newest
+    assert list(tmp_path.glob("*.broken")) == []
+
+
+def test_a_link_to_a_damaged_checkpoint_is_renamed_and_what_it_leads_to_is_not(tmp_path: Path, whole: bytes) -> None:
+    newest = two_checkpoints(tmp_path / "run", b"", whole)
+    target = tmp_path / "checkpoint_2.pth"
+    target.write_bytes(whole[:1000])
+    newest.unlink()
+    newest.symlink_to("../checkpoint_2.pth")
+    (newest.parent / "damaged_checkpoint_2.pth.broken").symlink_to("nowhere")  # of an earlier time
+    assert choose_checkpoint(newest.parent, newest, may_rename=True).name == "checkpoint_1.pth"
+    assert target.read_bytes() == whole[:1000]
+    links = {path.name: str(path.readlink()) for path in newest.parent.glob("*.broken")}
+    assert sorted(links.values()) == ["../checkpoint_2.pth", "nowhere"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (3, (float("inf"), 3.0)),
+        (3.25, (float("inf"), 3.25)),
+        ({}, (float("inf"), None)),
+        ({"eval_loss": 2.5}, (float("inf"), 2.5)),
+        ({"train_loss": 1.5, "eval_loss": None}, (1.5, None)),
+        (None, (float("inf"), None)),
+    ],
+)
+def test_a_best_loss_of_any_trainer_can_be_compared_with(loss: Any, expected: tuple[Any, Any]) -> None:
+    losses = as_losses(loss, is_evaluated=True)
+    assert (losses["train_loss"], losses["eval_loss"]) == expected
+
+
+@pytest.mark.parametrize("loss", [3.25, 3, {}, "tensor"])
+def test_going_back_to_a_run_of_an_older_trainer_trains_to_the_end(light: Light, loss: Any) -> None:
+    import torch
+
+    run = light.killed(9, ON, save_step=3)
+    path = run / "best_model_8.pth"
+    losses = {"train_loss": torch.tensor(3.0), "eval_loss": torch.tensor(3.25)} if loss == "tensor" else loss
+    torch.save({**load(path), "model_loss": losses}, path)
+    newest = run / "checkpoint_9.pth"
+    newest.write_bytes(newest.read_bytes()[:5000])
+    assert light.continued(run, ON, save_step=3).total_steps_done > 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -231,6 +232,29 @@ class TestRunsToContinue:
         with pytest.raises(ConfigError, match=r"has no trainer_args .*give a CONFIG\.json"):
             train(None, continue_run=run)
 
+    @pytest.mark.parametrize("name", ["voice [v2]", "voice *", "voice?"])
+    def test_a_run_that_the_trainer_takes_for_a_pattern_is_refused(self, tmp_path: Path, name: str) -> None:
+        run = tmp_path / name / "run"
+        run.mkdir(parents=True)
+        (run / "checkpoint_8.pth").touch()
+        with pytest.raises(ConfigError, match="the Trainer takes the path for a pattern"):
+            train(None, continue_run=run)
+
+    def test_a_run_below_a_folder_with_a_number_is_refused_where_it_misleads(self, tmp_path: Path) -> None:
+        run = tmp_path / "checkpoint_5" / "run"
+        run.mkdir(parents=True)
+        for step in (8, 9):
+            (run / f"checkpoint_{step}.pth").touch()
+        with pytest.raises(ConfigError, match=r"contains checkpoint_5, .* picks checkpoint_8\.pth, not checkpoint_9"):
+            train(None, continue_run=run)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="no named pipes in folders")
+    def test_a_config_that_is_a_named_pipe_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "checkpoint_8.pth").touch()
+        os.mkfifo(tmp_path / "config.json")
+        with pytest.raises(ConfigError, match=r"config\.json: not a regular file"):
+            train(None, continue_run=tmp_path)
+
     def test_nothing_to_train_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"neither a CONFIG\.json nor a run"):
             train(None)
@@ -313,6 +337,30 @@ class TestTraining:
             train(path)
         assert "\n" not in str(caught.value)
         assert not Path(raw["output_path"]).exists()
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"run_name": "voice [v2]"}, {"run_name": "a*"}, {"output_path": "out?"}, {"run_name": "checkpoint_5"}],
+    )
+    def test_a_new_run_that_could_not_be_continued_is_refused(
+        self, config_json: Callable[..., Path], fields: dict[str, str]
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"output_path and run_name: the folder name .*; rename it"):
+            train(config_json(**fields))
+
+    def test_fields_that_another_version_wrote_are_passed_over_with_a_note(
+        self, config_json: Callable[..., Path], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from xtts_export_callback.recipe_config import check_fields
+        from xtts_export_callback.trainer_config import RecipeConfig
+
+        raw = json.loads(config_json(model_dir="x").read_text(encoding="utf-8"))
+        raw["model_args"]["use_masking_gt_as_prompt"] = True
+        with caplog.at_level("WARNING"):
+            check_fields(RecipeConfig, raw, source="config.json", of_run=True)
+        assert "model_args.use_masking_gt_as_prompt, model_dir" in caplog.text
+        assert "model_dir" not in raw
+        assert "use_masking_gt_as_prompt" not in raw["model_args"]
 
     @pytest.mark.parametrize(
         ("overrides", "message"),

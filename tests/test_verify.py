@@ -20,9 +20,10 @@ from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.cli import main
 from xtts_export_callback.expected_shapes import expected_tensors
+from xtts_export_callback.next_resume import trainers_choice
 from xtts_export_callback.verification.directory import directory_faults
 from xtts_export_callback.verification.report import verify_model
-from xtts_export_callback.verification.run import next_resume, verify_run
+from xtts_export_callback.verification.run import verify_run
 
 HEAD = "xtts.gpt.text_head.weight"
 
@@ -409,8 +410,16 @@ def test_the_resume_picks_what_the_trainer_picks_whatever_the_names(
 
 
 def assert_picks_like(run: Path, get_last_checkpoint: Any) -> None:
-    found = next_resume(run)
+    found = trainers_choice(run)
     assert (str(found.checkpoint), str(found.best)) == tuple(map(str, get_last_checkpoint(run)))
+
+
+@pytest.mark.parametrize("name", ["voice [v2]", "voice *", "voice?"])
+def test_a_run_that_the_trainer_takes_for_a_pattern_has_no_resume(run: Path, tmp_path: Path, name: str) -> None:
+    moved = run.rename(tmp_path / name)
+    report = verify_run(moved)
+    assert report.resume.checkpoint is None
+    assert "the Trainer takes the path for a pattern" in report.faults[0].message
 
 
 def test_a_broken_checkpoint_that_the_resume_would_pick_is_named(run: Path) -> None:

@@ -11,7 +11,6 @@ process (`worker`) that writes it. A hard link keeps the source there when the T
 from __future__ import annotations
 
 import logging
-import math
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.exporter import Exporter, guarded, log_failure
 from xtts_export_callback.hooks import is_main_process, looks_like_pattern, protect_from_removal, saves_into, wrap_saves
-from xtts_export_callback.resume import choose_checkpoint, loss_of, restore_from_weights
+from xtts_export_callback.resume import as_losses, choose_checkpoint, loss_of, restore_from_weights
 from xtts_export_callback.runs import Saved, find_checkpoints
 from xtts_export_callback.saving import TrainerSaves
 from xtts_export_callback.sizes import human_size
@@ -193,10 +192,8 @@ class ExportCallback:
         """A run that went back before its best model must still not replace it by a worse one."""
         if self._best_loss is not None:
             trainer.best_loss, self._best_loss = self._best_loss, None
-        best = trainer.best_loss
-        if self._has_started and isinstance(best, dict) and best.get("train_loss") is None:
-            # Saved on Ctrl-C before the first loss. `trainer.io.save_best_model` would compare with None, and end.
-            trainer.best_loss = {**best, "train_loss": math.inf}
+        if self._has_started:
+            trainer.best_loss = as_losses(trainer.best_loss, is_evaluated=trainer.config.run_eval)
 
     @_never_ends_training
     def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with

@@ -15,6 +15,10 @@ class CheckpointError(XttsExportError):
     """A checkpoint file is damaged, hostile or of a kind that cannot be read."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint file is proved to be damaged: truncated, without its zip directory, or with a wrong checksum."""
+
+
 class IncompatibleError(XttsExportError):
     """Checkpoints that were to be combined differ in keys, shapes or vocabulary."""
 

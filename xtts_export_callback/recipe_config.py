@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from xtts_export_callback.config import ExportConfig, check_options, did_you_mean
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.json_file import parse_json, read_small_file
+
+logger = logging.getLogger("trainer.xtts_export")
 
 _RELEASE = "https://huggingface.co/coqui/XTTS-v2"
 
@@ -68,22 +71,31 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[str,
     return raw
 
 
-def check_fields(config_class: type[Any], raw: Mapping[str, Any], *, source: str | Path) -> None:
+def check_fields(config_class: type[Any], raw: dict[str, Any], *, source: str | Path, of_run: bool = False) -> None:
     """Refuse keys that a config does not have, and values of the wrong type.
 
     Args:
         config_class: The Coqpit dataclass.
         raw: The JSON object meant for it.
         source: File to name in the message.
+        of_run: Whether it is the ``config.json`` of a run, which a program has written: keys that its version of
+            coqui-tts knew and this one does not are taken out and named in the log, where a person's are refused.
 
     Raises:
         ConfigError: Naming the key with its path, such as ``model_args.gpt_layers``.
     """
+    unknown: list[str] | None = [] if of_run else None
     try:
-        _check_section(config_class, raw, prefix="")
+        _check_section(config_class, raw, prefix="", unknown=unknown)
     except ConfigError as error:
         msg = f"{source}: {error}"
         raise ConfigError(msg) from None
+    if unknown:
+        logger.warning(
+            " ! EXPORT : %s: passed over, as this version of coqui-tts has no such fields: %s",
+            source,
+            ", ".join(unknown),
+        )
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:
@@ -94,11 +106,16 @@ def _read_json_object(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _check_section(config_class: type[Any], raw: Mapping[str, Any], *, prefix: str) -> None:
+def _check_section(config_class: type[Any], raw: dict[str, Any], *, prefix: str, unknown: list[str] | None) -> None:
+    """Check one object of the config; keys to pass over go from ``raw`` to ``unknown`` where that is a list."""
     types = {field.name: field.type for field in dataclasses.fields(config_class)}
-    for key, value in raw.items():
+    for key, value in list(raw.items()):
         if key not in types:
             if not prefix and key in _ADDED_BY_TRAINER:
+                continue
+            if unknown is not None:
+                unknown.append(f"{prefix}{key}")
+                del raw[key]
                 continue
             msg = f"{prefix}{key} is not a field of {config_class.__name__}{did_you_mean(key, list(types))}"
             raise ConfigError(msg)
@@ -107,18 +124,18 @@ def _check_section(config_class: type[Any], raw: Mapping[str, Any], *, prefix: s
             check_options(value)
         elif section and is_list and isinstance(value, list):
             for index, item in enumerate(value):
-                _check_subsection(section, item, prefix=f"{prefix}{key}.{index}")
+                _check_subsection(section, item, prefix=f"{prefix}{key}.{index}", unknown=unknown)
         elif section and not is_list and value is not None:
-            _check_subsection(section, value, prefix=f"{prefix}{key}")
+            _check_subsection(section, value, prefix=f"{prefix}{key}", unknown=unknown)
         else:
             _check_value(config_class, key, value, expected=types[key], prefix=prefix)
 
 
-def _check_subsection(section: type[Any], raw: Any, *, prefix: str) -> None:
+def _check_subsection(section: type[Any], raw: Any, *, prefix: str, unknown: list[str] | None) -> None:
     if not isinstance(raw, dict):
         msg = f"{prefix} is {raw!r}, expected an object with the fields of {section.__name__}"
         raise ConfigError(msg)
-    _check_section(section, raw, prefix=f"{prefix}.")
+    _check_section(section, raw, prefix=f"{prefix}.", unknown=unknown)
 
 
 def _section_class(field_type: Any) -> tuple[type[Any] | None, bool]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError, XttsExportError
+from xtts_export_callback.next_resume import folder_fault, number_in, pattern_in
 from xtts_export_callback.recipe_config import check_fields, read_config
 
 if TYPE_CHECKING:
@@ -63,10 +64,19 @@ def train(
         if config_path is None:
             msg = f"{source}: has no trainer_args (such as grad_accum_steps); give a CONFIG.json with them as well"
             raise ConfigError(msg)
-        raw["trainer_args"] = read_config(config_path, overrides=overrides).get("trainer_args", {})
+        raw["trainer_args"] = _trainer_args(config_path, overrides)
     if output is not None:
         raw["output_path"] = str(Path(output).expanduser())
     return _fit(raw, source=source, run=run, overrides=list(overrides))
+
+
+def _trainer_args(config_path: str | Path, overrides: Sequence[str]) -> Any:
+    """The section ``trainer_args`` of a config that a person wrote, checked as such."""
+    section = {"trainer_args": read_config(config_path, overrides=overrides).get("trainer_args", {})}
+    from xtts_export_callback.trainer_config import RecipeConfig
+
+    check_fields(RecipeConfig, section, source=config_path)
+    return section["trainer_args"]
 
 
 def _fit(raw: dict[str, Any], *, source: str | Path, run: Path | None, overrides: list[str]) -> Path:
@@ -76,7 +86,9 @@ def _fit(raw: dict[str, Any], *, source: str | Path, run: Path | None, overrides
 
     from xtts_export_callback import export_callbacks
 
-    config = _make_config(raw, source=source, overrides=overrides)
+    config = _make_config(raw, source=source, of_run=run is not None, overrides=overrides)
+    if run is None:
+        _refuse_unfindable_run(config)
     with _named_errors(f"{source}: cannot read the data sets"):
         train_samples, eval_samples = _load_samples(config)
     with _named_errors(f"{source}: cannot build the model"):
@@ -95,11 +107,11 @@ def _fit(raw: dict[str, Any], *, source: str | Path, run: Path | None, overrides
     return Path(trainer.output_path)
 
 
-def _make_config(raw: dict[str, Any], *, source: str | Path, overrides: list[str]) -> RecipeConfig:
+def _make_config(raw: dict[str, Any], *, source: str | Path, of_run: bool, overrides: list[str]) -> RecipeConfig:
     """Turn the JSON and the command line into a config, in the way and order of ``Trainer.init_training``."""
     from xtts_export_callback.trainer_config import RecipeConfig
 
-    check_fields(RecipeConfig, raw, source=source)
+    check_fields(RecipeConfig, raw, source=source, of_run=of_run)
     config = RecipeConfig()
     try:
         config.from_dict(raw)
@@ -175,7 +187,28 @@ def _run_to_continue(folder: str | Path) -> Path:
             "to train on from an inference model, start a run with model_args.xtts_checkpoint set to its model.pth"
         )
         raise ConfigError(msg)
+    fault = folder_fault(run)
+    if fault:
+        raise ConfigError(fault)
+    config = run / "config.json"
+    if config.exists() and not config.is_file():  # the Trainer would wait for ever at a named pipe
+        msg = f"{config}: not a regular file, expected the config.json that the Trainer wrote; put it back"
+        raise ConfigError(msg)
     return run
+
+
+def _refuse_unfindable_run(config: RecipeConfig) -> None:
+    """Refuse a new run that the Trainer could not continue for the name of its folder."""
+    if "://" in config.output_path:  # no folder of this disk
+        return
+    run = Path(config.output_path, config.run_name)
+    fault = pattern_in(run)
+    if not fault and (number := number_in(run)):
+        habit = "which the Trainer would take for the number of each of its checkpoints"
+        fault = f"the folder name {run} contains {number}, {habit}; rename it"
+    if fault:
+        msg = f"output_path and run_name: {fault}"
+        raise ConfigError(msg)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.errors import CheckpointError, DamagedError
 
 if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.files import RandomFile
@@ -53,8 +53,8 @@ def read_directory(file: RandomFile) -> dict[str, Record]:
         Records by their name below the archive's root (``data.pkl``, ``data/0`` ...), in file order.
 
     Raises:
-        CheckpointError: When the archive is truncated, damaged, compressed, encrypted, overlapping, or names
-            records in a way that no checkpoint does.
+        DamagedError: When the archive is truncated, damaged or overlapping.
+        CheckpointError: When it is compressed, encrypted, or names records in a way that no checkpoint does.
     """
     start, size, count, end_of_data = _locate_directory(file)
     try:
@@ -62,7 +62,7 @@ def read_directory(file: RandomFile) -> dict[str, Record]:
         entries = _parse_entries(raw, count)
     except (struct.error, UnicodeDecodeError, EOFError) as error:
         msg = f"{file.path}: the zip directory is damaged ({error}); get the file again or use another checkpoint"
-        raise CheckpointError(msg) from error
+        raise DamagedError(msg) from error
     except _BadRecordError as error:
         msg = f"{file.path}: {error}"
         raise CheckpointError(msg) from error
@@ -80,7 +80,7 @@ def data_offset(file: RandomFile, label: str, header: int, nbytes: int) -> int:
         nbytes: Its length.
 
     Raises:
-        CheckpointError: When the local header is damaged.
+        DamagedError: When the local header is damaged.
     """
     try:
         fields = _LOCAL.unpack(file.read(header, _LOCAL.size))
@@ -89,10 +89,10 @@ def data_offset(file: RandomFile, label: str, header: int, nbytes: int) -> int:
             raise EOFError
     except EOFError as error:
         msg = f"{file.path}: {label}: truncated; get the file again or use another checkpoint"
-        raise CheckpointError(msg) from error
+        raise DamagedError(msg) from error
     if fields[0] != b"PK\x03\x04":
         msg = f"{file.path}: {label}: damaged local header; get the file again or use another checkpoint"
-        raise CheckpointError(msg)
+        raise DamagedError(msg)
     return start
 
 
@@ -111,7 +111,7 @@ def _locate_directory(file: RandomFile) -> tuple[int, int, int, int]:
             f"{file.path}: truncated: {size} bytes without the zip directory that ends a whole checkpoint; "
             "get the file again or use an earlier checkpoint"
         )
-        raise CheckpointError(msg)
+        raise DamagedError(msg)
     _, disk, directory_disk, _, count, directory_size, start, _ = _END.unpack_from(tail, position)
     end = tail_start + position
     locator = tail[max(position - _END64_LOCATOR.size, 0) : position]
@@ -123,7 +123,7 @@ def _locate_directory(file: RandomFile) -> tuple[int, int, int, int]:
             f"{file.path}: the zip directory should lie at {start} to {start + directory_size}, found its end at "
             f"{end}; the file is damaged, get it again or use another checkpoint"
         )
-        raise CheckpointError(msg)
+        raise DamagedError(msg)
     return start, directory_size, count, start
 
 
@@ -136,11 +136,11 @@ def _read_end64(file: RandomFile, end: int) -> tuple[int, int, int, int, int, in
         fields = _END64.unpack(file.read(end64, _END64.size))
     except EOFError as error:
         msg = f"{file.path}: the zip64 directory is damaged; get the file again or use another checkpoint"
-        raise CheckpointError(msg) from error
+        raise DamagedError(msg) from error
     magic, _, _, _, disk, directory_disk, _, count, size, start = fields
     if magic != b"PK\x06\x06":
         msg = f"{file.path}: the zip64 directory is damaged; get the file again or use another checkpoint"
-        raise CheckpointError(msg)
+        raise DamagedError(msg)
     return end64, disk, directory_disk, count, size, start
 
 
@@ -196,12 +196,12 @@ def _check_layout(file: RandomFile, records: list[Record], end_of_data: int) -> 
     for record in sorted(records, key=lambda record: record.header):
         if record.header < previous_end:
             msg = f"{file.path}: records {previous!r} and {record.name!r} overlap; the file is damaged or hostile"
-            raise CheckpointError(msg)
+            raise DamagedError(msg)
         previous = record.name
         previous_end = record.header + _LOCAL.size + len(record.name.encode()) + record.nbytes
     if previous_end > end_of_data:
         msg = f"{file.path}: record {previous!r} runs into the directory; the file is damaged or hostile"
-        raise CheckpointError(msg)
+        raise DamagedError(msg)
 
 
 def _strip_root(file: RandomFile, records: list[Record]) -> dict[str, Record]:

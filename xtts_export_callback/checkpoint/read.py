@@ -15,7 +15,7 @@ from xtts_export_callback.checkpoint.rebuild import TensorBuilder
 from xtts_export_callback.checkpoint.structure import split
 from xtts_export_callback.checkpoint.tensor import BLOCK, Storage, Tensor
 from xtts_export_callback.checkpoint.unpickle import Unpickler, UnpicklingError
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.errors import CheckpointError, DamagedError
 
 if TYPE_CHECKING:
     import os
@@ -139,7 +139,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     except (OSError, EOFError) as error:
         file.close()
         msg = f"{file_path}: cannot be read ({error}); get the file again or use another checkpoint"
-        raise CheckpointError(msg) from error
+        raise (DamagedError if isinstance(error, EOFError) else CheckpointError)(msg) from error
     except BaseException:
         file.close()
         raise
@@ -224,7 +224,7 @@ def _open(file: RandomFile) -> Checkpoint:
         tensors, document = split(file.path, file.size, load_legacy(file.path))
         return Checkpoint(file.path, file.size, "legacy", tensors, document, has_checksums=False, file=file)
     msg = f"{file.path}: not a checkpoint: neither a zip archive nor safetensors (first bytes {head[:8]!r})"
-    raise CheckpointError(msg)
+    raise DamagedError(msg)
 
 
 def _open_archive(file: RandomFile) -> Checkpoint:
@@ -251,7 +251,7 @@ def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
     has_checksums = any(record.crc32 for record in records.values())
     if has_checksums and crc32(data) != pickled.crc32:
         msg = f"{file.path}: data.pkl: checksum differs; the file is damaged, get it again or use another checkpoint"
-        raise CheckpointError(msg)
+        raise DamagedError(msg)
     builder = TensorBuilder(file, records, has_checksums=has_checksums)
     try:
         unpickler = Unpickler(data, persistent_load=builder.storage, build=builder.build)

@@ -9,6 +9,7 @@ from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.folder import read_provenance
 from xtts_export_callback.inspection.report import report_on
+from xtts_export_callback.next_resume import by_age, our_choice
 from xtts_export_callback.runs import DEFAULT_FOLDER, SHORTCUT, Saved, exports_folder, find_checkpoints, find_exports
 
 if TYPE_CHECKING:
@@ -147,16 +148,14 @@ def _is_exported(saved: SavedReport) -> bool:
 def _with_needs(reports: list[SavedReport]) -> list[SavedReport]:
     """Mark the full checkpoints to keep; one that is broken can stand in for nothing.
 
-    Kept are the best model, which the Trainer compares against; what the callback resumes from (`resume`): the newest,
-    or in place of a best model without optimizer state the newest checkpoint with it; and the newest optimizer state.
+    Kept are the best model, which the Trainer compares against; what the callback resumes from (`our_choice`); and the
+    newest optimizer state.
     """
-    newest = sorted(reports, key=lambda saved: (-saved.step, saved.kind != "checkpoint"))
+    newest = by_age(reports)
     whole = [saved for saved in newest if not saved.fault]
     best = next((saved for saved in whole if saved.kind == "best_model"), None)
     resumable = next((saved for saved in whole if saved.has_optimizer), None)
-    resume = whole[0] if whole else None
-    if resume is not None and resume.kind == "best_model" and not resume.has_optimizer:
-        resume = next((saved for saved in whole if saved.has_optimizer and saved.kind == "checkpoint"), resume)
+    resume = our_choice(newest, is_whole=lambda saved: not saved.fault, has_optimizer=lambda saved: saved.has_optimizer)
     pairs = zip((best, resumable, resume), _NEEDED_FOR, strict=True)
     reasons = {saved.name: reason for saved, reason in pairs if saved is not None}
     return [replace(saved, needed=reasons.get(saved.name, "")) for saved in reports]
