@@ -41,7 +41,7 @@ _LOCAL_MODEL_ARGS: dict[str, Any] = {
     "vocoder": "",
 }
 _TRAINING_ONLY = ("export", "trainer_args")
-_NAME_VOCAB = "name the training vocab.json (--vocab; in a recipe vocab_file)"
+_NAME_VOCAB = "name the training vocab.json (--vocab of export and average; vocab_file of a model in a merge recipe)"
 _ABSOLUTE_PATH = re.compile(r"(/[^/\s]|~[/\\]|[A-Za-z]:[\\/]|\\\\\w|file:).+", re.DOTALL)
 
 
@@ -179,9 +179,8 @@ def _find_config(checkpoint: Checkpoint, explicit: Path | None) -> dict[str, Any
     beside = checkpoint.path.parent / "config.json"
     if _is_file(beside):
         return read_json_object(beside)
-    msg = (
-        f"{checkpoint.path}: holds no config and has no config.json beside it; name one (--config; in a recipe config)"
-    )
+    named = "--config of export and average; config of a model in a merge recipe"
+    msg = f"{checkpoint.path}: holds no config and has no config.json beside it; name one ({named})"
     raise ConfigError(msg)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -21,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.printable import training_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 COMMAND = (sys.executable, "-m", "xtts_export_callback.worker")
 """What starts the helper."""

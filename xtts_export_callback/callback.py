@@ -10,7 +10,6 @@ process (`worker`) that writes it. A hard link keeps the source there when the T
 
 from __future__ import annotations
 
-import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from xtts_export_callback.checkpoint.publish import remove_leftovers
 from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.exporter import Exporter, guarded
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.resume import choose_checkpoint, loss_of, restore_from_weights
 from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints, holds_models
 from xtts_export_callback.saving import WHAT_TO_DO, SaveError, TrainerSaves
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Event = Callable[[Any], None]
 
 # A child of the Trainer's logger: our lines go where its lines go, console and trainer_0_log.txt.
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 
 def export_callbacks(config: Any, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:

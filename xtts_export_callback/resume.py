@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import CheckpointError, ConfigError
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints
 from xtts_export_callback.schedule import RESUME_KEY, restore_position
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 
 def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:

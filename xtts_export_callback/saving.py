@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import shutil
 import sys
@@ -27,6 +26,7 @@ from xtts_export_callback.checkpoint.files import sync_directory
 from xtts_export_callback.checkpoint.publish import temporary_name
 from xtts_export_callback.disk import free_bytes
 from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.runs import SHORTCUT, find_checkpoints
 from xtts_export_callback.schedule import RESUME_KEY, position_of
 from xtts_export_callback.sizes import human_size
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Save = Callable[..., None]
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 _TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
 

@@ -53,6 +53,18 @@ def _parse(text: str, path: Path) -> Any:
                 raise yaml.composer.ComposerError(None, None, msg, event.start_mark)
             return super().compose_node(parent, index)
 
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep=deep)  # type: ignore[no-untyped-call]
+            except (
+                LookupError,
+                ValueError,
+                TypeError,
+                AttributeError,
+            ) as error:  # of a value that its tag does not fit
+                msg = f"{reprlib.repr(node.value)} cannot be read as {node.tag.rpartition(':')[2]}"
+                raise yaml.constructor.ConstructorError(None, None, msg, node.start_mark) from error
+
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen = set()
             for key, _ in node.value:
