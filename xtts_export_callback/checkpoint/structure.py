@@ -109,7 +109,9 @@ def to_plain(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 def with_numbers(document: dict[str, Any]) -> dict[str, Any]:
     """A document whose step, epoch and losses are numbers, also where the file has tensors of one element there."""
     losses = document.get("model_loss")
-    found = {key: number_of(document[key]) for key in ("step", "epoch", "model_loss") if key in document}
+    found: dict[str, Any] = {
+        key: number_of(document[key]) for key in ("step", "epoch", "model_loss") if key in document
+    }
     if isinstance(losses, dict):
         found["model_loss"] = {key: number_of(value) for key, value in losses.items()}
     return {**document, **found}

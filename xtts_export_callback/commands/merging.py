@@ -73,9 +73,7 @@ def _print_remarks(rules: dict[str, Any]) -> None:
         say(f"  {len(differing)} integer tensors differ: those of the {rules['integers']['policy']} model taken")
     if rules.get("dvae", {}).get("differing"):
         taken, others = rules["dvae"]["taken"], ", ".join(rules["dvae"]["differing"])
-        say(
-            f"  the DVAE of {taken} is taken, that of {others} is another: each GPT was trained on the codes of its own"
-        )
+        say(f"  the DVAE of {taken} is taken, not that of {others}: each GPT was trained on the codes of its own")
     for name, dtype in rules["half_precision"].items():
         say(f"  {name} is {dtype}: the result is no more precise than that; use the full checkpoint where it exists")
 
