@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # Lowest first. A module imports from its own layer and from those below it, never from above. Subpackages are named as
 # one. A new module is entered here.
 LAYERS = (
-    {"errors", "sizes", "process"},
+    {"errors", "sizes", "process", "printable"},
     {"checkpoint"},
     {"architecture", "expected_shapes", "loadable"},
     {

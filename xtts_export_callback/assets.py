@@ -77,7 +77,7 @@ def find_assets(
     if not raw:
         msg = (
             f"{checkpoint.path}: holds no config and has no config.json beside it; name one "
-            "(--config; in a recipe config)"
+            "(--config of export and average; config of a model in a merge recipe)"
         )
         raise ConfigError(msg)
     folder, args = checkpoint.path.absolute().parent, model_args(raw)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -24,12 +23,13 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.printable import training_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 _PARENT = str(Path(__file__).parents[1])  # often the folder of all installed packages
 # `-m` would put the working directory before the standard library, and PYTHONPATH our folder: files there that happen

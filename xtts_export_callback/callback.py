@@ -10,7 +10,6 @@ process (`worker`) that writes it. A hard link keeps the source there when the T
 
 from __future__ import annotations
 
-import logging
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from xtts_export_callback.dashboard import Dashboard
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.exporter import Exporter, guarded, log_failure
 from xtts_export_callback.hooks import is_main_process, looks_like_pattern, protect_from_removal, saves_into, wrap_saves
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.resume import as_losses, choose_checkpoint, loss_of, restore_from_weights
 from xtts_export_callback.runs import Saved, find_checkpoints
 from xtts_export_callback.saving import TrainerSaves
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Event = Callable[[Any], None]
 
 # A child of the Trainer's logger: our lines go where its lines go, console and trainer_0_log.txt.
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 
 def export_callbacks(config: Any, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:

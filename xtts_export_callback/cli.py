@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback import __version__
 from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.printable import printable
 from xtts_export_callback.process import prepare_process
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class _Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(_BAD_INPUT, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -137,8 +138,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _complain(message: str) -> None:
-    text = " ".join(message.split())
-    print(f"xtts-export: {text}", file=sys.stderr)
+    print(f"xtts-export: {printable(message)}", file=sys.stderr)
 
 
 def _describe(error: OSError) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 from xtts_export_callback.config import ExportConfig
 from xtts_export_callback.errors import ConfigError, OutputExistsError
+from xtts_export_callback.printable import printable
 from xtts_export_callback.sizes import human_size
 from xtts_export_callback.speech_samples import write_wav
 
@@ -70,14 +71,22 @@ def run_demo(output: str | Path | None = None) -> Path:
     console.print("[bold]1. Generating[/] speech, a vocabulary and a DVAE; importing torch and Coqui TTS takes a while")
     with _quiet(console, folder):
         assets = write_tiny_assets(folder / "data")
-        console.print(f"[bold]2. Training[/] a tiny XTTS with the export on: xtts-export train {folder / 'train.json'}")
+        command = _shown(folder / "train.json")
+        console.print(f"[bold]2. Training[/] a tiny XTTS with the export on: xtts-export train {command}")
         run = _train(folder, assets)
         average = run / "inference" / f"average_last_{_AVERAGED}"
-        console.print(f'[bold]3. Speaking[/] with the average: TTS(model_path="{average}", ...)')
+        console.print(f'[bold]3. Speaking[/] with the average: TTS(model_path="{_shown(average)}", ...)')
         speech = _speak(average, assets, folder / "speech.wav")
     console.print(_table(run, speech))
     console.print(f"Done in {time.perf_counter() - started:.0f} s. The voice hums: it was trained for seconds.")
     return run
+
+
+def _shown(path: Path) -> str:
+    """A path as rich prints it: neither markup nor control characters."""
+    from rich.markup import escape
+
+    return escape(printable(path))
 
 
 def _new_folder(output: str | Path | None) -> Path:
@@ -133,7 +142,7 @@ def _table(run: Path, speech: Path) -> Table:
     """List what there is now: each file, its size, what it is for."""
     from rich.table import Table
 
-    table = Table(title=str(run), title_justify="left")
+    table = Table(title=_shown(run), title_justify="left")
     table.add_column("File", no_wrap=True)
     table.add_column("Size", justify="right", no_wrap=True)
     table.add_column("What it is for")
@@ -169,7 +178,7 @@ class _Highlights(logging.Handler):
         for line in re.sub(r"\x1b\[\d*m", "", record.getMessage()).splitlines():
             text = line if record.levelno >= logging.WARNING else _highlight(line)
             if text:
-                self._console.print(f"   {self._run.sub('', text.strip())}", markup=False)
+                self._console.print(f"   {printable(self._run.sub('', text.strip()))}", markup=False)
 
 
 def _highlight(line: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from functools import partial
@@ -16,6 +15,7 @@ from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.publish import hard_link, temporary_name
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.folder import folder_bytes, read_provenance
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.runs import (
     Saved,
     find_checkpoints,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.config import ExportConfig
     from xtts_export_callback.dashboard import Dashboard
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 
 class Exporter:

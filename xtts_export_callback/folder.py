@@ -227,12 +227,10 @@ def provenance_of(
     for model in models:
         for component, (count, nbytes) in model.dropped.items():
             dropped[component] = {"tensors": count, "bytes": nbytes}
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    now = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch.isdigit() else datetime.now(timezone.utc)
     return {
         "version": _PROVENANCE_VERSION,
         "kind": kind,
-        "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": _created(),
         "sources": sources,
         "dtype": dtype,
         "dropped": dropped,
@@ -240,6 +238,21 @@ def provenance_of(
         "rules": rules,
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def _created() -> str:
+    """Now, or the time that ``SOURCE_DATE_EPOCH`` gives.
+
+    Raises:
+        ConfigError: When it gives none.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        now = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        msg = f"SOURCE_DATE_EPOCH: expected seconds from 1970 to the year 9999, found {epoch!r}; correct or unset it"
+        raise ConfigError(msg) from error
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ pattern. What that means for a run is answered here as well.
 from __future__ import annotations
 
 import glob
-import logging
 import os
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.exporter import guarded
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.runs import SHORTCUT, holds_anything
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Save = Callable[..., None]
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 
 def is_main_process() -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any, NamedTuple, get_args, get_origin
 from xtts_export_callback.config import ExportConfig, check_options, did_you_mean
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.json_file import parse_json, read_small_file
+from xtts_export_callback.printable import training_logger
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 _RELEASE = "https://huggingface.co/coqui/XTTS-v2"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import os
 from pathlib import Path
@@ -14,10 +13,11 @@ from xtts_export_callback.checkpoint.archive import data_offset, read_directory
 from xtts_export_callback.checkpoint.tensor import Tensor
 from xtts_export_callback.errors import ConfigError, DamagedError
 from xtts_export_callback.next_resume import by_age, our_choice
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.runs import SHORTCUT, Saved, find_checkpoints
 from xtts_export_callback.schedule import RESUME_KEY, restore_position
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 
 def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:

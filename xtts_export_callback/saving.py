@@ -11,7 +11,6 @@ in the background, and until that is done a hard link keeps the one before, whic
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from xtts_export_callback.checkpoint.publish import hard_link, temporary_name
 from xtts_export_callback.disk import free_bytes
 from xtts_export_callback.exporter import guarded
 from xtts_export_callback.hooks import exchanged_writing
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.runs import find_checkpoints
 from xtts_export_callback.save_errors import WHAT_TO_DO, SaveError, save_error
 from xtts_export_callback.shortcut import Shortcut
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     Save = Callable[..., None]
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 _TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.files import sync_directory, sync_file
 from xtts_export_callback.checkpoint.publish import temporary_name
+from xtts_export_callback.printable import training_logger
 from xtts_export_callback.runs import SHORTCUT
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.config import ExportConfig
 
-logger = logging.getLogger("trainer.xtts_export")
+logger = training_logger()
 
 
 class Shortcut:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.next_resume import folder_fault, number_in, pattern_in
+from xtts_export_callback.printable import printable
 from xtts_export_callback.recipe_config import check_fields, read_config
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         train(arguments.config, output=arguments.output, continue_run=arguments.run, overrides=overrides)
     except XttsExportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before or after training: during it the Trainer saves and ends the process itself
         return 130

@@ -15,7 +15,7 @@ from typing import Any
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.json_file import parse_json
 
-NAME_VOCAB = "name the training vocab.json (--vocab; in a recipe vocab_file)"
+NAME_VOCAB = "name the training vocab.json (--vocab of export and average; vocab_file of a model in a merge recipe)"
 
 _ENCODINGS = (
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TRAINER_PREFIX = "xtts."
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and accelerate; torch.compile
 
+_WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+"""``torch.nn.utils.weight_norm`` to ``torch.nn.utils.parametrizations.weight_norm``, whose loading renames the same."""
+
 DROPPED = {
     "dvae": "the DVAE: turns speech into training targets, silent at inference",
     "torch_mel_spectrogram_style_encoder": "a mel filter bank for training; inference computes its own",
@@ -46,16 +49,25 @@ class InferenceModel(NamedTuple):
 
 
 def bare_name(name: str) -> str:
-    """A tensor's name without wrappers and the Trainer's prefix.
+    """A tensor's name without wrappers and the Trainer's prefix, as today's modules call it.
 
     Example:
         >>> bare_name("module.xtts.gpt._orig_mod.text_head.bias")
         'gpt.text_head.bias'
     """
-    while name.startswith(_WRAPPERS):
-        name = name.partition(".")[2]
-    name = name.removeprefix(TRAINER_PREFIX)
-    return sys.intern(name.replace("_orig_mod.", ""))  # many open checkpoints have the same ones
+    name = name[len(prefix_of(name)) :].replace("_orig_mod.", "")
+    module, _, last = name.rpartition(".")
+    if last in _WEIGHT_NORM:
+        name = f"{module}.{_WEIGHT_NORM[last]}"
+    return sys.intern(name)  # many open checkpoints have the same ones
+
+
+def prefix_of(name: str) -> str:
+    """The wrappers and the Trainer's prefix that a tensor's name starts with."""
+    rest = name
+    while rest.startswith(_WRAPPERS):
+        rest = rest.partition(".")[2]
+    return name[: len(name) - len(rest.removeprefix(TRAINER_PREFIX))]
 
 
 def dropped_component(name: str) -> str | None:
@@ -92,7 +104,7 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
             msg = f"{checkpoint.path}: two tensors are called {bare} once prefixes are stripped; not an XTTS checkpoint"
             raise CheckpointError(msg)
         tensors[bare] = tensor
-        prefix = prefix or name.removesuffix(bare)
+        prefix = prefix or prefix_of(name)
     for name in _REQUIRED:
         if name not in tensors:
             msg = f"{checkpoint.path}: no tensor {name}, found {len(tensors)} others; not an XTTS v2 checkpoint"

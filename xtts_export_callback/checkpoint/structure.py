@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.checkpoint.numbers import number_of, numpy_number
 from xtts_export_callback.checkpoint.tensor import Tensor
 from xtts_export_callback.checkpoint.unpickle import Global, Opaque, describe
 from xtts_export_callback.errors import CheckpointError
@@ -33,6 +34,9 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
     Raises:
         CheckpointError: When there is no state_dict of plain tensors, or anything in the file is beyond reason.
     """
+    if isinstance(root, Tensor):
+        msg = f"{path}: holds one tensor, as mel_stats.pth does, and no model; name a checkpoint"
+        raise CheckpointError(msg)
     if not isinstance(root, dict):
         msg = f"{path}: expected a dict with a state_dict, found {describe(root)}; only plain tensors are read"
         raise CheckpointError(msg)
@@ -40,6 +44,12 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
     model = root if is_bare else root["model"]
     if not isinstance(model, dict):
         msg = f"{path}: 'model' should be a state_dict, found {describe(model)}; only plain tensors in a dict are read"
+        raise CheckpointError(msg)
+    if is_bare and "optimizer" in root:
+        msg = f"{path}: holds optimizer state and no 'model'; name the checkpoint that has the weights"
+        raise CheckpointError(msg)
+    if is_bare and any(isinstance(item, dict) and "gpt_cond_latent" in item for item in root.values()):
+        msg = f"{path}: holds voices of speakers, as speakers_xtts.pth does, and no model; name a checkpoint"
         raise CheckpointError(msg)
     for name, tensor in model.items():
         if not isinstance(name, str):
@@ -51,7 +61,7 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
             raise CheckpointError(msg)
     check_tensors(path, nbytes, model)
     rest = {} if is_bare else {key: value for key, value in root.items() if key != "model"}
-    return dict(model), to_plain(path, rest)
+    return dict(model), with_numbers(to_plain(path, rest))
 
 
 def check_tensors(path: Path, nbytes: int, tensors: dict[str, Tensor]) -> None:
@@ -96,6 +106,17 @@ def to_plain(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def with_numbers(document: dict[str, Any]) -> dict[str, Any]:
+    """A document whose step, epoch and losses are numbers, also where the file has tensors of one element there."""
+    losses = document.get("model_loss")
+    found: dict[str, Any] = {
+        key: number_of(document[key]) for key in ("step", "epoch", "model_loss") if key in document
+    }
+    if isinstance(losses, dict):
+        found["model_loss"] = {key: number_of(value) for key, value in losses.items()}
+    return {**document, **found}
+
+
 class _Plain:
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -118,6 +139,9 @@ class _Plain:
 
     def _object(self, value: Opaque, depth: int) -> Any:
         """The fields of an object, such as the XttsConfig in the official release."""
+        number = numpy_number(value)
+        if number is not None:
+            return number
         if isinstance(value.state, dict):
             return self.convert(value.state, depth + 1)
         if value.items and all(isinstance(item, tuple) and len(item) == _PAIR for item in value.items):

@@ -8,16 +8,22 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from xtts_export_callback.printable import printable
 from xtts_export_callback.sizes import human_size
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-__all__ = ["add_asset_options", "add_output_options", "human_size", "progress_bar"]
+__all__ = ["add_asset_options", "add_output_options", "human_size", "progress_bar", "say"]
 
 _BAR_WIDTH = 30
 _FIRST_SHOWN_AFTER, _SHOWN_EVERY = 1.0, 0.1  # seconds
+
+
+def say(line: str) -> None:
+    """Print a line on stdout; names and strings out of files are in it."""
+    print(printable(line))
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, default: str) -> None:
@@ -43,6 +49,7 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     Yields:
         A function to call with the number of bytes done since the last call, from any thread.
     """
+    name = printable(label)
     started = time.monotonic()
     shown_at = started + _FIRST_SHOWN_AFTER - _SHOWN_EVERY
     done = 0
@@ -62,7 +69,7 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
             share = min(1.0, done / total) if total else 1.0
             bar = "#" * int(share * _BAR_WIDTH)
             rate = done / max(now - started, 1e-9)
-            text = f"\r{label} [{bar:<{_BAR_WIDTH}}] {share:4.0%} {human_size(done)} at {human_size(int(rate))}/s"
+            text = f"\r{name} [{bar:<{_BAR_WIDTH}}] {share:4.0%} {human_size(done)} at {human_size(int(rate))}/s"
             sys.stderr.write(f"{text}\x1b[K")
             sys.stderr.flush()
 

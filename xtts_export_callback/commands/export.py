@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.commands.common import add_asset_options, add_output_options, human_size, progress_bar
+from xtts_export_callback.commands.common import add_asset_options, add_output_options, human_size, progress_bar, say
 
 if TYPE_CHECKING:
     import argparse
@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
         except XttsExportError as error:
             if not several:
                 raise
-            print(f"xtts-export: {' '.join(str(error).split())}", file=sys.stderr)
+            say(f"xtts-export: {' '.join(str(error).split())}", file=sys.stderr)
     written = [result.nbytes for result in results if result.written]
     failed = len(checkpoints) - len(results)
     if several:
         failures = f", {failed} failed" if failed else ""
         skipped = len(results) - len(written)
-        print(f"{len(written)} exported ({human_size(sum(written))}), {skipped} skipped{failures}")
+        say(f"{len(written)} exported ({human_size(sum(written))}), {skipped} skipped{failures}")
     return _BAD_INPUT if failed else _DONE
 
 
@@ -82,11 +82,11 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
         )
     if result.written:
         seconds = time.perf_counter() - started
-        print(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
+        say(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
         for note in result.notes:
-            print(f"  {note}")
+            say(f"  {note}")
     else:
-        print(f"{output}: exported already, skipped")
+        say(f"{output}: exported already, skipped")
     return result
 
 

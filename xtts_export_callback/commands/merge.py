@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.commands.common import add_output_options
+from xtts_export_callback.commands.common import add_output_options, say
 from xtts_export_callback.commands.merging import add_merge_options, write_and_report
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = with_dtype(_recipe(args), args.dtype, for_training=args.for_training)
     with planned(recipe) as plan:
         if args.dry_run:
-            print(plan.describe())
+            for line in plan.describe():
+                say(line)
             _print_also(args, plan)
             return 0
         output = _output(args)
@@ -74,11 +75,11 @@ def _print_also(args: argparse.Namespace, plan: Plan) -> None:
     from xtts_export_callback.merge.engine import training_files
 
     if args.for_training and (files := training_files(plan)):
-        print(f"for training also {', '.join(files)}")
+        say(f"for training also {', '.join(files)}")
     if args.output is not None or _is_recipe(args):
         output = _output(args)
         exists = "" if not output.exists() else ", which exists: --force replaces an inference folder and nothing else"
-        print(f"to {output}{exists}")
+        say(f"to {output}{exists}")
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

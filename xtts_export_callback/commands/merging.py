@@ -6,7 +6,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.commands.common import progress_bar
+from xtts_export_callback.commands.common import progress_bar, say
 from xtts_export_callback.sizes import human_size
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ def write_and_report(
     is_mean = rules["method"] == "linear" and not rules["rules"]
     for source in result.provenance["sources"]:
         weight = f"{source['weight']:.4g} x " if is_mean else ""
-        print(f"  {weight}{source['model']} (step {source['step']})")
+        say(f"  {weight}{source['model']} (step {source['step']})")
     for line in [] if is_mean else rules["summary"]:
-        print(f"  {line}")
+        say(f"  {line}")
     _print_remarks(rules)
     dtype = result.provenance["dtype"]
     for note in result.notes:
-        print(f"  {note}")
-    print(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
+        say(f"  {note}")
+    say(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
     if for_training:
         _print_how_to_train(output, result.provenance)
     return 0
@@ -72,15 +72,19 @@ def write_and_report(
 def _print_remarks(rules: dict[str, Any]) -> None:
     differing = rules["integers"]["differing"]
     if differing:
-        print(f"  {len(differing)} integer tensors differ: those of the {rules['integers']['policy']} model taken")
+        say(f"  {len(differing)} integer tensors differ: those of the {rules['integers']['policy']} model taken")
+    if rules.get("dvae", {}).get("differing"):
+        taken, others = rules["dvae"]["taken"], ", ".join(rules["dvae"]["differing"])
+        say(f"  the DVAE of {taken} is taken, not that of {others}: each GPT was trained on the codes of its own")
     for name, dtype in rules["half_precision"].items():
-        print(f"  {name} is {dtype}: the result is no more precise than that; use the full checkpoint where it exists")
+        say(f"  {name} is {dtype}: the result is no more precise than that; use the full checkpoint where it exists")
 
 
 def _print_how_to_train(output: Path, provenance: dict[str, Any]) -> None:
     there = [(field, output / name) for name, field in _TRAINING_FILES.items() if name in provenance["files"]]
     options = " ".join(f"--coqpit.model_args.{field} {shlex.quote(str(path))}" for field, path in there)
-    print(f"To go on fine-tuning from it:\n  xtts-export train CONFIG.json {options}")
+    say("To go on fine-tuning from it:")
+    say(f"  xtts-export train CONFIG.json {options}")
     missing = [name for name in _TRAINING_FILES if name not in provenance["files"]]
     if missing:
-        print(f"  {' and '.join(missing)} not among the inputs: use those that the inputs were trained with")
+        say(f"  {' and '.join(missing)} not among the inputs: use those that the inputs were trained with")

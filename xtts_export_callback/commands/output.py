@@ -9,7 +9,8 @@ from typing import Any
 
 def print_json(value: Any) -> None:
     """Print a value as JSON that every parser takes: NaN and infinity, which JSON lacks, become null."""
-    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    print(text.replace("\x7f", "\\u007f"))  # the one control character that json leaves as it is
 
 
 def _finite(value: Any) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.commands.common import human_size, progress_bar
+from xtts_export_callback.commands.common import human_size, progress_bar, say
 from xtts_export_callback.commands.output import print_json
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def _show(report: VerificationReport | RunVerification) -> None:
             _show(model)
         picked = report.resume.checkpoint
         if picked is not None and report.resume.best is not None:
-            print(f"{report.path}: the next resume goes on from {picked.name}, best model {report.resume.best.name}")
+            say(f"{report.path}: the next resume goes on from {picked.name}, best model {report.resume.best.name}")
     elif report.is_fine:
-        print(f"{report.path}: fine ({report.tensors} tensors, {human_size(report.nbytes)})")
+        say(f"{report.path}: fine ({report.tensors} tensors, {human_size(report.nbytes)})")
     for fault in report.faults:
-        print(f"{report.path}: {fault.check}: {fault.message}")
+        say(f"{report.path}: {fault.check}: {fault.message}")
     for note in getattr(report, "notes", ()):
-        print(f"{report.path}: note: {note}")
+        say(f"{report.path}: note: {note}")

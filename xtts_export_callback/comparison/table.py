@@ -6,11 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from rich.table import Table
-from rich.text import Text
 
 from xtts_export_callback.comparison.words import percent
 from xtts_export_callback.inspection.components import BY_KEY
-from xtts_export_callback.inspection.table import make_console
+from xtts_export_callback.inspection.table import as_text, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,9 +25,9 @@ def show_comparison(report: ComparisonReport) -> None:
     """Print what differs: a sentence, what is not weights, then the weights from coarse to fine."""
     console = make_console()
     sentence = report.sentence
-    console.print(Text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
+    console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
     for line in _structure(report):
-        console.print(Text(line))
+        console.print(as_text(line))
     components = [(BY_KEY[key].title, found) for key, found in report.components.items()]
     console.print(_table("component", components))
     if not all(found.is_identical for found in report.layers.values()):
@@ -46,7 +45,7 @@ def show_way(report: RunWayReport) -> None:
     """Print a run's way: a sentence, and one line for each checkpoint."""
     console = make_console()
     sentence = report.sentence
-    console.print(Text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
+    console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("checkpoint", no_wrap=True)
     titles = ["GPT moved since the one before", "turn", "GPT away from the start", "most moved part since"]
@@ -54,9 +53,9 @@ def show_way(report: RunWayReport) -> None:
         table.add_column(title, justify="right")
     for index, name in enumerate(report.stops):
         row = [name, *_way_figures(report, index)]
-        table.add_row(*map(Text, [*row, f"{report.nonfinite[index]:,}"] if any(report.nonfinite) else row))
+        table.add_row(*map(as_text, [*row, f"{report.nonfinite[index]:,}"] if any(report.nonfinite) else row))
     console.print(table)
-    console.print(Text("turn: cosine between a step and the one before it; +1 straight on, 0 sideways, -1 back"))
+    console.print(as_text("turn: cosine between a step and the one before it; +1 straight on, 0 sideways, -1 back"))
 
 
 def _way_figures(report: RunWayReport, index: int) -> tuple[str, ...]:
@@ -119,7 +118,7 @@ def _table(title: str, rows: Iterable[tuple[str, Difference]]) -> Table:
     for heading in ("moved by", "cos(A, B)", "cos(A, B-A)", "changed", "largest change"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in rows:
-        table.add_row(*map(Text, (name, *_figures(found))))
+        table.add_row(*map(as_text, (name, *_figures(found))))
     return table
 
 

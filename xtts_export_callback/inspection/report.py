@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xtts_export_callback.architecture import Architecture, architecture_of
 from xtts_export_callback.checkpoint.dtypes import BY_NAME, CASTS
-from xtts_export_callback.checkpoint.layout import bare_name, dropped_component, has_trainer_prefix
+from xtts_export_callback.checkpoint.layout import bare_name, dropped_component, has_trainer_prefix, prefix_of
 from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
 from xtts_export_callback.checkpoint.tensor import Tensor
 from xtts_export_callback.inspection.components import BY_KEY, COMPONENTS, component_of
@@ -26,9 +26,12 @@ KINDS = {
     "average": "average of checkpoints",
     "merge": "merge of models",
     "official": "official release, or a copy of it",
+    "dvae": "DVAE alone, no model that speaks",
+    "other": "tensors of something other than XTTS v2",
     "bare": "bare state_dict",
     "inference": "inference model of unknown origin",
 }
+_DVAE_PARTS = ("encoder.", "decoder.", "codebook.")  # TTS.tts.layers.xtts.dvae.DiscreteVAE
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -92,6 +95,10 @@ class CheckpointReport(NamedTuple):
     @property
     def advice(self) -> str:
         """How to go on training from this file."""
+        if self.kind == "dvae":
+            return f"name it in a training config: model_args.dvae_checkpoint = {self.path.name}"
+        if self.kind == "other":
+            return "nothing here to train from: name a checkpoint of XTTS v2"
         if self.resumable:
             moments = "; its optimizer moments start afresh" if self.fresh_moments else ""
             return f"resume with --continue_path RUN, the folder it lies in{moments}"
@@ -202,6 +209,10 @@ def _kind(checkpoint: Checkpoint) -> str:
     if provenance is not None:
         kind = provenance["kind"]
         return kind if kind in KINDS else "inference"
+    if all(name.startswith(_DVAE_PARTS) for name in checkpoint.tensors):
+        return "dvae"
+    if not any(BY_KEY[component_of(bare_name(name))].speaks for name in checkpoint.tensors):
+        return "other"
     if document.get("optimizer") or has_trainer_prefix(checkpoint):
         return "training"
     if any(name.startswith("TTS.") for name in checkpoint.names):  # its config is a pickled XttsConfig
@@ -274,7 +285,6 @@ def _dtypes(tensors: dict[str, Tensor]) -> dict[str, int]:
 
 def _prefix(tensors: dict[str, Tensor]) -> str:
     for name in tensors:
-        bare = bare_name(name)
-        if dropped_component(bare) is None:
-            return name.removesuffix(bare)
+        if dropped_component(bare_name(name)) is None:
+            return prefix_of(name)
     return ""

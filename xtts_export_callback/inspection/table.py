@@ -15,6 +15,7 @@ from rich.text import Text
 from xtts_export_callback.inspection.components import BY_KEY
 from xtts_export_callback.inspection.report import KINDS, CheckpointReport
 from xtts_export_callback.inspection.tree import Node, fold
+from xtts_export_callback.printable import printable
 from xtts_export_callback.sizes import human_size
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def make_console() -> Console:
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     has_width = is_terminal or os.environ.get("COLUMNS", "").lstrip("0").isdigit()
     return _Console(width=None if has_width else _PIPE_WIDTH, highlight=False, markup=False, emoji=False)
+
+
+def as_text(content: str, style: str = "") -> Text:
+    """What a table or a line is made of: names and strings out of files, without markup and as one line."""
+    return Text(printable(content), style=style)
 
 
 def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False, console: Console | None = None) -> None:
@@ -79,7 +85,7 @@ def show_run(report: RunReport, *, console: Console | None = None) -> None:
 
 
 def _print_line(console: Console, text: str) -> None:
-    console.print(Text(text), soft_wrap=True)  # the terminal wraps; a file and a search keep whole lines
+    console.print(as_text(text), soft_wrap=True)  # the terminal wraps; a file and a search keep whole lines
 
 
 def _print_whole(console: Console, table: Table) -> None:
@@ -137,7 +143,7 @@ def _run_table(report: RunReport, width: int) -> Table:
     rows = [_saved_row(saved, with_export_size=width >= _NARROW) for saved in report.checkpoints]
     rows += [(f"{report.folder}/{name}", "", "", "", human_size(nbytes), "") for name, nbytes in report.others.items()]
     for name, step, *rest in rows:
-        table.add_row(*map(Text, (name, *([step] if width >= _MEDIUM else []), *rest)))
+        table.add_row(*map(as_text, (name, *([step] if width >= _MEDIUM else []), *rest)))
     return table
 
 
@@ -214,7 +220,7 @@ def _add_rows(table: Table, node: Node, depth: int, above: int) -> None:
     equal = f"  ({only_child.count} equal)" if only_child.count > 1 else ""
     shape = " x ".join(map(str, only_child.shape)) or "scalar" if only_child.dtype else f"{only_child.tensors} tensors"
     times = f"  (x {above})" if only_child.dtype and above > 1 else ""
-    label = Text(f"{_INDENT * depth}{name}{equal}")
+    label = as_text(f"{_INDENT * depth}{name}{equal}")
     table.add_row(label, only_child.dtype, f"{shape}{times}", human_size(only_child.nbytes))
     for child in only_child.children:
         _add_rows(table, child, depth + 1, above * only_child.count)

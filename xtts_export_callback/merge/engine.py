@@ -22,7 +22,7 @@ from xtts_export_callback.folder import (
     training_state,
     write_inference_folder,
 )
-from xtts_export_callback.merge.plan import Plan, make_plan
+from xtts_export_callback.merge.plan import Plan, make_plan, same_elements
 from xtts_export_callback.merge.recipe import Recipe, load_recipe
 from xtts_export_callback.merge.sources import OpenModel, check_compatible, check_same_vocab, open_models
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, merge_vocabularies
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
 
-    from xtts_export_callback.checkpoint import Checkpoint
+    from xtts_export_callback.checkpoint import Checkpoint, Tensor
     from xtts_export_callback.checkpoint.write import Progress
 
 DVAE = "dvae"
@@ -133,7 +133,7 @@ def write_merge(
         inputs,
         dtype=plan.tensors[TEXT_EMBEDDING].dtype.name,
         models=[model.inference for model in plan.models],
-        rules=_rules(plan),
+        rules={**_rules(plan), "dvae": _differing_dvaes(plan)} if for_training else _rules(plan),
     )
     return write_inference_folder(
         output,
@@ -182,12 +182,30 @@ def training_files(plan: Plan) -> dict[str, Any]:
     files: dict[str, Any] = {}
     if "mel_stats" in plan.tensors:
         files["mel_stats.pth"] = plan.tensors["mel_stats"]
+    dvaes = _dvaes(plan)
+    return {**files, "dvae.pth": dvaes[0][1]} if dvaes else files
+
+
+def _dvaes(plan: Plan) -> list[tuple[str, dict[str, Tensor]]]:
+    """The DVAE of each model that has one, the last model's first."""
+    found = []
     for model in reversed(plan.models):
         bare = {bare_name(name): tensor for name, tensor in model.checkpoint.tensors.items()}
         dvae = {name.partition(".")[2]: tensor for name, tensor in bare.items() if name.startswith(f"{DVAE}.")}
         if dvae:
-            return {**files, "dvae.pth": dvae}
-    return files
+            found.append((model.source.name, dvae))
+    return found
+
+
+def _differing_dvaes(plan: Plan) -> dict[str, Any]:
+    """Whose DVAE is written and whose is another: each GPT was trained on the codes of its own. Reads them."""
+    first, *others = _dvaes(plan) or [("", {})]
+    differing = [
+        name
+        for name, dvae in others
+        if dvae.keys() != first[1].keys() or not all(same_elements(dvae[key], first[1][key]) for key in dvae)
+    ]
+    return {"taken": first[0], "differing": differing}
 
 
 def with_dtype(recipe: Recipe, dtype: str | None, *, for_training: bool) -> Recipe:

@@ -63,10 +63,10 @@ class Plan:
         return [
             name
             for name, tensors in self.integers.items()
-            if not all(_same_elements(tensors[0], other) for other in tensors[1:])
+            if not all(same_elements(tensors[0], other) for other in tensors[1:])
         ]
 
-    def describe(self) -> str:
+    def describe(self) -> list[str]:
         """The plan in lines: the models, then for each rule which tensors and at which effective weights."""
         lines = [f"{len(self.tensors)} tensors from {len(self.models)} models"]
         for model in self.models:
@@ -83,7 +83,7 @@ class Plan:
             lines.append(f"vocabulary: {self.recipe.vocab}, {self.vocabulary.size} tokens")
         types = sorted({tensor.dtype.name for tensor in self.tensors.values() if tensor.dtype.is_float})
         lines.append(f"reads {human_size(self.bytes_read)}, writes {human_size(self.nbytes)} of {', '.join(types)}")
-        return "\n".join(lines)
+        return lines
 
     def steps(self) -> list[tuple[str, str, list[str]]]:
         """For each rule that counts, and for the rest: which tensors, how they are merged, and their names."""
@@ -244,9 +244,10 @@ def _reads(storage: ComputedStorage) -> int:
     return total
 
 
-def _same_elements(one: Tensor, other: Tensor) -> bool:
+def same_elements(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same, bit patterns of NaN apart. Reads them."""
     import numpy as np
 
-    if one.dtype is not other.dtype:
+    if one.dtype is not other.dtype or one.shape != other.shape:
         return False
     return all(np.array_equal(mine, its) for mine, its in zip(blocks(one), blocks(other), strict=True))

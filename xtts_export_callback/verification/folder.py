@@ -131,8 +131,8 @@ def _as_json(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _described_faults(checkpoint: Checkpoint, name: str, described: Any) -> list[str]:
-    path = checkpoint.path.with_name(name)
-    if not isinstance(described, dict) or path.parent != checkpoint.path.parent:
+    path = checkpoint.path.parent / name
+    if not isinstance(described, dict) or not name or "\0" in name or Path(name).name != name or name == "..":
         return [f"{PROVENANCE_FILE}: {name!r} is not described as a file of this folder"]
     if not path.is_file():
         return [f"{name} is missing"]
