@@ -25,6 +25,7 @@ _MAX_DIRECTORY = 32 << 20  # a full-size training checkpoint has 0.2 MB
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _ZIP64_EXTRA = 1
 _ENCRYPTED = 0x1
+_DIRECTORY = 0x10
 
 
 class Record(NamedTuple):
@@ -166,6 +167,9 @@ def _parse_entries(raw: bytes, count: int) -> list[Record]:
         if method != 0 or packed != nbytes:
             msg = f"record {name!r} is compressed, expected stored records; save it again with torch.save"
             raise _BadRecordError(msg)
+        if fields[17] & _DIRECTORY:  # torch would read nothing there
+            msg = f"record {name!r} is marked as a folder, which torch never does; save it again with torch.save"
+            raise _BadRecordError(msg)
         if nbytes == 0 and crc32 != 0:  # nobody reads nothing to find out
             msg = f"record {name!r} is empty with checksum {crc32:08x}; the file is damaged, get it again"
             raise _BadRecordError(msg)
@@ -212,11 +216,13 @@ def _strip_root(file: RandomFile, records: list[Record]) -> dict[str, Record]:
         raise CheckpointError(msg)
     prefix = roots[0] + "/"
     found: dict[str, Record] = {}
+    seen: set[str] = set()  # torch finds a record whatever the case of its letters
     for record in records:
         name = record.name.removeprefix(prefix)
         strange = not record.name.startswith(prefix) or ".." in record.name.split("/") or "\\" in record.name
-        if strange or name.startswith("/") or name in found or not name.isprintable():
+        if strange or name.startswith("/") or name.lower() in seen or not name.isprintable():
             msg = f"{file.path}: record name {record.name!r} is not one that torch writes; the file is hostile"
             raise CheckpointError(msg)
+        seen.add(name.lower())
         found[name] = Record(name, *record[1:])
     return found

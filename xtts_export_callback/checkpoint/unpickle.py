@@ -287,7 +287,12 @@ class Unpickler:
         target = self._stack[-1]
         if isinstance(target, Opaque):
             target.state = state
-        # On anything else it is an attribute such as an OrderedDict's _metadata, which no tensor depends on.
+        elif not isinstance(
+            target, dict
+        ):  # torch sets a tensor anew with it: other weights than the stream showed so far
+            msg = f"a state for {describe(target)}"
+            raise ValueError(msg)
+        # On a dict it is an attribute such as an OrderedDict's _metadata, which no tensor depends on.
 
     def _persistent(self) -> None:
         self._stack.append(self._persistent_load(self._stack.pop()))
@@ -370,7 +375,15 @@ def _check_key(key: Any) -> Any:
     if any(isinstance(part, int) and part.bit_length() > 64 for part in parts):
         msg = "an integer of more than 64 bits as a key"
         raise ValueError(msg)
+    if len(parts) > _PAIR and any(isinstance(part, (int, float)) and not _hashes_alone(part) for part in parts):
+        msg = "a tuple of numbers with equal hashes as a key"
+        raise ValueError(msg)
     return key
+
+
+def _hashes_alone(number: float) -> bool:
+    """Whether no other number of this kind has its hash: -1 and -2 share one, and so do numbers 2**61 - 1 apart."""
+    return isinstance(number, int) and -2 < number < sys.hash_info.modulus
 
 
 _KEY_PARTS = (str, bytes, int, float, type(None), Global, Opaque)
