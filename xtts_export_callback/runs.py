@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 from pathlib import Path
@@ -14,11 +13,11 @@ from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.folder import not_ours, read_provenance
 from xtts_export_callback.json_file import read_json_object
 from xtts_export_callback.model_config import CONFIG_FILE
+from xtts_export_callback.printable import training_logger
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-logger = logging.getLogger("trainer.xtts_export")
 
 DEFAULT_FOLDER = "inference"
 SHORTCUT = "best_model.pth"
@@ -175,5 +174,7 @@ def remove_export(path: Path) -> bool:
     if path not in _kept:
         _kept.add(path)
         what = ", ".join(foreign[:3])
-        logger.warning(" ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it", path, what)
+        training_logger().warning(
+            " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it", path, what
+        )
     return False

@@ -14,6 +14,7 @@ from xtts_export_callback.sizes import human_size
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
+    from typing import TextIO
 
 __all__ = ["add_asset_options", "add_output_options", "human_size", "progress_bar", "say"]
 
@@ -21,9 +22,9 @@ _BAR_WIDTH = 30
 _FIRST_SHOWN_AFTER, _SHOWN_EVERY = 1.0, 0.1  # seconds
 
 
-def say(line: str) -> None:
-    """Print a line on stdout; names and strings out of files are in it."""
-    print(printable(line))
+def say(line: str, *, file: TextIO | None = None) -> None:
+    """Print a line, on stdout by default; names and strings out of files are in it."""
+    print(printable(line), file=file)
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, default: str) -> None:

@@ -45,7 +45,7 @@ def _parse(text: str, path: Path) -> Any:
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):  # a few of them can stand for billions of values
-                event = self.peek_event()
+                event = self.peek_event()  # type: ignore[no-untyped-call]
                 msg = "aliases (*name) are not used in recipes; write the value out"
                 raise yaml.composer.ComposerError(None, None, msg, event.start_mark)
             return super().compose_node(parent, index)
@@ -53,12 +53,7 @@ def _parse(text: str, path: Path) -> Any:
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
                 return super().construct_object(node, deep=deep)
-            except (
-                LookupError,
-                ValueError,
-                TypeError,
-                AttributeError,
-            ) as error:  # a tag that does not fit
+            except (LookupError, ValueError, TypeError, AttributeError) as error:  # a tag that does not fit
                 msg = f"{reprlib.repr(node.value)} cannot be read as {node.tag.rpartition(':')[2]}"
                 raise yaml.constructor.ConstructorError(None, None, msg, node.start_mark) from error
 
