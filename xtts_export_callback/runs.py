@@ -174,7 +174,8 @@ def remove_export(path: Path) -> bool:
     if path not in _kept:
         _kept.add(path)
         what = ", ".join(foreign[:3])
-        training_logger().warning(
+        line = " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it"
+        training_logger().warning(line, path, what)
             " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it", path, what
         )
     return False
