@@ -176,8 +176,8 @@ def _find_config(checkpoint: Checkpoint, explicit: Path | None) -> dict[str, Any
     inside = checkpoint.document.get("config")
     if isinstance(inside, dict) and inside:
         return inside
-    beside = checkpoint.path.parent / "config.json"
-    if _is_file(beside):
+    beside = _first_file([place.parent for place in places(checkpoint.path)], "config.json")
+    if beside is not None:
         return read_json_object(beside)
     msg = (
         f"{checkpoint.path}: holds no config and has no config.json beside it; name one (--config; in a recipe config)"
@@ -218,8 +218,14 @@ def _folders(path: Path, config: dict[str, Any]) -> Iterator[Path]:
         named = _as_path(args.get(key))
         if named is not None:
             yield named.parent
-    yield path.parent
-    yield path.parent.parent
+    for place in places(path):
+        yield place.parent
+        yield place.parent.parent
+
+
+def places(path: Path) -> list[Path]:
+    """Where a file lies: by its own name, and where it leads to if it is a link, as in the hub's cache."""
+    return list(dict.fromkeys((path, path.resolve() if path.is_symlink() else path)))
 
 
 def _first_file(folders: list[Path], name: str) -> Path | None:

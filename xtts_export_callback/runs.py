@@ -41,10 +41,11 @@ class Saved(NamedTuple):
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run of the Trainer rather than a model."""
-    if not path.is_dir() or any((path / name).is_file() for name in MODEL_NAMES):
-        return False
-    return bool(find_checkpoints(path)) or (path / exports_folder(path)).is_dir()
+    """Whether a folder is a run of the Trainer rather than a model: its checkpoints decide, then a model of its own."""
+    if find_checkpoints(path):
+        return True
+    is_model = any((path / name).is_file() for name in MODEL_NAMES)
+    return not is_model and path.is_dir() and (path / exports_folder(path)).is_dir()
 
 
 def exports_folder(run: Path) -> str:

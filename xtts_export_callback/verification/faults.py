@@ -12,7 +12,8 @@ CHECKS = {
     "tensors": "names and shapes are those that the config asks for",
     "weights_only": "torch.load(weights_only=True) would accept everything in it",
     "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
-    "provenance": "the folder's files are those that export.json describes",
+    "provenance": "the folder's files are those that export.json describes; of the weights it knows checksums, "
+    "which find damage, not forgery",
     "resume": "the next resume picks files that can be resumed from",
 }
 """The checks, in the order in which they run."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.architecture import model_args
-from xtts_export_callback.assets import vocab_size
+from xtts_export_callback.assets import places, vocab_size
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.folder import PROVENANCE_FILE, read_provenance
@@ -24,11 +24,13 @@ _BLOCK = 1 << 20
 
 def config_beside(weights: Path) -> dict[str, Any] | None:
     """The ``config.json`` beside a file of weights, None where there is none that can be read."""
-    try:
-        value = json.loads(weights.with_name(_CONFIG).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    for place in places(weights):
+        try:
+            value = json.loads(place.with_name(_CONFIG).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        return value if isinstance(value, dict) else None
+    return None
 
 
 def vocabulary_check(
@@ -46,7 +48,8 @@ def vocabulary_check(
     """
     beside = checkpoint.path.with_name(_VOCAB)
     named = model_args(checkpoint.document.get("config")).get("tokenizer_file")
-    candidates = [beside, *([Path(named)] if isinstance(named, str) and named else [])]
+    beside_target = [place.with_name(_VOCAB) for place in places(checkpoint.path)[1:]]
+    candidates = [beside, *beside_target, *([Path(named)] if isinstance(named, str) and named else [])]
     found = next((path for path in candidates if path.is_file()), None)
     if required and found is not beside:
         return [Fault("vocabulary", f"{beside.name} is missing; copy the training vocabulary into the folder")], []
@@ -123,10 +126,10 @@ def _fingerprint_faults(checkpoint: Checkpoint, name: str, expected: Any) -> lis
     if name != checkpoint.path.name:
         return [f"{PROVENANCE_FILE} gives the fingerprint of {name}, which is not the model here"]
     try:
-        found = checkpoint.fingerprint()
+        is_same = checkpoint.has_fingerprint(expected)
     except XttsExportError as error:
         return [str(error)]
-    if found == expected:
+    if is_same:
         return []
     return [f"{name} does not hold the tensors that {PROVENANCE_FILE} describes: its fingerprint differs"]
 
