@@ -124,6 +124,8 @@ class Exporter:
         if done["written"]:
             size = human_size(done["nbytes"])
             logger.info(" > EXPORT : %s (%s in %.1f s, training waited %.3f s)", target, size, seconds, waited)
+            if done["leftovers"]:
+                logger.info(" > EXPORT : dropped what is left of a training: %s", done["leftovers"])
             self._dashboard.note(saved.step, seconds, done["nbytes"], waited)
         guarded("retention", lambda: self._after_export(saved))
 
@@ -178,7 +180,7 @@ class Exporter:
         if found is None:
             return True
         with open_checkpoint(saved.path) as checkpoint:
-            return bool(found["sources"][0].get("fingerprint") != checkpoint.fingerprint())
+            return not checkpoint.has_fingerprint(found["sources"][0].get("fingerprint"))
 
     # Retention
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.assets import COMPANIONS
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors
 from xtts_export_callback.checkpoint.files import RandomFile
+from xtts_export_callback.checkpoint.layout import DROPPED
 from xtts_export_callback.checkpoint.publish import whole_directory
 from xtts_export_callback.errors import ConfigError, OutputExistsError, VerificationError
+from xtts_export_callback.loadable import check_loadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,11 +53,19 @@ class WrittenFolder:
     written: bool
     provenance: dict[str, Any]
 
+    @property
+    def leftovers(self) -> str:
+        """What of a training was dropped beside what every checkpoint of one holds, in words; empty for nothing."""
+        found = self.provenance.get("dropped")
+        parts = found.items() if isinstance(found, dict) else ()
+        return ", ".join(f"{name} ({part['tensors']} tensors)" for name, part in parts if name not in DROPPED)
+
 
 def write_inference_folder(  # noqa: PLR0913 - one place knows everything that goes into a folder
     path: Path,
     tensors: dict[str, Tensor],
     *,
+    origin: str,
     assets: Assets,
     header: dict[str, Any],
     provenance: dict[str, Any],
@@ -69,6 +79,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     Args:
         path: The folder to create.
         tensors: The inference model.
+        origin: The file that it comes from, for errors.
         assets: What goes beside it.
         header: ``step``, ``epoch`` and ``model_loss`` as `training_state` gives them.
         provenance: What `provenance_of` gave.
@@ -82,11 +93,13 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
 
     Raises:
         ConfigError: For an unknown format.
+        CheckpointError: When ``Xtts.load_checkpoint`` would not load the tensors with the config.
         CheckpointError, OutputExistsError, VerificationError, OSError: As `write_pth`; nothing is left behind.
     """
     if format not in FORMATS:
         msg = f"format {format!r}: expected one of {', '.join(FORMATS)}"
         raise ConfigError(msg)
+    check_loadable(tensors, assets.config, origin)
     _check_replaceable(path, force=force)
     with whole_directory(path, force=force) as temporary:
         weights = temporary / FORMATS[format]

@@ -48,7 +48,8 @@ def export(*, source: str, known_as: str, target: str, dtype: str) -> dict[str, 
         dtype: As for `export_checkpoint`.
 
     Returns:
-        ``nbytes``, and ``written``: False when the same export was there already.
+        ``nbytes``; ``written``: False when the same export was there already; ``leftovers``: what of a training was
+        dropped, in words.
     """
     with open_checkpoint(source) as checkpoint:
         checkpoint.path = Path(known_as)
@@ -58,7 +59,7 @@ def export(*, source: str, known_as: str, target: str, dtype: str) -> dict[str, 
             if read_provenance(Path(target)) is None:
                 raise
             written = export_opened(checkpoint, Path(target), dtype=dtype, force=True)
-    return {"nbytes": written.nbytes, "written": written.written}
+    return {"nbytes": written.nbytes, "written": written.written, "leftovers": written.leftovers}
 
 
 def average(*, sources: list[str], target: str, dtype: str) -> dict[str, Any]:

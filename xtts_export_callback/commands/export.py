@@ -83,6 +83,8 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
     if result.written:
         seconds = time.perf_counter() - started
         print(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
+        if result.leftovers:
+            print(f"  dropped what is left of a training: {result.leftovers}")
     else:
         print(f"{output}: exported already, skipped")
     return result

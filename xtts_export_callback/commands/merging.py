@@ -62,6 +62,8 @@ def write_and_report(
     _print_remarks(rules)
     dtype = result.provenance["dtype"]
     print(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
+    if result.leftovers:
+        print(f"  dropped what is left of a training: {result.leftovers}")
     if for_training:
         _print_how_to_train(output, result.provenance)
     return 0
