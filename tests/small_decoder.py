@@ -35,7 +35,6 @@ ARGS: dict[str, Any] = {
 SMALL: dict[str, Any] = {
     "_UP_CHANNELS": 32,
     "_SPEAKER_FILTERS": (8, 8, 8, 8),
-    "_SPEAKER_ATTENTION": 2,
     "_SPEAKER_WIDTH": 4,
 }
 REAL: dict[str, Any] = {

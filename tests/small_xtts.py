@@ -17,13 +17,13 @@ from xtts_export_callback.expected_shapes import expected_tensors
 from xtts_export_callback.schedule import RESUME_KEY
 
 
-def small_state(step: int = 1000) -> dict[str, Any]:
+def small_state(step: int = 1000, args: dict[str, Any] = ARGS) -> dict[str, Any]:
     """What the Trainer saves, for the small model; call it where `small_decoder` is expected."""
     config = json.loads(TRAINER_CONFIG.read_text(encoding="utf-8"))
-    config["model_args"].update(ARGS)
+    config["model_args"].update(args)
     generator = torch.Generator().manual_seed(step)
     model = {}
-    for name, shape in expected_tensors(ARGS, TOKENS).items():
+    for name, shape in expected_tensors(args, TOKENS).items():
         is_counter = name.endswith("num_batches_tracked")
         model[f"xtts.{name}"] = torch.tensor(step) if is_counter else torch.randn(shape, generator=generator)
     model["dvae.codebook.embed"] = torch.randn(4, 4, generator=generator)

@@ -373,3 +373,65 @@ def test_overrides_reach_the_training_also_when_a_run_is_continued(monkeypatch: 
         (None, {"output": None, "continue_run": "runs/x", "overrides": ["--coqpit.epochs", "3"]}),
         ("voice.json", {"output": "runs", "continue_run": None, "overrides": ["--coqpit.export.enabled", "true"]}),
     ]
+
+
+def test_a_checkpoint_without_its_optimizer_is_known_again_by_its_export(run: Path, checkpoint: Path) -> None:
+    from xtts_export_callback.inspection.run import inspect_run
+    from xtts_export_callback.worker import drop_optimizer
+
+    state = torch.load(checkpoint, weights_only=True)
+    window = "torch_mel_spectrogram_dvae.mel_stft.spectrogram.window"
+    state["model"][window] = torch.hann_window(4)  # a view of a larger storage, as torch makes it
+    torch.save(state, checkpoint)
+    export_checkpoint(checkpoint)
+    assert drop_optimizer(run=str(run), keep=1)["names"] == ["checkpoint_1000.pth"]
+    assert [saved.export for saved in inspect_run(run).checkpoints] == ["float32", ""]
+    assert not export_checkpoint(checkpoint).written
+
+
+def test_an_export_of_an_earlier_version_is_known_again(checkpoint: Path) -> None:
+    from xtts_export_callback.checkpoint import read
+
+    path = export_checkpoint(checkpoint).path / "export.json"
+    provenance = json.loads(path.read_text(encoding="utf-8"))
+    with open_checkpoint(checkpoint) as opened:
+        earlier = f"sha256:{read._digest(opened.tensors, read._as_it_lies)}"
+    provenance["sources"][0]["fingerprint"] = earlier
+    path.write_text(json.dumps(provenance), encoding="utf-8")
+    assert not export_checkpoint(checkpoint).written
+
+
+def test_a_model_file_in_a_run_hides_none_of_its_checkpoints(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(run / "checkpoint_1000.pth", run / "model.pth")
+    assert main(["export", str(run)]) == 0
+    assert main(["average", str(run), "--last", "2"]) == 0
+    names = sorted(entry.name for entry in (run / "inference").iterdir())
+    assert names == ["average_last_2", "checkpoint_1000", "checkpoint_2000"]
+
+
+def unnamed(checkpoint: Path) -> None:
+    """Have the config of a checkpoint name a vocabulary that is not there."""
+    state = torch.load(checkpoint, weights_only=True)
+    state["config"]["model_args"]["tokenizer_file"] = "/nowhere/vocab.json"
+    torch.save(state, checkpoint)
+
+
+def test_a_link_in_the_cache_of_the_hub_gives_the_export_its_own_name(checkpoint: Path, tmp_path: Path) -> None:
+    unnamed(checkpoint)
+    snapshot, blobs = tmp_path / "models--me--voice" / "snapshots" / "abc", tmp_path / "models--me--voice" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, (name, source) in enumerate((("model.pth", checkpoint), ("vocab.json", checkpoint.parent))):
+        shutil.copy(source / name if source.is_dir() else source, blobs / str(number))
+        (snapshot / name).symlink_to(Path("..") / ".." / "blobs" / str(number))
+    assert export_checkpoint(snapshot).path == snapshot / "inference" / "abc"
+
+
+def test_the_vocabulary_beside_the_file_that_a_link_leads_to_is_found(checkpoint: Path, tmp_path: Path) -> None:
+    unnamed(checkpoint)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "latest.pth"
+    link.symlink_to(checkpoint)
+    exported = export_checkpoint(link).path
+    assert exported == tmp_path / "links" / "inference" / "latest"
+    assert (exported / "vocab.json").read_bytes() == (checkpoint.parent / "vocab.json").read_bytes()

@@ -18,7 +18,7 @@ from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
 from xtts_export_callback.companions import COMPANIONS, MEL_STATS
 from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.json_file import read_small_file
-from xtts_export_callback.model_config import clean_config, find_config, local_path, model_args
+from xtts_export_callback.model_config import clean_config, find_config, local_path, model_args, places
 from xtts_export_callback.vocab import NAME_VOCAB, Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
@@ -80,14 +80,16 @@ def find_assets(
             "(--config of export and average; config of a model in a merge recipe)"
         )
         raise ConfigError(msg)
-    folder, args = checkpoint.path.absolute().parent, model_args(raw)
+    args = model_args(raw)
     named = {key: path for key in _NAMED_FILES if (path := local_path(args.get(key), trained_in)) is not None}
-    near = [folder, folder.parent]
+    near = [
+        near for place in places(checkpoint.path) for near in (place.absolute().parent, place.absolute().parents[1])
+    ]
     beside_named = [path.parent for path in named.values()]
     vocabularies = (
         [vocab] if vocab else [*_listed(named, "tokenizer_file"), *_within([*beside_named, *near], VOCAB_FILE)]
     )
-    own = beside_named if trained_in is not None or _was_trained_here(folder, raw) else []
+    own = beside_named if trained_in is not None or _was_trained_here(beside[0], raw) else []
     companions = {name: _within([*own, *near], name) for name in COMPANIONS}
     companions[MEL_STATS] = [*_listed(named, "mel_norm_file"), *companions[MEL_STATS]]
     return Assets(
@@ -100,7 +102,8 @@ def find_assets(
 def find_vocabulary(checkpoint: Checkpoint) -> Path | None:
     """The vocabulary that lies beside a checkpoint, or else the one that its config names, whether it fits or not."""
     named = local_path(model_args(checkpoint.document.get("config")).get("tokenizer_file"))
-    candidates = [checkpoint.path.with_name(VOCAB_FILE), *([named] if named else [])]
+    beside = [place.with_name(VOCAB_FILE) for place in places(checkpoint.path)]
+    candidates = [*beside, *([named] if named else [])]
     return next(filter(_is_there, candidates), None)
 
 

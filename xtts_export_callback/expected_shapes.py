@@ -19,6 +19,7 @@ _MAX_LAYERS = 1_000  # each is a dozen names; the released models have 30
 _MAY_BE_OPEN = ("gpt_max_audio_tokens", "gpt_max_text_tokens")  # -1: no learned positions
 _MEL_CHANNELS = 80
 _CONDITIONING_BLOCKS = 6
+_NORM_GROUPS = (32, 16, 8, 4)  # ``TTS.tts.layers.tortoise.arch_utils.normalization``
 _PERCEIVER_LAYERS, _PERCEIVER_LATENTS, _PERCEIVER_WIDTH, _PERCEIVER_MULTIPLIER = 2, 32, 8 * 64, 4
 _PROMPT_POSITIONS = 24 * 9  # XTTS v1
 _UP_CHANNELS, _UP_KERNELS, _RESBLOCK_KERNELS, _RESBLOCK_CONVS = 512, (16, 16, 4, 4), (3, 7, 11), 3
@@ -29,6 +30,8 @@ _MEL_EXTRA, _TEXT_EXTRA = 3, 2
 DEFAULTS: dict[str, Any] = {
     "gpt_layers": 30,
     "gpt_n_model_channels": 1024,
+    "gpt_n_heads": 16,
+    "gpt_max_prompt_tokens": 70,
     "gpt_max_audio_tokens": 605,
     "gpt_max_text_tokens": 402,
     "gpt_num_audio_tokens": 8194,
@@ -48,21 +51,50 @@ def expected_tensors(args: dict[str, Any], text_tokens: int) -> dict[str, tuple[
         text_tokens: Rows of the text embedding, which the config of a release leaves open.
 
     Raises:
-        ValueError: When a size in ``args`` is no whole number or out of all bounds.
+        ValueError: When no model can be built from ``args``, naming the field, its value and what it should be.
     """
-    known = {**DEFAULTS, **{key: args[key] for key in DEFAULTS if args.get(key) is not None}}
-    for key, value in known.items():
-        least = -1 if key in _MAY_BE_OPEN else 0
-        most = _MAX_LAYERS if key == "gpt_layers" else _MAX_SIZE
-        if not isinstance(value, int) or not least <= value <= most:
-            msg = f"model_args.{key} should be a whole number from {least} to {most}, found {str(value)[:40]}"
-            raise ValueError(msg)
+    known = _settings(args)
     shapes: Shapes = {"mel_stats": (_MEL_CHANNELS,)}
     shapes |= _prefixed("gpt.", _gpt(known, text_tokens))
     decoder = _hifigan(known["decoder_input_dim"], known["d_vector_dim"], each=known[_EACH])
     shapes |= _prefixed("hifigan_decoder.waveform_decoder.", decoder)
     shapes |= _prefixed("hifigan_decoder.speaker_encoder.", _speaker_encoder())
     return shapes
+
+
+def _settings(args: dict[str, Any]) -> dict[str, Any]:
+    """The fields that decide shapes, as Coqpit reads them: a float is cut to an integer, a wrong type is refused."""
+    for key in (*_NUMBERS, *_FLAGS):
+        value = args.get(key)
+        is_right = isinstance(value, bool) if key in _FLAGS else _is_number(value)
+        if value is not None and not is_right:
+            raise UnlikelyConfigError(key, "true or false" if key in _FLAGS else "a whole number", value)
+    known = {key: args.get(key, default) for key, default in DEFAULTS.items()}
+    for key, value in known.items():
+        if key in _FLAGS:
+            known[key] = bool(value)
+            continue
+        least = -1 if key in _MAY_BE_OPEN else 0
+        most = _MAX_LAYERS if key == "gpt_layers" else _MAX_SIZE
+        if value is None or not least <= value <= most:
+            raise UnlikelyConfigError(key, f"a whole number from {least} to {most}", value)
+        known[key] = int(value)
+    width, heads = known["gpt_n_model_channels"], known["gpt_n_heads"]
+    if not heads or width % heads:
+        divisor = f"a divisor of gpt_n_model_channels, {width}"
+        raise UnlikelyConfigError(key="gpt_n_heads", expected=divisor, found=heads)
+    return known
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value  # noqa: PLR0124 - no NaN
+
+
+class UnlikelyConfigError(ValueError):
+    """A field of ``model_args`` with which no model can be built."""
+
+    def __init__(self, key: str, expected: str, found: Any) -> None:
+        super().__init__(f"model_args.{key} should be {expected}, found {str(found)[:40]}")
 
 
 def args_from_shapes(architecture: Architecture, decoder_input: int, voice: int, *, each: bool) -> dict[str, Any]:
@@ -81,6 +113,14 @@ def args_from_shapes(architecture: Architecture, decoder_input: int, voice: int,
 
 
 _EACH = "cond_d_vector_in_each_upsampling_layer"
+_FLAGS = ("kv_cache", "enable_redaction", "gpt_use_masking_gt_prompt_approach", "gpt_use_perceiver_resampler", _EACH)
+_NUMBERS = (
+    *(key for key, default in DEFAULTS.items() if not isinstance(default, bool)),
+    *("gpt_batch_size", "num_chars", "gpt_number_text_tokens", "gpt_start_text_token", "gpt_stop_text_token"),
+    *("gpt_start_audio_token", "gpt_stop_audio_token", "gpt_code_stride_len", "duration_const"),
+    *("input_sample_rate", "output_sample_rate", "output_hop_length"),
+)
+"""What ``XttsArgs`` has of truth values and of numbers: Coqpit refuses a config in which one of them is none."""
 
 
 def _gpt(args: dict[str, Any], text_tokens: int) -> Shapes:
@@ -94,13 +134,18 @@ def _gpt(args: dict[str, Any], text_tokens: int) -> Shapes:
         **_pair("gpt.ln_f", (width,)),
         **_pair("conditioning_encoder.init", (width, _MEL_CHANNELS, 1)),
     }
-    limits = (("mel", "gpt_max_audio_tokens", _MEL_EXTRA), ("text", "gpt_max_text_tokens", _TEXT_EXTRA))
-    for name, limit, extra in limits:
-        if args[limit] != -1:
-            shapes[f"{name}_pos_embedding.emb.weight"] = (args[limit] + extra, width)
+    audio, text = args["gpt_max_audio_tokens"], args["gpt_max_text_tokens"]
+    if audio != -1:  # it decides for both: ``TTS.tts.layers.tortoise.autoregressive.build_hf_gpt_transformer``
+        if text == -1:
+            raise UnlikelyConfigError(key="gpt_max_text_tokens", expected="a whole number from 0", found=text)
+        shapes["mel_pos_embedding.emb.weight"] = (audio + _MEL_EXTRA, width)
+        shapes["text_pos_embedding.emb.weight"] = (text + _TEXT_EXTRA, width)
     for layer in range(args["gpt_layers"]):
         shapes |= _prefixed(f"gpt.h.{layer}.", _gpt_layer(width))
     for block in range(_CONDITIONING_BLOCKS):
+        if not any(width % groups == 0 for groups in _NORM_GROUPS):
+            multiple = f"a multiple of {_NORM_GROUPS[-1]}"
+            raise UnlikelyConfigError(key="gpt_n_model_channels", expected=multiple, found=width)
         prefix = f"conditioning_encoder.attn.{block}."
         shapes |= _pair(f"{prefix}norm", (width,))
         shapes |= _pair(f"{prefix}qkv", (3 * width, width, 1))

@@ -93,9 +93,8 @@ def export_opened(  # noqa: PLR0913 - options of one command
     ``trained_in`` is as for `find_assets`.
     """
     model = inference_model(source)
-    described = describe_source(source)
     if output.exists() and not force:
-        return _already_there(output, described, dtype, format)
+        return _already_there(output, source, dtype, format)
     tensors = cast(model.tensors, dtype)
     assets = find_assets(
         source,
@@ -104,11 +103,12 @@ def export_opened(  # noqa: PLR0913 - options of one command
         config=Path(config) if config else None,
         trained_in=trained_in,
     )
-    provenance = provenance_of("export", [described], dtype=dtype, models=[model])
+    provenance = provenance_of("export", [describe_source(source)], dtype=dtype, models=[model])
     try:
         return write_inference_folder(
             output,
             tensors,
+            origin=str(source.path),
             assets=assets,
             header=training_state(source),
             provenance=provenance,
@@ -120,7 +120,7 @@ def export_opened(  # noqa: PLR0913 - options of one command
     except OutputExistsError:
         if force:
             raise
-        return _already_there(output, described, dtype, format)  # another process was faster
+        return _already_there(output, source, dtype, format)  # another process was faster
 
 
 def default_output(checkpoint: Path) -> Path:
@@ -129,7 +129,7 @@ def default_output(checkpoint: Path) -> Path:
     Beside a checkpoint of a run whose config names another folder, that one: `exports_folder`.
     """
     if checkpoint.name in MODEL_NAMES:
-        return checkpoint.parent / DEFAULT_FOLDER / checkpoint.resolve().parent.name
+        return checkpoint.parent / DEFAULT_FOLDER / checkpoint.absolute().parent.name
     return checkpoint.parent / exports_folder(checkpoint.parent) / checkpoint.stem
 
 
@@ -144,19 +144,19 @@ def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ConfigError(msg)
 
 
-def is_export_of(folder: Path, fingerprint: str, dtype: str, format: str = "pth") -> bool:  # noqa: A002
-    """Whether a folder is a whole export of this content in this form."""
+def is_export_of(folder: Path, source: Checkpoint, dtype: str, format: str = "pth") -> bool:  # noqa: A002
+    """Whether a folder is a whole export of these weights in this form."""
     found = read_provenance(folder)
     if found is None or found["kind"] != "export" or found.get("dtype") != dtype:
         return False
     sources = found["sources"]
-    source = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
-    same = isinstance(source, dict) and source.get("fingerprint") == fingerprint
+    described = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
+    same = isinstance(described, dict) and source.has_fingerprint(described.get("fingerprint"))
     return same and (folder / FORMATS[format]).is_file()
 
 
-def _already_there(output: Path, described: dict[str, Any], dtype: str, format: str) -> WrittenFolder:  # noqa: A002
-    if is_export_of(output, described["fingerprint"], dtype, format):
+def _already_there(output: Path, source: Checkpoint, dtype: str, format: str) -> WrittenFolder:  # noqa: A002
+    if is_export_of(output, source, dtype, format):
         return WrittenFolder(output, folder_bytes(output), written=False, provenance=read_provenance(output) or {})
     msg = f"{output}: exists and is not this export (another source, dtype or format); use --force or another --output"
     raise OutputExistsError(msg)

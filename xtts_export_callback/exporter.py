@@ -193,7 +193,7 @@ class Exporter:
         if found is None:
             return True
         with open_checkpoint(saved.path) as checkpoint:
-            return bool(found["sources"][0].get("fingerprint") != checkpoint.fingerprint())
+            return not checkpoint.has_fingerprint(found["sources"][0].get("fingerprint"))
 
     def _perform(self, task: str, **arguments: Any) -> dict[str, Any]:
         """Have the helper do a job. One that hangs while the end of the training waits is the last one."""

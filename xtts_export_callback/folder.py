@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors
 from xtts_export_callback.checkpoint.files import RandomFile
+from xtts_export_callback.checkpoint.layout import DROPPED
 from xtts_export_callback.checkpoint.publish import whole_directory
 from xtts_export_callback.companions import write_companion
 from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError, VerificationError
 from xtts_export_callback.json_file import read_json_object
+from xtts_export_callback.loadable import check_loadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +63,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     path: Path,
     tensors: dict[str, Tensor],
     *,
+    origin: str,
     assets: Assets,
     header: dict[str, Any],
     provenance: dict[str, Any],
@@ -75,6 +78,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     Args:
         path: The folder to create.
         tensors: The inference model.
+        origin: The file that it comes from, for errors.
         assets: What goes beside it.
         header: ``step``, ``epoch`` and ``model_loss`` as `training_state` gives them.
         provenance: What `provenance_of` gave.
@@ -90,11 +94,13 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
 
     Raises:
         ConfigError: For an unknown format.
+        CheckpointError: When ``Xtts.load_checkpoint`` would not load the tensors with the config.
         CheckpointError, OutputExistsError, VerificationError, OSError: As `write_pth`; nothing is left behind.
     """
     if format not in FORMATS:
         msg = f"format {format!r}: expected one of {', '.join(FORMATS)}"
         raise ConfigError(msg)
+    check_loadable(tensors, assets.config, origin)
     _check_replaceable(path, force=force)
     folder_mode = 0o700 | mode | (mode & 0o444) >> 2
 
@@ -111,7 +117,8 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode(), mode)
         _write(temporary / "vocab.json", assets.vocab, mode)
         companions = assets.companions.items()
-        notes = [note for name, found in companions for note in write_companion(temporary / name, found, mode=mode)]
+        notes = _leftovers(provenance)
+        notes += [note for name, found in companions for note in write_companion(temporary / name, found, mode=mode)]
         for name, content in (extra or {}).items():
             if not (temporary / name).exists():
                 write_pth(temporary / name, content, mode=mode)
@@ -119,6 +126,13 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode(), mode)
         nbytes = folder_bytes(temporary)
     return WrittenFolder(path, nbytes, written=True, provenance=complete, notes=tuple(notes))
+
+
+def _leftovers(provenance: dict[str, Any]) -> list[str]:
+    """A line on what was dropped that not every checkpoint of a training holds."""
+    parts = provenance["dropped"].items()
+    found = [f"{name} ({part['tensors']} tensors)" for name, part in parts if name not in DROPPED]
+    return [f"dropped what is left of a training: {', '.join(found)}"] if found else []
 
 
 def _check_replaceable(path: Path, *, force: bool, known_as: Path | None = None) -> None:
@@ -170,7 +184,7 @@ def _is_as_written(path: Path, described: Any) -> bool:
         return bool(described.get("sha256") == sha256_of(path))
     try:
         with open_checkpoint(path) as found:
-            return bool(described.get("fingerprint") == found.fingerprint())
+            return found.has_fingerprint(described.get("fingerprint"))
     except CheckpointError:
         return False
 

@@ -92,8 +92,14 @@ def find_config(checkpoint: Checkpoint, explicit: Path | None = None) -> dict[st
     inside = checkpoint.document.get("config")
     if isinstance(inside, dict) and inside:
         return inside
-    beside = checkpoint.path.with_name(CONFIG_FILE)
-    return read_json_object(beside) if beside.exists() else {}
+    beside = (place.with_name(CONFIG_FILE) for place in places(checkpoint.path))
+    found = next((path for path in beside if path.exists()), None)
+    return read_json_object(found) if found is not None else {}
+
+
+def places(path: Path) -> list[Path]:
+    """Where a file lies: by its own name, and where it leads to if it is a link, as in the hub's cache."""
+    return [path, path.resolve()] if path.is_symlink() else [path]
 
 
 def known_config(checkpoint: Checkpoint) -> dict[str, Any]:

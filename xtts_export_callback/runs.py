@@ -46,10 +46,11 @@ class Saved(NamedTuple):
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run of the Trainer rather than a model."""
-    if not path.is_dir() or any((path / name).is_file() for name in MODEL_NAMES):
-        return False
-    return bool(find_checkpoints(path)) or (path / exports_folder(path)).is_dir()
+    """Whether a folder is a run of the Trainer rather than a model: its checkpoints decide, then a model of its own."""
+    if find_checkpoints(path):
+        return True
+    is_model = any((path / name).is_file() for name in MODEL_NAMES)
+    return not is_model and path.is_dir() and (path / exports_folder(path)).is_dir()
 
 
 def exports_folder(run: Path) -> str:
@@ -176,6 +177,4 @@ def remove_export(path: Path) -> bool:
         what = ", ".join(foreign[:3])
         line = " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it"
         training_logger().warning(line, path, what)
-            " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it", path, what
-        )
     return False

@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[dict[str, Any], Any] | None:
     """What a file holds, or None where it is refused as it should be. Any other error fails the test."""
     try:
         with open_checkpoint(path) as checkpoint:
-            assert checkpoint.fingerprint().startswith("sha256:")
+            assert checkpoint.fingerprint().startswith("crc32-sha256:")
             return contents(checkpoint)
     except CheckpointError as error:
         assert str(path) in str(error)

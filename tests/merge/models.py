@@ -23,6 +23,7 @@ COUNTER = "hifigan_decoder.speaker_encoder.bn1.num_batches_tracked"
 ARGS = {
     "gpt_layers": 0,
     "gpt_n_model_channels": WIDTH,
+    "gpt_n_heads": 1,
     "gpt_max_audio_tokens": -1,
     "gpt_max_text_tokens": -1,
     "gpt_num_audio_tokens": 2,
@@ -105,6 +106,7 @@ def save(
 
 def save_all(folder: Path, models: Sequence[Mapping[str, torch.Tensor]]) -> list[Path]:
     """Save models as ``a/model.pth``, ``b/model.pth`` and so on, so that they are called a, b ..."""
+    _BESIDE.clear()
     return [save(folder / chr(ord("a") + index) / "model.pth", model) for index, model in enumerate(models)]
 
 

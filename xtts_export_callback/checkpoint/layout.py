@@ -6,6 +6,7 @@ Facts from ``TTS.tts.layers.xtts.trainer.gpt_trainer.GPTTrainer`` (the modules t
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +31,25 @@ DROPPED = {
 }
 """First name components that inference does not load, with the reason."""
 
+_LEFTOVER = re.compile(r"(optim\w*|\w*scheduler|scaler|criterion|\w*disc(riminator)?s?|m[psr]s?d)(?=\.|$)")
+"""First name components of what trained a model: optimizers, losses, discriminators. They hold none of its voice."""
+
+_REFUSED = (
+    (
+        re.compile(r"(^|\.)((lora|dora|ia3|hada|lokr|oft|vera)_\w+|base_layer|modules_to_save|base_model)(\.|$)"),
+        "part of an adapter (LoRA), and the model alone has another voice; merge the adapter into the model first",
+    ),
+    (
+        re.compile(r"(^|\.)(\w*_)?(ema|swa|shadow\w*|averaged_model|n_averaged)(_\w*)?(\.|$)"),
+        "part of a second set of weights (EMA), which has another voice; save a checkpoint of the set you want",
+    ),
+    (
+        re.compile(r"(^|\.)(_fsdp_wrapped_module|_forward_module|_flat_param|ds_\w+|deepspeed\w*)(\.|$)"),
+        "a part of a model that DeepSpeed or FSDP has split; gather it first (zero_to_fp32.py)",
+    ),
+)
+"""Names that no XTTS has and that say that its own names are not the whole voice, with the reason."""
+
 TEXT_EMBEDDING = "gpt.text_embedding.weight"
 _REQUIRED = (TEXT_EMBEDDING, "gpt.mel_embedding.weight", "hifigan_decoder.waveform_decoder.conv_pre.weight")
 
@@ -39,7 +59,7 @@ class InferenceModel(NamedTuple):
 
     Attributes:
         tensors: By the names that ``Xtts.load_state_dict(strict=True)`` expects, in file order.
-        dropped: Number of tensors and bytes left out, by the keys of `DROPPED`.
+        dropped: Number of tensors and bytes left out, by what `dropped_component` calls them.
         prefix: What was stripped from the names, empty for a file that had none.
     """
 
@@ -71,11 +91,12 @@ def prefix_of(name: str) -> str:
 
 
 def dropped_component(name: str) -> str | None:
-    """The key of `DROPPED` that a bare name falls under, or None where inference needs the tensor."""
+    """What of `DROPPED`, or which leftover of a training, a bare name belongs to; None where inference needs it."""
     for component in DROPPED:
         if name == component or name.startswith(f"{component}."):
             return component
-    return None
+    leftover = _LEFTOVER.match(name)
+    return leftover[1] if leftover else None
 
 
 def inference_model(checkpoint: Checkpoint) -> InferenceModel:
@@ -88,7 +109,7 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
         The selection.
 
     Raises:
-        CheckpointError: When the file is no XTTS model or two names become one.
+        CheckpointError: When the file is no XTTS model, two names become one, or its voice is not in these names alone.
     """
     tensors: dict[str, Tensor] = {}
     dropped: dict[str, tuple[int, int]] = {}
@@ -100,6 +121,10 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
             count, nbytes = dropped.get(component, (0, 0))
             dropped[component] = (count + 1, nbytes + tensor.nbytes)
             continue
+        for pattern, reason in _REFUSED:
+            if pattern.search(bare):
+                msg = f"{checkpoint.path}: {name} is {reason}"
+                raise CheckpointError(msg)
         if bare in tensors:
             msg = f"{checkpoint.path}: two tensors are called {bare} once prefixes are stripped; not an XTTS checkpoint"
             raise CheckpointError(msg)

@@ -13,13 +13,13 @@ from xtts_export_callback.checkpoint.checksum import crc32
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.checkpoint.rebuild import TensorBuilder
 from xtts_export_callback.checkpoint.structure import split
-from xtts_export_callback.checkpoint.tensor import BLOCK, Storage, Tensor
+from xtts_export_callback.checkpoint.tensor import BLOCK, SliceStorage, Storage, Tensor
 from xtts_export_callback.checkpoint.unpickle import Unpickler, UnpicklingError
 from xtts_export_callback.errors import CheckpointError, DamagedError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
@@ -75,32 +75,61 @@ class Checkpoint:
         return 0o666 if self.file is None else self.file.mode
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, dtypes, shapes, layouts and checksums of the tensors.
+        """SHA-256 over names, dtypes, shapes and CRC-32s of the tensors' elements.
 
-        It does not depend on the file's name or dates and costs no reading where the file holds checksums; where it
-        holds none, every tensor is read.
+        It depends on neither the file's name and dates nor on how the tensors lie in it, and costs no reading where the
+        file holds checksums of them; what has none, and views of larger storages, are read. It tells one save from
+        another and finds damage. It proves nothing against intent: four bytes of a tensor, chosen for it, give the
+        tensor any CRC-32.
 
         Returns:
-            ``"sha256:"`` and 64 hexadecimal digits.
+            ``"crc32-sha256:"`` and 64 hexadecimal digits.
         """
         return fingerprint(self.tensors)
+
+    def has_fingerprint(self, recorded: object) -> bool:
+        """Whether the tensors are those of which a fingerprint was recorded, by this version or an earlier one."""
+        if isinstance(recorded, str) and recorded.startswith(_EARLIER):
+            return recorded == _EARLIER + _digest(self.tensors, _as_it_lies)
+        return recorded == self.fingerprint()
+
+
+_FINGERPRINT, _EARLIER = "crc32-sha256:", "sha256:"
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
     """See `Checkpoint.fingerprint`."""
+    return _FINGERPRINT + _digest(tensors, _in_order)
+
+
+def _digest(tensors: dict[str, Tensor], place: Callable[[Tensor], tuple[str, Storage]]) -> str:
     import hashlib  # loads OpenSSL, which a mere look at a file can do without
 
     digest = hashlib.sha256()
     known: dict[int, int] = {}
     for name in sorted(tensors):
         tensor = tensors[name]
-        key = id(tensor.storage)
-        if key not in known:
-            known[key] = _storage_crc(tensor.storage)
-        crc = known[key]
-        line = f"{name}\0{tensor.dtype.name}\0{tensor.shape}\0{tensor.stride}\0{tensor.offset}\0{crc:08x}\n"
-        digest.update(line.encode())
-    return f"sha256:{digest.hexdigest()}"
+        layout, storage = place(tensor)
+        is_shared = storage is tensor.storage
+        crc = known.get(id(storage)) if is_shared else None
+        if crc is None:
+            crc = _storage_crc(storage)
+        if is_shared:
+            known[id(storage)] = crc
+        digest.update(f"{name}\0{tensor.dtype.name}\0{tensor.shape}\0{layout}{crc:08x}\n".encode())
+    return digest.hexdigest()
+
+
+def _in_order(tensor: Tensor) -> tuple[str, Storage]:
+    """The elements in row-major order; those of an expanded tensor once, with how they are repeated."""
+    start, stop = tensor.extent
+    if tensor.nbytes <= stop - start:
+        return "", tensor.packed()
+    return f"{tensor.stride}\0", SliceStorage(tensor.storage, start, stop)
+
+
+def _as_it_lies(tensor: Tensor) -> tuple[str, Storage]:
+    return f"{tensor.stride}\0{tensor.offset}\0", tensor.storage
 
 
 def _storage_crc(storage: Storage) -> int:

@@ -217,7 +217,7 @@ def _is_source(provenance: dict[str, Any], checkpoint: Checkpoint) -> bool:
         return False
     if not checkpoint.has_checksums:  # a fingerprint would cost reading all of it: the name has to do
         return True
-    return bool(sources[0].get("fingerprint") == checkpoint.fingerprint())
+    return checkpoint.has_fingerprint(sources[0].get("fingerprint"))
 
 
 def _copy_bytes(run: Path, full: list[Saved], *, broken: set[str]) -> int:

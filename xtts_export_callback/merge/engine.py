@@ -138,6 +138,7 @@ def write_merge(
     return write_inference_folder(
         output,
         plan.tensors,
+        origin=str(merged_models[-1].path),
         assets=plan.assets,
         header=combined_state([model.checkpoint for model in merged_models], recipe.settings.weights),
         provenance=provenance,

@@ -14,7 +14,8 @@ CHECKS = {
     "config": "config.json can be read",
     "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
     "companions": "speakers_xtts.pth and mel_stats.pth hold voices and mel statistics",
-    "provenance": "the folder's files are those that export.json describes",
+    "provenance": "the folder's files are those that export.json describes; of the weights it knows checksums, "
+    "which find damage, not forgery",
     "resume": "the next resume picks files that can be resumed from",
 }
 """The checks, in the order in which they run."""
