@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.small_xtts import small_decoder, small_state, write_small
+from tests.small_xtts import small_state, write_small
 from tests.training import lines_logged_by
 from xtts_export_callback import average_checkpoints, export_checkpoint
 from xtts_export_callback.checkpoint import publish
@@ -30,9 +30,8 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX syste
 def run(tmp_path: Path) -> Iterator[Path]:
     """Two checkpoints, and an umask that leaves everybody everything."""
     umask = os.umask(0)
-    with small_decoder():
-        for step in (1, 2):
-            write_small(tmp_path / "run" / f"checkpoint_{step}.pth")
+    for step in (1, 2):
+        write_small(tmp_path / "run" / f"checkpoint_{step}.pth")
     yield tmp_path / "run"
     os.umask(umask)
 
@@ -61,8 +60,7 @@ def an_edited_config(folder: Path) -> None:
 
 
 def other_weights(folder: Path) -> None:
-    with small_decoder():
-        state = small_state(7)
+    state = small_state(7)
     del state["optimizer"]
     write_small(folder / "model.pth", state).with_name("vocab.json").write_bytes(
         (folder.parents[1] / "vocab.json").read_bytes()
