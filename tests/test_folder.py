@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.small_xtts import small_state, write_small
 from tests.training import lines_logged_by
@@ -234,7 +235,8 @@ def test_what_is_half_written_is_no_more_readable_than_the_result(run: Path) -> 
 
 @posix
 def test_private_voices_stay_private_in_the_export_of_a_public_checkpoint(run: Path) -> None:
-    (run / "speakers_xtts.pth").write_bytes(b"voices")
+    voice = {"gpt_cond_latent": torch.zeros(1, 2, 8), "speaker_embedding": torch.zeros(1, 4, 1)}
+    torch.save({"Anna": voice}, run / "speakers_xtts.pth")
     (run / "speakers_xtts.pth").chmod(0o600)
     folder = export_checkpoint(run / "checkpoint_1.pth").path
     assert (folder / "speakers_xtts.pth").stat().st_mode & 0o777 == 0o600

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.small_decoder import small_decoder
 from tests.small_xtts import small_state, write_small
 from tests.test_exporter import exported
 from tests.test_saving import first, load, same, steps
