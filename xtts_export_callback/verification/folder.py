@@ -131,7 +131,7 @@ def _as_json(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _described_faults(checkpoint: Checkpoint, name: str, described: Any) -> list[str]:
-    path = checkpoint.path.with_name(name)
+    path = checkpoint.path.parent / name
     if not isinstance(described, dict) or path.parent != checkpoint.path.parent:
         return [f"{PROVENANCE_FILE}: {name!r} is not described as a file of this folder"]
     if not path.is_file():
