@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.benchmarks.files import vocabulary
-from tests.small_decoder import TOKENS
+from tests.small_decoder import ARGS, TOKENS
 from tests.small_xtts import small_state, write_small
 from xtts_export_callback import export_checkpoint, merge_checkpoints
 from xtts_export_callback.cli import main
@@ -106,7 +106,7 @@ class TestWhereFilesAreTakenFrom:
         monkeypatch.chdir(tmp_path)
         write_vocab(Path("base") / "my_vocab.json", "named", light_layout("few")[TEXT_EMBEDDING][1][0])
         options = {"enabled": True, "dtype": "float16", "average_last": 2}
-        fields = {"model_args": {"tokenizer_file": "base/my_vocab.json"}, "save_n_checkpoints": 4}
+        fields = {"model_args": {**ARGS, "tokenizer_file": "base/my_vocab.json"}, "save_n_checkpoints": 4}
         config = light_config(tmp_path / "out", options, **fields)
         (tmp_path / "out" / "vocab.json").unlink()
         trainer = light_trainer(config)

@@ -326,6 +326,14 @@ def test_a_wrong_vocabulary_is_found(folder: Path) -> None:
     assert "5 tokens, the text embedding 6 rows" in verify_model(folder).faults[0].message
 
 
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "", ".", "..", "a/b", "a\0b"])
+def test_a_provenance_that_lists_what_is_no_file_of_the_folder_is_found(folder: Path, name: str) -> None:
+    provenance = json.loads((folder / "export.json").read_bytes())
+    provenance["files"][name] = {"bytes": 1}
+    (folder / "export.json").write_text(json.dumps(provenance), encoding="utf-8")
+    assert checks(folder) == ["provenance"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_vocabulary_that_begins_with_a_byte_order_mark_is_found(folder: Path, encoding: str) -> None:
     text = (folder / "vocab.json").read_text(encoding="utf-8")

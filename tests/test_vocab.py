@@ -152,6 +152,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("added_tokens", None), "added_tokens: expected a list"),
         (_set("custom", 1), "unknown key 'custom'"),
         (_set("pre_tokenizer", {"type": "Foo"}), "vocab.json: "),
+        (_set("decoder", {"type": "Whitespace"}), "vocab.json: "),
     ],
 )
 def test_what_is_no_vocabulary_ends_with_one_line(change: Callable[[dict[str, Any]], None], expected: str) -> None:

@@ -25,7 +25,7 @@ _ENCODINGS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _COMPONENTS = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
-_PLAIN_COMPONENTS: tuple[Any, ...] = (None, {"type": "Whitespace"})
+_PLAIN_SPLITTING = {"type": "Whitespace"}
 _TEXTS = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix")
 _SWITCHES = ("fuse_unk", "byte_fallback", "ignore_merges")
 _MODEL_KEYS = {"type", "dropout", "vocab", "merges", *_TEXTS, *_SWITCHES}
@@ -176,10 +176,10 @@ def _added_tokens(parsed: dict[str, Any]) -> dict[str, int]:
 
 def _is_plain(parsed: dict[str, Any]) -> bool:
     """Whether it uses nothing of the library but what the vocabularies of XTTS use."""
+    components = {key: parsed[key] for key in _COMPONENTS if parsed.get(key) is not None}
     known_added = {"id", "content", *_ADDED_SWITCHES}
     return (
-        all(parsed.get(key) in _PLAIN_COMPONENTS for key in _COMPONENTS[2:])
-        and all(parsed.get(key) is None for key in _COMPONENTS[:2])
+        components in ({}, {"pre_tokenizer": _PLAIN_SPLITTING})
         and parsed["model"].keys() <= _MODEL_KEYS
         and all(token.keys() <= known_added for token in parsed.get("added_tokens", []))
     )
