@@ -14,7 +14,8 @@ import pytest
 
 from tests.test_background import refuse_thread
 from tests.training import close_trainer_logs
-from xtts_export_callback import saving
+from xtts_export_callback import callback, hooks, saving, trainer_state
+from xtts_export_callback.callback import ExportCallback
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.config import ExportConfig
 from xtts_export_callback.dashboard import Dashboard
@@ -22,6 +23,7 @@ from xtts_export_callback.disk import exports_bytes
 from xtts_export_callback.exporter import Exporter
 from xtts_export_callback.runs import Saved, find_checkpoints, find_exports, remove_export
 from xtts_export_callback.schedule import RESUME_KEY
+from xtts_export_callback.shortcut import Shortcut
 
 pytestmark = pytest.mark.integration
 
@@ -468,3 +470,257 @@ def test_tensorboard_gets_a_card_on_its_page_of_hyper_parameters(tmp_path: Path)
     events.Reload()
     assert "hparams" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
     assert {"Export/seconds", "Export/megabytes", "Export/training_waited_seconds"} <= set(events.Tags()["scalars"])
+
+
+def fail(*args: Any, **options: Any) -> NoReturn:
+    message = "this was not expected"
+    raise RuntimeError(message)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (saving, "state_bytes"),
+        (saving, "weights_only"),
+        (trainer_state, "position_of"),
+        (hooks, "_exchange_writing"),
+        (hooks, "_exchange"),
+        (saving.TrainerSaves, "_hold"),
+        (saving.TrainerSaves, "_newest"),
+        (saving.TrainerSaves, "_sync_later"),
+        (saving.TrainerSaves, "_warn_of_lack"),
+        (saving, "find_checkpoints"),
+        (saving.TrainerSaves, "wait"),
+        (Shortcut, "make"),
+        (Exporter, "before_save"),
+        (Exporter, "_hold"),
+        (Exporter, "finish"),
+        (Exporter, "end"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_unexpected_error_of_ours_ends_no_save_and_no_training(
+    light: LightRun, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    monkeypatch.setattr(owner, name, fail)
+    run = light({**ON, "checkpoint_state": "weights"})
+    assert steps(run, "checkpoint") == [4, 6]
+    assert steps(run, "best_model") == [8]
+    assert all(load(path)["model"] for path in run.glob("*.pth"))
+
+
+EVENTS = ["on_init_end", "on_epoch_start", "on_train_step_end", "on_epoch_end", "on_keyboard_interrupt"]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_an_unexpected_error_of_ours_in_an_event_is_a_line_in_the_log(
+    log: list[str], monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    exports = ExportCallback(ExportConfig(enabled=True))
+    heard: list[Any] = []
+    monkeypatch.setattr(ExportCallback, "_is_active", property(fail))
+    exports._has_started = True
+    trainer: Any = SimpleNamespace()  # has nothing that an event could ask it for
+    exports.as_callbacks({event: heard.append})[event](trainer)
+    assert heard == [trainer]
+    (line,) = log
+    assert line.startswith(f" ! EXPORT : {event} was not finished: ")
+
+
+def test_an_unexpected_error_of_ours_at_the_start_leaves_a_training_as_without_us(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = light()
+    monkeypatch.setattr(callback, "protect_from_removal", fail)
+    run = light(ON)
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in stock.iterdir())
+    assert log == [" ! EXPORT : training goes on without exports: RuntimeError: this was not expected"]
+
+
+def test_a_run_is_kept_when_it_cannot_be_searched_for_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tests.light import light_config, light_trainer
+
+    def end(trainer: Any) -> None:
+        if trainer.total_steps_done == 5:
+            monkeypatch.setattr(hooks, "holds_models", fail)
+            for path in Path(trainer.output_path).glob("*.pth"):
+                path.unlink()
+            fail()
+
+    trainer: Any = light_trainer(light_config(tmp_path / "out", ON), {"on_train_step_end": end})
+    with pytest.raises(SystemExit):
+        trainer.fit()
+    close_trainer_logs()
+    assert find_exports(Path(trainer.output_path) / "inference")
+
+
+def test_a_checkpoint_keeps_its_optimizer_state_where_it_cannot_be_left_out(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_state, "position_of", fail)
+    run = light({**ON, "checkpoint_state": "weights"}, save_best_after=100)
+    assert load(run / "checkpoint_6.pth")["optimizer"]
+    assert [line for line in log if "checkpoint_6.pth keeps its optimizer state: RuntimeError" in line]
+
+
+def test_a_failing_look_for_room_leaves_the_error_of_the_save(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_half_way(monkeypatch, 4, OSError(errno.ENOSPC, "No space left on device"), times=9)
+    monkeypatch.setattr(Exporter, "make_room", fail)
+    run = light(ON, save_best_after=100)
+    assert steps(run, "checkpoint") == [2, 6]
+    assert [line for line in log if "checkpoint_4.pth was not saved: No space left on device" in line]
+
+
+def test_a_file_system_that_cannot_sync_costs_no_checkpoint(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> NoReturn:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    monkeypatch.setattr("os.link", refuse)
+    run = light(ON)
+    assert steps(run, "checkpoint") == [4, 6]
+    assert [line for line in log if "was not saved" in line] == []
+
+
+def test_where_files_cannot_be_synced_no_older_ones_pile_up_for_it(
+    light: LightRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> NoReturn:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    assert list(light(ON).glob(".*")) == []
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def elsewhere(light: LightRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """A function that trains in a folder of its own, which is home and working directory, and returns the files."""
+
+    def train(name: str, output_path: str, export: dict[str, Any]) -> list[str]:
+        here = tmp_path / name
+        here.mkdir()
+        monkeypatch.chdir(here)
+        monkeypatch.setenv("HOME", str(here))
+        monkeypatch.setenv("USERPROFILE", str(here))
+        light(export, output_path=output_path.format(here=here.as_posix()))
+        return files_in(here)
+
+    return train
+
+
+ELSEWHERE = ["file://{here}/runs", "local://{here}/runs", "~/runs"]
+
+
+@pytest.mark.parametrize("output_path", ELSEWHERE)
+def test_where_the_trainer_saves_elsewhere_than_in_a_folder_of_that_name_all_is_as_without_us(
+    elsewhere: Callable[..., list[str]], output_path: str
+) -> None:
+    stock = elsewhere("without", output_path, {})
+    assert {"checkpoint_4.pth", "checkpoint_6.pth", "best_model_8.pth", "best_model.pth"} <= set(stock)
+    assert elsewhere("with", output_path, {**ON, "average_last": 2}) == stock
+
+
+@pytest.mark.parametrize("output_path", ELSEWHERE)
+def test_one_line_says_that_exports_need_a_local_folder(
+    elsewhere: Callable[..., list[str]], log: list[str], output_path: str
+) -> None:
+    elsewhere("with", output_path, ON)
+    (line,) = log
+    assert "exports need a local folder" in line
+    assert "output_path" in line
+
+
+@pytest.mark.parametrize("output_path", ["runs", "./runs", "s3://bucket/runs"])
+def test_a_local_folder_is_exported_to_however_its_name_looks(
+    elsewhere: Callable[..., list[str]], output_path: str
+) -> None:
+    """The Trainer makes a folder ``s3:`` of the bucket."""
+    assert {"checkpoint_6.pth", "model.pth", "export.json"} <= set(elsewhere("with", output_path, ON))
+
+
+def test_a_run_that_starts_from_the_url_of_a_checkpoint_is_exported(
+    light: LightRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tests.light import light_config, light_trainer
+
+    monkeypatch.setenv("TTS_HOME", str(tmp_path / "cache"))  # where the Trainer keeps what it has downloaded
+    source = f"file://{(light() / 'checkpoint_6.pth').as_posix()}"
+    trainer: Any = light_trainer(light_config(tmp_path / "second", ON), restore_path=source)
+    trainer.fit()
+    assert {saved.step for saved in find_exports(Path(trainer.output_path) / "inference")} == {2, 4, 6, 8}
+
+
+PATTERNS = ["voice [12]", "voice ?", "half [open"]
+needs_odd_names = pytest.mark.skipif("sys.platform == 'win32'", reason="names that Windows does not allow")
+
+
+@needs_odd_names
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_run_whose_name_is_a_pattern_keeps_the_same_files_as_any_other(light: LightRun, name: str) -> None:
+    run = light(ON, run_name=name, epochs=3)
+    assert sorted(path.name for path in run.glob("*.pth")) == [
+        *("best_model.pth", "best_model_12.pth", "checkpoint_10.pth", "checkpoint_8.pth")
+    ]
+    assert load(run / "best_model.pth")["step"] == 12
+
+
+@needs_odd_names
+@pytest.mark.parametrize("name", PATTERNS[:2])
+def test_a_run_whose_name_is_a_pattern_removes_nothing_of_the_runs_that_match_it(tmp_path: Path, name: str) -> None:
+    from tests.light import light_config, light_trainer
+
+    files = ["best_model_1.pth", "checkpoint_1.pth", "checkpoint_2.pth", "checkpoint_3.pth"]
+    others: list[Path] = []
+
+    def make_neighbour(trainer: Any) -> None:
+        run = Path(trainer.output_path)
+        others.append(run.with_name(run.name.replace("[12]", "1").replace("?", "1")))
+        others[0].mkdir()
+        for file in files:
+            (others[0] / file).touch()
+
+    light_trainer(light_config(tmp_path / "out", ON, run_name=name), {"on_init_end": make_neighbour}).fit()
+    close_trainer_logs()
+    assert files_in(others[0]) == files
+
+
+@needs_odd_names
+@pytest.mark.parametrize("name", PATTERNS[:2])
+def test_training_that_ends_with_an_error_keeps_the_checkpoints_of_a_run_whose_name_is_a_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from tests.light import light_config, light_trainer
+
+    monkeypatch.setattr(Exporter, "export", lambda *args, **options: None)  # exports alone would keep it as well
+
+    def end(trainer: Any) -> None:
+        if trainer.total_steps_done == 5:
+            fail()
+
+    config = light_config(tmp_path / "out", ON, run_name=name, save_best_after=100)
+    trainer: Any = light_trainer(config, {"on_train_step_end": end})
+    with pytest.raises(SystemExit):
+        trainer.fit()
+    close_trainer_logs()
+    assert steps(Path(trainer.output_path), "checkpoint") == [2, 4]
+
+
+@needs_odd_names
+def test_a_line_at_the_start_says_that_the_trainer_will_not_find_a_run_whose_name_is_a_pattern(
+    log: list[str], tmp_path: Path
+) -> None:
+    from tests.light import light_config, light_trainer
+
+    light_trainer(light_config(tmp_path / "out", ON, run_name="voice [2]"))
+    close_trainer_logs()
+    (line,) = log
+    assert "will not find the run again" in line
+    assert "Rename the folder" in line
