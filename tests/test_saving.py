@@ -14,7 +14,8 @@ import pytest
 
 from tests.test_background import refuse_thread
 from tests.training import close_trainer_logs
-from xtts_export_callback import saving
+from xtts_export_callback import callback, hooks, saving, trainer_state
+from xtts_export_callback.callback import ExportCallback
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.config import ExportConfig
 from xtts_export_callback.dashboard import Dashboard
@@ -22,6 +23,7 @@ from xtts_export_callback.disk import exports_bytes
 from xtts_export_callback.exporter import Exporter
 from xtts_export_callback.runs import Saved, find_checkpoints, find_exports, remove_export
 from xtts_export_callback.schedule import RESUME_KEY
+from xtts_export_callback.shortcut import Shortcut
 
 pytestmark = pytest.mark.integration
 
@@ -468,3 +470,110 @@ def test_tensorboard_gets_a_card_on_its_page_of_hyper_parameters(tmp_path: Path)
     events.Reload()
     assert "hparams" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
     assert {"Export/seconds", "Export/megabytes", "Export/training_waited_seconds"} <= set(events.Tags()["scalars"])
+
+
+def fail(*args: Any, **options: Any) -> NoReturn:
+    message = "this was not expected"
+    raise RuntimeError(message)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (saving, "state_bytes"),
+        (saving, "weights_only"),
+        (trainer_state, "position_of"),
+        (hooks, "_exchange_writing"),
+        (hooks, "_exchange"),
+        (saving.TrainerSaves, "_hold"),
+        (saving.TrainerSaves, "_newest"),
+        (saving.TrainerSaves, "_sync_later"),
+        (saving.TrainerSaves, "_warn_of_lack"),
+        (saving, "find_checkpoints"),
+        (saving.TrainerSaves, "wait"),
+        (Shortcut, "make"),
+        (Exporter, "before_save"),
+        (Exporter, "_hold"),
+        (Exporter, "finish"),
+        (Exporter, "end"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_unexpected_error_of_ours_ends_no_save_and_no_training(
+    light: LightRun, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    monkeypatch.setattr(owner, name, fail)
+    run = light({**ON, "checkpoint_state": "weights"})
+    assert steps(run, "checkpoint") == [4, 6]
+    assert steps(run, "best_model") == [8]
+    assert all(load(path)["model"] for path in run.glob("*.pth"))
+
+
+EVENTS = ["on_init_end", "on_epoch_start", "on_train_step_end", "on_epoch_end", "on_keyboard_interrupt"]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_an_unexpected_error_of_ours_in_an_event_is_a_line_in_the_log(
+    log: list[str], monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    exports = ExportCallback(ExportConfig(enabled=True))
+    heard: list[Any] = []
+    monkeypatch.setattr(ExportCallback, "_is_active", property(fail))
+    exports._has_started = True
+    trainer: Any = SimpleNamespace()  # has nothing that an event could ask it for
+    exports.as_callbacks({event: heard.append})[event](trainer)
+    assert heard == [trainer]
+    (line,) = log
+    assert line.startswith(f" ! EXPORT : {event} was not finished: ")
+
+
+def test_an_unexpected_error_of_ours_at_the_start_leaves_a_training_as_without_us(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = light()
+    monkeypatch.setattr(callback, "protect_from_removal", fail)
+    run = light(ON)
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in stock.iterdir())
+    assert log == [" ! EXPORT : training goes on without exports: RuntimeError: this was not expected"]
+
+
+def test_a_checkpoint_keeps_its_optimizer_state_where_it_cannot_be_left_out(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_state, "position_of", fail)
+    run = light({**ON, "checkpoint_state": "weights"}, save_best_after=100)
+    assert load(run / "checkpoint_6.pth")["optimizer"]
+    assert [line for line in log if "checkpoint_6.pth keeps its optimizer state: RuntimeError" in line]
+
+
+def test_a_failing_look_for_room_leaves_the_error_of_the_save(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_half_way(monkeypatch, 4, OSError(errno.ENOSPC, "No space left on device"), times=9)
+    monkeypatch.setattr(Exporter, "make_room", fail)
+    run = light(ON, save_best_after=100)
+    assert steps(run, "checkpoint") == [2, 6]
+    assert [line for line in log if "checkpoint_4.pth was not saved: No space left on device" in line]
+
+
+def test_a_file_system_that_cannot_sync_costs_no_checkpoint(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> NoReturn:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    monkeypatch.setattr("os.link", refuse)
+    run = light(ON)
+    assert steps(run, "checkpoint") == [4, 6]
+    assert [line for line in log if "was not saved" in line] == []
+
+
+def test_where_files_cannot_be_synced_no_older_ones_pile_up_for_it(
+    light: LightRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> NoReturn:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    assert list(light(ON).glob(".*")) == []

@@ -94,7 +94,7 @@ def _exchange_writing(
     def copying(original: Save) -> Save:
         def copy(path1: Any, path2: Any, *args: Any, **options: Any) -> None:
             if is_in_run(path2) and Path(path2).name == SHORTCUT:
-                make_shortcut(Path(path1), Path(path2))
+                guarded(f"{SHORTCUT} was not renewed", lambda: make_shortcut(Path(path1), Path(path2)))
             else:
                 original(path1, path2, *args, **options)
 

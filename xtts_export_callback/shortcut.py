@@ -48,7 +48,7 @@ class Shortcut:
                 is_link = False
             link.replace(target)
             sync_directory(target.parent)
-        except Exception as error:
+        except OSError as error:
             logger.error(" ! EXPORT : %s was not renewed: %s", target, error)
             return
         finally:
