@@ -125,9 +125,7 @@ def _file_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None)
         notes.append("the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone")
     older = sum(name.endswith(OLDER_NAMES) for name in checkpoint.tensors)
     if older:
-        notes.append(
-            f"{older} weights have the names of older PyTorch (weight_g, weight_v), which loading renames"
-        )
+        notes.append(f"{older} weights have the names of older PyTorch (weight_g, weight_v), which loading renames")
     return faults + content_faults(checkpoint, progress), notes
 
 
