@@ -454,3 +454,21 @@ def test_the_vocabulary_beside_the_file_that_a_link_leads_to_is_found(checkpoint
     exported = export_checkpoint(link).path
     assert exported == tmp_path / "links" / "inference" / "latest"
     assert (exported / "vocab.json").read_bytes() == (checkpoint.parent / "vocab.json").read_bytes()
+
+
+@pytest.mark.parametrize("epoch", ["253402300800", "-99999999999999", "²", "x"])
+def test_a_date_for_reproducible_builds_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], epoch: str
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    assert "SOURCE_DATE_EPOCH: expected seconds from 1970" in complaint(
+        capsys, "export", write_small(tmp_path / "checkpoint_1.pth")
+    )
+
+
+def test_a_config_with_tensors_and_keys_of_all_kinds_is_exported_and_verified(tmp_path: Path) -> None:
+    state = small_state(1)
+    state["config"] |= {1: 2, "b": 3, None: 4, "w": torch.ones(2), "languages": torch.ones(2)}
+    path = write_small(tmp_path / "checkpoint_1.pth", state)
+    assert main(["export", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert main(["verify", str(tmp_path / "out")]) == 0
