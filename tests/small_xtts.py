@@ -51,6 +51,17 @@ def without_optimizer(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "optimizer": [], "scheduler": [], RESUME_KEY: {"learning_rates": [[5e-6]], "schedule": []}}
 
 
+def with_older_names(state: dict[str, Any]) -> dict[str, Any]:
+    """The same with the names that ``torch.nn.utils.weight_norm`` gives, as in checkpoints of 2023."""
+    older = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    model = {}
+    for name, tensor in state["model"].items():
+        module, _, last = name.rpartition(".parametrizations.")
+        model[f"{module}.{older[f'parametrizations.{last}']}" if module else name] = tensor
+    assert model.keys() != state["model"].keys()
+    return {**state, "model": model}
+
+
 def write_small(path: Path, state: dict[str, Any] | None = None, *, tokens: int = TOKENS) -> Path:
     """Save a checkpoint as the Trainer does, with a vocabulary beside it and named in its config.
 

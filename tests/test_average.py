@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests.benchmarks.files import layout, speaks, write_run
 from tests.benchmarks.ways import check_mean
+from tests.small_xtts import small_state, write_small
 from xtts_export_callback import average_checkpoints, export_checkpoint
+from xtts_export_callback.average import planned_average
 from xtts_export_callback.checkpoint import open_checkpoint
+from xtts_export_callback.checkpoint.tensor import FileStorage
 from xtts_export_callback.cli import main
 from xtts_export_callback.errors import ConfigError, OutputExistsError
+from xtts_export_callback.folder import read_provenance
+from xtts_export_callback.merge.engine import differing_dvaes
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +201,53 @@ def test_for_training_the_folder_has_all_that_gpt_trainer_loads(run: Path, capsy
     assert all(torch.equal(tensor, full[f"dvae.{name}"]) for name, tensor in dvae.items())
     model = torch.load(output / "model.pth", weights_only=True)["model"]
     assert torch.equal(torch.load(output / "mel_stats.pth", weights_only=True), model["mel_stats"])
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[Path]:
+    """Two checkpoints with DVAEs of their own."""
+    return [write_small(tmp_path / f"checkpoint_{step}.pth") for step in (1, 2)]
+
+
+@pytest.mark.parametrize("command", ["average", "merge"])
+def test_dvaes_that_differ_are_told_with_whose_is_taken(
+    pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main([command, *map(str, pair), "--for-training", "--output", str(tmp_path / "mean")]) == 0
+    said = "the DVAE of checkpoint_2 is taken, not that of checkpoint_1: each GPT was trained on the codes of its own"
+    assert said in capsys.readouterr().out
+    assert read_provenance(tmp_path / "mean")["rules"]["dvae"] == {
+        "taken": "checkpoint_2",
+        "differing": ["checkpoint_1"],
+    }
+    taken = torch.load(tmp_path / "mean" / "dvae.pth", weights_only=True)["codebook.embed"]
+    assert torch.equal(taken, small_state(2)["model"]["dvae.codebook.embed"])
+
+
+def test_nothing_is_said_of_dvaes_that_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = small_state(1), small_state(2)
+    name = "dvae.codebook.embed"
+    second["model"][name] = first["model"][name].T.contiguous().T  # the same elements, in another order in the file
+    pair = [write_small(tmp_path / f"{key}.pth", state) for key, state in (("a", first), ("b", second))]
+    assert main(["average", *map(str, pair), "--for-training", "--output", str(tmp_path / "mean")]) == 0
+    assert "is taken" not in capsys.readouterr().out
+
+
+def test_dvaes_are_compared_by_their_checksums_and_not_read(pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: FileStorage) -> None:
+        pytest.fail(f"{self.label} was read")
+
+    monkeypatch.setattr(FileStorage, "reader", refuse)
+    with planned_average(pair, for_training=True) as plan:
+        assert differing_dvaes(plan) == {"taken": "checkpoint_2", "differing": ["checkpoint_1"]}
+
+
+@pytest.mark.parametrize("number", [np.int64, torch.tensor, np.int16])
+def test_the_newest_is_known_also_where_steps_are_numbers_of_numpy_or_torch(tmp_path: Path, number: Any) -> None:
+    late, early = ({**small_state(step), "step": number(step)} for step in (20, 3))
+    paths = [write_small(tmp_path / "late.pth", late), write_small(tmp_path / "early.pth", early)]
+    with planned_average(paths) as plan:
+        assert [model.source.name for model in plan.models] == ["early", "late"]
 
 
 def test_what_the_inputs_do_not_have_for_training_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

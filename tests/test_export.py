@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.benchmarks.files import layout, speaks, write_run
+from tests.small_xtts import small_state, with_older_names, write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.cli import main
@@ -137,6 +138,24 @@ def test_wrapped_and_compiled_models_lose_their_prefixes(checkpoint: Path) -> No
     torch.save(state, checkpoint)
     with open_checkpoint(export_checkpoint(checkpoint).path) as slim:
         assert list(slim.tensors) == [name.removeprefix("xtts.") for name in layout() if speaks(name)]
+
+
+def test_weights_under_older_names_are_exported_under_the_current_ones_bit_for_bit(tmp_path: Path) -> None:
+    current = export_checkpoint(write_small(tmp_path / "new" / "checkpoint_1.pth", small_state(1))).path
+    older = export_checkpoint(write_small(tmp_path / "old" / "checkpoint_1.pth", with_older_names(small_state(1)))).path
+    expected, found = (torch.load(folder / "model.pth", weights_only=True)["model"] for folder in (current, older))
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("prefix", ["", "xtts.", "module.xtts."])
+def test_the_prefix_that_was_stripped_is_told_also_where_names_are_older(tmp_path: Path, prefix: str) -> None:
+    state = with_older_names(small_state(1))
+    state["model"] = {
+        f"{prefix}{name.removeprefix('xtts.')}": tensor for name, tensor in reversed(state["model"].items())
+    }
+    folder = export_checkpoint(write_small(tmp_path / "checkpoint_1.pth", state)).path
+    assert read_provenance(folder)["stripped_prefix"] == [prefix]
 
 
 def test_leftovers_of_a_test_run_are_dropped_without_blowing_up_the_file(checkpoint: Path) -> None:
@@ -435,3 +454,21 @@ def test_the_vocabulary_beside_the_file_that_a_link_leads_to_is_found(checkpoint
     exported = export_checkpoint(link).path
     assert exported == tmp_path / "links" / "inference" / "latest"
     assert (exported / "vocab.json").read_bytes() == (checkpoint.parent / "vocab.json").read_bytes()
+
+
+@pytest.mark.parametrize("epoch", ["253402300800", "-99999999999999", "²", "x"])
+def test_a_date_for_reproducible_builds_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], epoch: str
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    assert "SOURCE_DATE_EPOCH: expected seconds from 1970" in complaint(
+        capsys, "export", write_small(tmp_path / "checkpoint_1.pth")
+    )
+
+
+def test_a_config_with_tensors_and_keys_of_all_kinds_is_exported_and_verified(tmp_path: Path) -> None:
+    state = small_state(1)
+    state["config"] |= {1: 2, "b": 3, None: 4, "w": torch.ones(2), "languages": torch.ones(2)}
+    path = write_small(tmp_path / "checkpoint_1.pth", state)
+    assert main(["export", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert main(["verify", str(tmp_path / "out")]) == 0

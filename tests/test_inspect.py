@@ -578,3 +578,27 @@ def test_inspecting_reads_no_tensor(checkpoint: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("xtts_export_callback.checkpoint.tensor.FileStorage.reader", refuse)
     assert inspect_checkpoint(checkpoint).nbytes == checkpoint.stat().st_size
+
+
+def test_a_dvae_alone_is_called_that_with_where_it_goes(tmp_path: Path) -> None:
+    torch.save({"codebook.embed": torch.ones(4, 4), "encoder.0.weight": torch.ones(3)}, tmp_path / "dvae.pth")
+    report = inspect_checkpoint(tmp_path / "dvae.pth")
+    assert report.kind == "dvae"
+    assert report.advice == "name it in a training config: model_args.dvae_checkpoint = dvae.pth"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("mel_stats.pth", torch.ones(80), "holds one tensor, as mel_stats.pth does, and no model; name a checkpoint"),
+        ("speakers_xtts.pth", {"A": {"gpt_cond_latent": torch.ones(1, 2, 3)}}, "holds voices of speakers"),
+        ("list.pth", [torch.ones(3)], "expected a dict with a state_dict, found a list"),
+        ("empty.pth", {"model": {}}, "the state_dict is empty; use a file that holds a model"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_by_what_it_is(
+    tmp_path: Path, name: str, content: Any, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(content, tmp_path / name)
+    assert main(["inspect", str(tmp_path / name)]) == 2
+    assert expected in capsys.readouterr().err

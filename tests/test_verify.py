@@ -15,7 +15,7 @@ import torch
 
 from tests.benchmarks.files import LAYOUT, TRAINER_CONFIG
 from tests.small_decoder import LAYERS, TOKENS, WIDTH, real_decoder
-from tests.small_xtts import small_state, without_optimizer, write_small
+from tests.small_xtts import small_state, with_older_names, without_optimizer, write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.cli import main
@@ -98,6 +98,12 @@ def test_a_whole_run_has_no_fault(run: Path) -> None:
     assert report.is_fine
     names = [model.path.name for model in report.models]
     assert names == ["checkpoint_1000.pth", "checkpoint_2000.pth", "checkpoint_1000"]
+
+
+def test_weights_under_older_names_are_a_note(tmp_path: Path) -> None:
+    report = verify_model(write_small(tmp_path / "checkpoint_1.pth", with_older_names(small_state(1))))
+    assert report.faults == ()
+    assert "weight_g, weight_v" in report.notes[0]
 
 
 @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16"}, {"format": "safetensors"}])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback import __version__
 from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.paths import can_be_path
 from xtts_export_callback.printable import printable
 from xtts_export_callback.process import prepare_process
 
@@ -114,6 +115,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for argument in arguments:
+        if not can_be_path(argument):
+            parser.error(f"{argument}: expected an argument without null characters and halves of surrogate pairs")
     # A command that is named needs none of the others.
     for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
         module = importlib.import_module(f"xtts_export_callback.commands.{name}")

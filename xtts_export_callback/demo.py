@@ -16,6 +16,7 @@ import numpy as np
 
 from xtts_export_callback.config import ExportConfig
 from xtts_export_callback.errors import ConfigError, OutputExistsError
+from xtts_export_callback.paths import expanded
 from xtts_export_callback.printable import printable
 from xtts_export_callback.sizes import human_size
 from xtts_export_callback.speech_samples import write_wav
@@ -90,7 +91,7 @@ def _shown(path: Path) -> str:
 
 
 def _new_folder(output: str | Path | None) -> Path:
-    folder = Path(output if output is not None else DEFAULT_OUTPUT).expanduser().resolve()
+    folder = expanded(output if output is not None else DEFAULT_OUTPUT).resolve()
     if folder.exists():
         msg = f"{folder}: is there already; remove it or choose another folder with --output"
         raise OutputExistsError(msg)

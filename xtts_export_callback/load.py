@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.paths import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
         >>> model = load_xtts("RUN/inference/average_last_5")  # doctest: +SKIP
         >>> wav = model.synthesize("Hello.", speaker_wav="speaker.wav", language="en")["wav"]  # doctest: +SKIP
     """
-    folder = Path(directory).expanduser()
+    folder = expanded(directory)
     weights = _find_weights(folder)
 
     from TTS.tts.configs.xtts_config import XttsConfig

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.json_file import read_json_object
+from xtts_export_callback.paths import can_be_path
 
 if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.read import Checkpoint
@@ -123,7 +124,7 @@ def local_path(value: Any, trained_in: Path | None = None) -> Path | None:
         trained_in: What relative paths are relative to, where that is known. It is never the working directory of a
             command, whatever lies there under such a name.
     """
-    if not isinstance(value, str) or not value or "\0" in value or "://" in value:
+    if not isinstance(value, str) or not value or not can_be_path(value) or "://" in value:
         return None
     try:
         path = Path(value).expanduser()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from xtts_export_callback.config import ExportConfig, check_options, did_you_mean
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.json_file import parse_json, read_small_file
+from xtts_export_callback.paths import expanded
 from xtts_export_callback.printable import training_logger
 
 logger = training_logger()
@@ -54,7 +55,7 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[str,
         ConfigError: If it cannot be read, if its ``export`` section cannot be used, or if files are missing: all of
             them are named.
     """
-    raw = _read_json_object(Path(path).expanduser())
+    raw = _read_json_object(expanded(path))
     if "export" in raw:
         try:
             check_options(raw["export"])
@@ -256,4 +257,4 @@ def _item(container: Any, key: str) -> Any:
 
 
 def _expand(path: str) -> str:
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    return str(expanded(path)) if path.startswith("~") else path

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.next_resume import folder_fault, number_in, pattern_in
+from xtts_export_callback.paths import expanded
 from xtts_export_callback.printable import printable
 from xtts_export_callback.recipe_config import check_fields, read_config
 
@@ -67,7 +68,7 @@ def train(
             raise ConfigError(msg)
         raw["trainer_args"] = _trainer_args(config_path, overrides)
     if output is not None:
-        raw["output_path"] = str(Path(output).expanduser())
+        raw["output_path"] = str(expanded(output))
     return _fit(raw, source=source, run=run, overrides=list(overrides))
 
 
@@ -178,7 +179,7 @@ def _run_to_continue(folder: str | Path) -> Path:
     The Trainer takes any ``.pth`` in a folder whose path has "checkpoint" in it, so an inference folder would pass for
     a run, and get its config.json overwritten.
     """
-    run = Path(folder).expanduser()
+    run = expanded(folder)
     if not run.is_dir():
         msg = f"{run}: there is no such run folder"
         raise ConfigError(msg)

@@ -10,6 +10,8 @@ import torch
 
 from tests.benchmarks.files import write_run
 from tests.merge.models import EMBEDDING, load, save_all, state_dict
+from tests.small_xtts import small_state, with_older_names, write_small
+from xtts_export_callback import average_checkpoints, compare_checkpoints, export_checkpoint
 from xtts_export_callback.cli import main
 
 
@@ -41,6 +43,37 @@ def test_models_are_merged_by_method_and_the_effective_weights_printed(
     printed = capsys.readouterr().out
     assert "task_arithmetic: 0.5 x base + 0.375 x a + 0.125 x b" in printed
     assert "of float32, verified" in printed
+
+
+@pytest.fixture
+def older_and_newer(tmp_path: Path) -> list[Path]:
+    """One model under the names of older versions of PyTorch and under the current ones."""
+    older = write_small(tmp_path / "older" / "checkpoint_1.pth", with_older_names(small_state(1)))
+    return [older, write_small(tmp_path / "newer" / "checkpoint_1.pth", small_state(1))]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_weights_under_older_names_are_merged_with_those_under_the_current_ones(
+    older_and_newer: list[Path], tmp_path: Path, order: int
+) -> None:
+    paths = older_and_newer[::order]
+    assert main(["merge", *map(str, paths), "--output", str(tmp_path / "m")]) == 0
+    result, expected = load(tmp_path / "m"), load(export_checkpoint(older_and_newer[1]).path)
+    assert result.keys() == expected.keys()
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
+
+
+def test_weights_under_older_names_are_averaged_with_those_under_the_current_ones(
+    older_and_newer: list[Path], tmp_path: Path
+) -> None:
+    average_checkpoints(older_and_newer, tmp_path / "mean")
+    assert load(tmp_path / "mean").keys() == load(export_checkpoint(older_and_newer[1]).path).keys()
+
+
+def test_weights_under_older_names_are_compared_with_those_under_the_current_ones(older_and_newer: list[Path]) -> None:
+    report = compare_checkpoints(*older_and_newer)
+    assert not report.differ
+    assert not report.only_a and not report.only_b
 
 
 @pytest.mark.usefixtures("least_models")

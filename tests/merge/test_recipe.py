@@ -142,6 +142,13 @@ def test_a_dict_is_a_recipe_too(tmp_path: Path) -> None:
         ("models: [a, b]\n\tdtype: float32", "line 2: found character"),
         ("models: !!python/object/apply:os.system [id]", "line 1: could not determine a constructor"),
         ("models: [a, \"b\\0\"]", "models[1].path: expected a string"),
+        ("models: [a, \"\\uD800\"]", "models[1].path: expected a string"),
+        ("models: [a, {path: b, vocab_file: \"\\uD800\"}]", "models[1].vocab_file: expected a string"),
+        (TWO + "weights: [1, 1e-200]", "weights: expected 0 or at least 1e-100, found 1.0 1e-200"),
+        (TWO + "weights: [!!int '', 1]", "line 2: '' cannot be read as int; correct the recipe"),
+        (TWO + "weights: [!!float '', 1]", "line 2: '' cannot be read as float; correct the recipe"),
+        (TWO + "normalize: !!bool maybe", "line 2: 'maybe' cannot be read as bool; correct the recipe"),
+        (TWO + "weights: [!!timestamp x, 1]", "line 2: 'x' cannot be read as timestamp; correct the recipe"),
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_is_refused_by_key(tmp_path: Path, text: str, expected: str) -> None:

@@ -22,6 +22,9 @@ _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and accelerate;
 _WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 """``torch.nn.utils.weight_norm`` to ``torch.nn.utils.parametrizations.weight_norm``, whose loading renames the same."""
 
+OLDER_NAMES = tuple(f".{name}" for name in _WEIGHT_NORM)
+"""How names of weights end that `bare_name` brings up to date."""
+
 DROPPED = {
     "dvae": "the DVAE: turns speech into training targets, silent at inference",
     "torch_mel_spectrogram_style_encoder": "a mel filter bank for training; inference computes its own",

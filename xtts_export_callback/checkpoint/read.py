@@ -222,8 +222,9 @@ def _open_file(path: Path) -> RandomFile:
             msg = f"{path}: not a regular file; name a checkpoint file or an inference folder"
             raise CheckpointError(msg)
         return RandomFile(path)
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); check the path"
+    except (OSError, ValueError) as error:  # a ValueError: a null character in the path, or half of a surrogate pair
+        reason = error.strerror if isinstance(error, OSError) else error
+        msg = f"{path}: cannot be read ({reason}); check the path"
         raise CheckpointError(msg) from error
 
 

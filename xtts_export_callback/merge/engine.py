@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.assets import Assets
 from xtts_export_callback.checkpoint.dtypes import CASTS
 from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING, bare_name
+from xtts_export_callback.checkpoint.read import fingerprint
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.export import check_choice
 from xtts_export_callback.folder import (
@@ -22,7 +23,7 @@ from xtts_export_callback.folder import (
     training_state,
     write_inference_folder,
 )
-from xtts_export_callback.merge.plan import Plan, make_plan, same_elements
+from xtts_export_callback.merge.plan import Plan, make_plan
 from xtts_export_callback.merge.recipe import Recipe, load_recipe
 from xtts_export_callback.merge.sources import OpenModel, check_compatible, check_same_vocab, open_models
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, merge_vocabularies
@@ -133,7 +134,7 @@ def write_merge(
         inputs,
         dtype=plan.tensors[TEXT_EMBEDDING].dtype.name,
         models=[model.inference for model in plan.models],
-        rules={**_rules(plan), "dvae": _differing_dvaes(plan)} if for_training else _rules(plan),
+        rules={**_rules(plan), "dvae": differing_dvaes(plan)} if for_training else _rules(plan),
     )
     return write_inference_folder(
         output,
@@ -198,15 +199,14 @@ def _dvaes(plan: Plan) -> list[tuple[str, dict[str, Tensor]]]:
     return found
 
 
-def _differing_dvaes(plan: Plan) -> dict[str, Any]:
-    """Whose DVAE is written and whose is another: each GPT was trained on the codes of its own. Reads them."""
-    first, *others = _dvaes(plan) or [("", {})]
-    differing = [
-        name
-        for name, dvae in others
-        if dvae.keys() != first[1].keys() or not all(same_elements(dvae[key], first[1][key]) for key in dvae)
-    ]
-    return {"taken": first[0], "differing": differing}
+def differing_dvaes(plan: Plan) -> dict[str, Any]:
+    """Whose DVAE is written and whose is another: each GPT was trained on the codes of its own.
+
+    Read are only those of files without checksums.
+    """
+    dvaes = [(name, fingerprint(dvae)) for name, dvae in _dvaes(plan)]
+    taken, expected = dvaes[0] if dvaes else ("", "")
+    return {"taken": taken, "differing": [name for name, found in dvaes if found != expected]}
 
 
 def with_dtype(recipe: Recipe, dtype: str | None, *, for_training: bool) -> Recipe:

@@ -25,6 +25,7 @@ from xtts_export_callback.merge.methods import (
     Settings,
 )
 from xtts_export_callback.merge.strict_yaml import Table, load_yaml
+from xtts_export_callback.paths import expanded
 from xtts_export_callback.runs import last_checkpoints
 
 if TYPE_CHECKING:
@@ -167,11 +168,10 @@ def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     if not all(math.isfinite(weight) and abs(weight) <= _LARGEST_WEIGHT for weight in weights):
         msg = f"weights: expected finite numbers, found {shown}"
         raise ConfigError(msg)
-    largest = max(abs(weight) for weight in weights)
-    if 0 < largest < _SMALLEST_WEIGHT:  # their products with weights would lose digits
-        msg = f"weights: expected the largest to be at least {_SMALLEST_WEIGHT:g}, found {shown}"
+    if any(0 < abs(weight) < _SMALLEST_WEIGHT for weight in weights):  # their products would lose digits
+        msg = f"weights: expected 0 or at least {_SMALLEST_WEIGHT:g}, found {shown}"
         raise ConfigError(msg)
-    if abs(math.fsum(weights)) <= largest * _SMALLEST_SUM:
+    if abs(math.fsum(weights)) <= max(map(abs, weights)) * _SMALLEST_SUM:
         msg = f"weights: {shown} sum to 0, so they cannot be normalised"
         raise ConfigError(msg)
     return [float(weight) for weight in weights]
@@ -332,10 +332,7 @@ def _path(item: Table, key: str, folder: Path) -> Path | None:
 
 
 def _resolve(folder: Path, value: str) -> Path:
-    try:
-        return folder / Path(value).expanduser()
-    except RuntimeError:  # ~ of a user who is not there: the path is named as it stands when it cannot be read
-        return folder / value
+    return folder / expanded(value)
 
 
 _SUFFIXES = {".pth", ".pt", ".safetensors"}  # not that of v2.0.3

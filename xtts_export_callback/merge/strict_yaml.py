@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.json_file import read_small_file
+from xtts_export_callback.paths import can_be_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -126,7 +127,7 @@ class Table:
     def string(self, name: str, default: str | None = None) -> str | None:
         """A string that is not empty."""
         value = self._values.get(name, default)
-        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+        if value is not None and (not isinstance(value, str) or not value or not can_be_path(value)):
             self.fail(name, "a string", value)
         return None if value is None else str(value)
 

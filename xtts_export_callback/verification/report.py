@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.architecture import architecture_of
-from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING, bare_name, dropped_component
+from xtts_export_callback.checkpoint.layout import OLDER_NAMES, TEXT_EMBEDDING, bare_name, dropped_component
 from xtts_export_callback.checkpoint.read import MODEL_NAMES, Checkpoint, open_checkpoint
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.loadable import differences, guessed_args
@@ -123,6 +123,9 @@ def _file_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None)
         faults += [Fault("directory", message) for message in directory_faults(checkpoint.file)]
     if not checkpoint.has_checksums:
         notes.append("the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone")
+    older = sum(name.endswith(OLDER_NAMES) for name in checkpoint.tensors)
+    if older:
+        notes.append(f"{older} weights have the names of older PyTorch (weight_g, weight_v), which loading renames")
     return faults + content_faults(checkpoint, progress), notes
 
 
