@@ -35,7 +35,7 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
         CheckpointError: When there is no state_dict of plain tensors, or anything in the file is beyond reason.
     """
     if isinstance(root, Tensor):
-        msg = f"{path}: holds one tensor, as mel_stats.pth does, and no model; name a checkpoint"
+        msg = f"{path}: expected a dict with a state_dict, found one tensor, as mel_stats.pth holds; name a checkpoint"
         raise CheckpointError(msg)
     if not isinstance(root, dict):
         msg = f"{path}: expected a dict with a state_dict, found {describe(root)}; only plain tensors are read"
