@@ -13,6 +13,7 @@ import runpy
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from xtts_export_callback import background, expected_shapes
@@ -46,7 +47,8 @@ REAL: dict[str, Any] = {
 _REAL_HELPER = background.COMMAND
 START = (sys.executable, "-m", "tests.small_decoder")
 """Starts a module in a process of its own that expects the small decoder."""
-_SMALL_HELPER = (*START, "xtts_export_callback.worker")
+_HELPER = "import sys; sys.path.append(sys.argv[1]); from tests.small_decoder import run_helper; run_helper()"
+_SMALL_HELPER = (sys.executable, "-c", _HELPER, str(Path(__file__).parents[1]))
 
 
 @contextmanager
@@ -75,6 +77,14 @@ def expecting(sizes: Mapping[str, Any], helper: tuple[str, ...] | None = None) -
     finally:
         vars(expected_shapes).update(before)
         background.COMMAND = command
+
+
+def run_helper() -> None:
+    """Be the helper process, with the small decoder."""
+    from xtts_export_callback.worker import main
+
+    with small_decoder():
+        main()
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     {"errors", "sizes", "process", "printable"},
     {"checkpoint"},
-    {"architecture", "expected_shapes", "loadable"},
+    {"json_file", "model_config", "architecture", "expected_shapes", "loadable", "vocab", "companions"},
     {
-        *("json_file", "model_config", "vocab", "companions"),
-        *("assets", "combine", "folder", "runs", "disk", "schedule", "export", "average"),
+        *("assets", "combine", "folder", "runs", "next_resume", "disk", "schedule", "export", "average"),
         *("merge", "inspection", "comparison", "verification"),
     },
     {"config", "trainer_config", "recipe_config", "speech_samples", "tiny_model", "load"},

@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from tests.benchmarks.files import vocabulary
-from tests.small_xtts import TOKENS, small_decoder, small_state, write_small
+from tests.small_decoder import TOKENS
+from tests.small_xtts import small_state, write_small
 from xtts_export_callback import export_checkpoint, merge_checkpoints
 from xtts_export_callback.cli import main
 from xtts_export_callback.errors import ConfigError
@@ -24,12 +25,6 @@ from xtts_export_callback.verification.report import verify_model
 from xtts_export_callback.worker import perform
 
 SPEAKERS, MEL_STATS = "speakers_xtts.pth", "mel_stats.pth"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    with small_decoder():
-        yield
 
 
 def voice(seed: float = 1.0) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_decoder import real_decoder
 from xtts_export_callback import background
 from xtts_export_callback.background import QUEUED, Background, Helper, HelperError, HungError, Work
 from xtts_export_callback.checkpoint.files import Moved, RandomFile
@@ -165,9 +166,11 @@ def use_helper(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 @pytest.fixture
 def helper() -> Iterator[Helper]:
-    helper = Helper()
-    yield helper
-    helper.close()
+    """A helper, started as it is outside tests."""
+    with real_decoder():
+        helper = Helper()
+        yield helper
+        helper.close()
 
 
 def test_a_job_is_done_in_another_process(helper: Helper, monkeypatch: pytest.MonkeyPatch) -> None:

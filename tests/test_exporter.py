@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.small_xtts import small_decoder, write_small
+from tests.small_xtts import write_small
 from tests.test_background import refuse_thread
 from tests.test_saving import steps
 from xtts_export_callback import background, saving
@@ -262,17 +262,15 @@ def test_one_ctrl_c_ends_the_wait_for_a_helper_that_hangs(tmp_path: Path, log: l
 def small_exporter(run: Path, *numbers: int, **options: Any) -> Exporter:
     """The exporter of a run with small checkpoints, which are queued."""
     exporter = Exporter(run, ExportConfig(enabled=True, **options), Dashboard(SimpleNamespace(dashboard_logger=None)))
-    with small_decoder():
-        for step in numbers:
-            path = write_small(run / f"checkpoint_{step}.pth")
-            exporter.export(Saved(step, "checkpoint", path))
+    for step in numbers:
+        path = write_small(run / f"checkpoint_{step}.pth")
+        exporter.export(Saved(step, "checkpoint", path))
     return exporter
 
 
 def test_a_checkpoint_behind_a_relative_link_is_exported(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with small_decoder():
-        write_small(run / "checkpoint_2.pth")
+    write_small(run / "checkpoint_2.pth")
     (tmp_path / "big").mkdir()
     (run / "checkpoint_2.pth").rename(tmp_path / "big" / "checkpoint_2.pth")
     (run / "checkpoint_2.pth").symlink_to("../big/checkpoint_2.pth")

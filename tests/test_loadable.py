@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[Callable[[State], None], str]] = {
     ),
     "a config that describes nothing": (
         configure(gpt_layers="thirty"),
-        r"no XTTS can be built from its config: model_args\.gpt_layers should be a whole number, found thirty",
+        r"the config is that of another XTTS: model_args\.gpt_layers is 30, its tensors have 2",
     ),
 }
 
@@ -166,17 +166,17 @@ def coqui_loads() -> Iterator[Callable[[Path], bool]]:
         )
 
     def loads(folder: Path) -> bool:
-        try:
-            config = XttsConfig()
-            config.load_json(folder / "config.json")
-            model = Xtts.init_from_config(config)
-            model.load_checkpoint(config, checkpoint_dir=folder, eval=True, strict=True)
-        except Exception:
-            return False
-        return True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                config = XttsConfig()
+                config.load_json(folder / "config.json")
+                Xtts(config).load_checkpoint(config, checkpoint_dir=folder, eval=True, strict=True)
+            except Exception:
+                return False
+            return True
 
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hifigan_decoder, "HifiganGenerator", small_generator)
         patch.setattr(hifigan_decoder, "ResNetSpeakerEncoder", small_encoder)
         yield loads

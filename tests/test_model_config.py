@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.benchmarks.files import TRAINER_CONFIG
-from tests.small_xtts import TOKENS, small_decoder, small_state, write_small
+from tests.small_decoder import TOKENS
+from tests.small_xtts import small_state, write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.cli import main
@@ -76,12 +76,6 @@ FORMS = [
         "en;alice",
     ),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small() -> Iterator[None]:
-    with small_decoder():
-        yield
 
 
 def trainer_config() -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.small_xtts import small_decoder, small_state, write_small
+from tests.small_decoder import small_decoder
+from tests.small_xtts import small_state, write_small
 from tests.test_exporter import exported
 from tests.test_saving import first, load, same, steps
 from tests.training import close_trainer_logs, lines_logged_by, make_trainer
@@ -402,8 +403,7 @@ def test_what_is_set_aside_cannot_be_read_by_torch_and_what_torch_reads_keeps_it
 def test_what_torch_reads_and_we_do_not_is_left_to_the_trainer(tmp_path: Path, whole: bytes, kind: str) -> None:
     import torch
 
-    with small_decoder():
-        state = small_state(2)
+    state = small_state(2)
     if kind == "extra state":
         state["model"]["xtts.gpt._extra_state"] = {"version": 1}
     elif kind == "element type":

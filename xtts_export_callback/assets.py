@@ -82,9 +82,8 @@ def find_assets(
         raise ConfigError(msg)
     args = model_args(raw)
     named = {key: path for key in _NAMED_FILES if (path := local_path(args.get(key), trained_in)) is not None}
-    near = [
-        near for place in places(checkpoint.path) for near in (place.absolute().parent, place.absolute().parents[1])
-    ]
+    beside = [place.absolute().parent for place in places(checkpoint.path)]
+    near = [folder for each in beside for folder in (each, each.parent)]
     beside_named = [path.parent for path in named.values()]
     vocabularies = (
         [vocab] if vocab else [*_listed(named, "tokenizer_file"), *_within([*beside_named, *near], VOCAB_FILE)]

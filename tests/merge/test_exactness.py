@@ -59,7 +59,7 @@ def build(layout: list[tuple[str, str, tuple[int, ...]]], dtype: torch.dtype, se
     model: StateDict = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in state_dict(seed % 1000).items()
-        if not name.startswith("gpt.gpt.")
+        if not name.startswith("gpt.gpt.h.")
     }
     last = model[EMBEDDING]
     for name, kind, (rows, columns) in layout:

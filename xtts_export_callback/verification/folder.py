@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.assets import VOCAB_FILE, find_vocabulary
@@ -18,7 +19,6 @@ from xtts_export_callback.vocab import read_vocabulary
 
 if TYPE_CHECKING:
     import re
-    from pathlib import Path
 
     from xtts_export_callback.checkpoint.read import Checkpoint
     from xtts_export_callback.checkpoint.tensor import Tensor
