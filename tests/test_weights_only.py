@@ -52,7 +52,6 @@ def test_the_opcodes_that_torch_does_not_know_are_known() -> None:
     assert {code for code in _OPCODES if not torch_knows(code)} == foreign
 
 
-@pytest.mark.usefixtures("small_decoder")
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
 def test_a_file_of_pickle_protocol_4_has_a_fault(tmp_path: Path, zipped: bool) -> None:
     path = write_small(tmp_path / "checkpoint_1000.pth")
@@ -62,7 +61,6 @@ def test_a_file_of_pickle_protocol_4_has_a_fault(tmp_path: Path, zipped: bool) -
     assert fault.message.startswith("an opcode of pickle protocol 4 is refused by torch.load(weights_only=True)")
 
 
-@pytest.mark.usefixtures("small_decoder")
 def test_a_file_in_the_old_format_has_no_fault_when_loaded_too(tmp_path: Path) -> None:
     path = write_small(tmp_path / "checkpoint_1000.pth")
     torch.save(small_state(), path, _use_new_zipfile_serialization=False)

@@ -127,7 +127,7 @@ def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
 def _rewrite_as_weights(path: Path, *, newest: Path) -> int:
     """Rewrite one checkpoint once the newest is verified, and return the bytes freed: 0 with nothing to drop."""
     with open_checkpoint(path) as checkpoint:
-        if not checkpoint.document.get("optimizer"):
+        if not checkpoint.document.get("optimizer") or checkpoint.others:  # what was not read would be lost
             return 0
         before = checkpoint.nbytes
     _verify(newest)

@@ -44,6 +44,8 @@ class Checkpoint:
             there are `Tensor` too. The config of an official release, pickled as an object, comes as a dict.
         has_checksums: Whether the file holds checksums of its records.
         names: Globals that the file's pickle mentions, as ``module.name``; none of them was looked up.
+        others: What else stands in the state_dict and no inference needs, in a few words by name: the extra state of a
+            module, tensors of other kinds than dense ones.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Checkpoint:
     has_checksums: bool
     file: RandomFile | None = field(default=None, repr=False)
     names: frozenset[str] = frozenset()
+    others: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -250,10 +253,7 @@ def _open(file: RandomFile) -> Checkpoint:
         from xtts_export_callback.checkpoint.legacy import load_legacy
 
         root, names = load_legacy(file)
-        tensors, document = split(file.path, file.size, root)
-        return Checkpoint(
-            file.path, file.size, "legacy", tensors, document, has_checksums=False, file=file, names=names
-        )
+        return _checkpoint(file, "legacy", root, names, has_checksums=False)
     if file.size > 512 and file.read(257, 5) == b"ustar":
         msg = f"{file.path}: a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
         raise CheckpointError(msg)
@@ -263,10 +263,12 @@ def _open(file: RandomFile) -> Checkpoint:
 
 def _open_archive(file: RandomFile) -> Checkpoint:
     root, has_checksums, names = _read_archive(file)
-    tensors, document = split(file.path, file.size, root)
-    return Checkpoint(
-        file.path, file.size, "pth", tensors, document, has_checksums=has_checksums, file=file, names=names
-    )
+    return _checkpoint(file, "pth", root, names, has_checksums=has_checksums)
+
+
+def _checkpoint(file: RandomFile, kind: str, root: Any, names: frozenset[str], *, has_checksums: bool) -> Checkpoint:
+    tensors, document, others = split(file.path, file.size, root)
+    return Checkpoint(file.path, file.size, kind, tensors, document, has_checksums, file, names, others)
 
 
 def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:

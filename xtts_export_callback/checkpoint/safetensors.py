@@ -119,4 +119,4 @@ def _document(file: RandomFile, metadata: Any) -> dict[str, Any]:
         document = json.loads(metadata[DOCUMENT_KEY])
     except (ValueError, TypeError, RecursionError):
         return {}  # somebody else's metadata under our name: not ours to refuse
-    return to_plain(file.path, document) if isinstance(document, dict) else {}
+    return to_plain(file.path, file.size, document) if isinstance(document, dict) else {}

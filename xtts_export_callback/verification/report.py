@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.tensor import Tensor
 
 
+_MOST_NOTES = 10
+
+
 @dataclass(frozen=True)
 class VerificationReport:
     """What was found in a file or a folder.
@@ -108,6 +111,8 @@ def _file_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None)
     notes = []
     if checkpoint.format == "pth" and checkpoint.file is not None:
         faults += [Fault("directory", message) for message in directory_faults(checkpoint.file)]
+    for name, found in list(checkpoint.others.items())[:_MOST_NOTES]:
+        notes.append(f"{name} is {found}, which is not read: inference does not need it")
     if not checkpoint.has_checksums:
         notes.append("the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone")
     return faults + content_faults(checkpoint, progress), notes
