@@ -5,16 +5,19 @@ from __future__ import annotations
 import codecs
 import itertools
 import pickle
+import random
 import zipfile
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import safetensors
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.checkpoint.examples import SPECIFICATION, zip_of
+from tests.fuzz.fuzz_reader import mutate_safetensors
 from xtts_export_callback.checkpoint.read import open_checkpoint
 from xtts_export_callback.checkpoint.unpickle import Unpickler, UnpicklingError
 from xtts_export_callback.errors import CheckpointError
@@ -163,3 +166,36 @@ def test_a_string_of_python_2_is_the_same_key(tmp_path: Path) -> None:
         assert {name: tensor.read().tolist() for name, tensor in checkpoint.tensors.items()} == {
             name: tensor.tolist() for name, tensor in theirs.items()
         }
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(SPECIFICATION, max_examples=300)
+def test_safetensors_that_are_read_are_read_as_the_library_reads_them(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(mutate_safetensors(random.Random(seed)))
+    try:
+        with open_checkpoint(path) as checkpoint:
+            ours = {name: (list(view.shape), view.read().tobytes()) for name, view in checkpoint.tensors.items()}
+    except CheckpointError:
+        return
+    theirs = dict(safetensors.deserialize(path.read_bytes()))
+    assert ours == {name: (found["shape"], bytes(found["data"])) for name, found in theirs.items()}
+
+
+ACCEPTED = {
+    "an unknown field": b'{"w":{"dtype":"F32","x":[{}],"shape":[2],"data_offsets":[0,8]}}',
+    "no metadata": b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":null}',
+    "spaces around": b' {"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}   ',
+    "an emoji in two halves": b'{"\\ud83d\\ude00":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+    "nothing between two": b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},'
+    b'"b":{"dtype":"F32","shape":[0],"data_offsets":[4,4]},"c":{"dtype":"F8_E8M0","shape":[4],"data_offsets":[4,8]}}',
+    "33 MB": b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}' + b" " * (33 << 20),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_an_unusual_header_that_the_library_reads_is_read(tmp_path: Path, name: str) -> None:
+    content = len(ACCEPTED[name]).to_bytes(8, "little") + ACCEPTED[name] + bytes(8)
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
+        assert set(checkpoint.tensors) == {name for name, _ in safetensors.deserialize(content)}
