@@ -1,4 +1,4 @@
-"""What is said to pass ``torch.load(weights_only=True)``, from a file's pickle alone, is what the installed torch takes."""
+"""What passes for fit for ``torch.load(weights_only=True)`` by its pickle alone is what the installed torch takes."""
 
 from __future__ import annotations
 

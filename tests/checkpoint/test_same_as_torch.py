@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.checkpoint.examples import SPECIFICATION, zip_of
 from tests.fuzz.fuzz_reader import mutate_safetensors
+from tests.fuzz.fuzz_same_as_torch import run_case
 from xtts_export_callback.checkpoint.read import open_checkpoint
 from xtts_export_callback.checkpoint.unpickle import Unpickler, UnpicklingError
 from xtts_export_callback.errors import CheckpointError
@@ -199,3 +200,11 @@ def test_an_unusual_header_that_the_library_reads_is_read(tmp_path: Path, name: 
     (tmp_path / "a.safetensors").write_bytes(content)
     with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
         assert set(checkpoint.tensors) == {name for name, _ in safetensors.deserialize(content)}
+
+
+@pytest.mark.filterwarnings("ignore")  # what torch warns about is up to the damage
+@pytest.mark.parametrize("first", range(1, 301, 50))
+def test_a_mutated_checkpoint_is_never_read_as_other_weights_than_torch_reads(tmp_path: Path, first: int) -> None:
+    cases = [run_case(number, tmp_path) for number in range(first, first + 50)]
+    assert [case for case in cases if case[2]] == []
+    assert any(who == "both" for _, who, _ in cases)
