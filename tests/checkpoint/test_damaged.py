@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tests.checkpoint.damage import DAMAGES, DOCUMENT, FILES, MODEL, PICKLE, PICKLE4, RECORDS, with_pickle, with_record
 from tests.checkpoint.examples import SPECIFICATION, as_lists, bits, zip_of
 from xtts_export_callback.checkpoint import Checkpoint, Tensor, open_checkpoint, structure, unpickle
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.errors import CheckpointError, DamagedError
 
 MEMORY = 100_000_000  # bytes that reading one of the files here may take; most take less than one million
 
@@ -407,6 +407,17 @@ def test_a_hostile_pickle_is_refused_and_costs_little(tmp_path: Path, name: str)
     found, memory = cost_of(lambda: read(path))
     assert (found is None) == (name not in HARMLESS)
     assert memory < MEMORY
+
+
+@pytest.mark.usefixtures("_fewer_nodes")
+@pytest.mark.parametrize("name", sorted(set(HOSTILE_PICKLES) - HARMLESS))
+def test_a_strange_pickle_with_a_right_checksum_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(with_pickle(HOSTILE_PICKLES[name]))
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    assert not isinstance(caught.value, DamagedError)
+    assert "damaged" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [model_of(tensor()), beside_model(CALL + b")R"), program(dictionary(W, tensor()))])

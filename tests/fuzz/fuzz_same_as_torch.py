@@ -152,13 +152,15 @@ def theirs(path: Path) -> Any:
     """What torch reads, None where it refuses."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        return found.get("model", found)
+        return found.get("model", found) if isinstance(found, dict) else found
     except Exception:
         return None
 
 
 def differences(found: Model, expected: Any) -> list[str]:
     """Names that are not the same for both; a value that only torch can hold is one where we hold a tensor there."""
+    if not isinstance(expected, dict):
+        return sorted(found)
     names = {name for name, value in expected.items() if isinstance(value, torch.Tensor)}
     differing = sorted(set(found) - names)
     for name in sorted(set(found) & names):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UnpicklingError(Exception):
-    """The stream is damaged or asks for something that no checkpoint needs."""
+    """The stream makes no sense or asks for something that no checkpoint needs."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Unpickler:
             The value it builds: plain Python values, what ``persistent_load`` and ``build`` gave, and `Opaque`.
 
         Raises:
-            UnpicklingError: When the stream is damaged or uses an opcode that no checkpoint needs.
+            UnpicklingError: When the stream makes no sense or uses an opcode that no checkpoint needs.
         """
         data, operations, stack, marks, memo = self._data, _OPCODES, self._stack, self._marks, self._memo
         position = self._position
