@@ -150,7 +150,8 @@ def _verify(path: Path) -> None:
         if not checkpoint.document.get("optimizer"):
             msg = f"{path}: the newest checkpoint holds no optimizer state, so older ones keep theirs"
             raise CheckpointError(msg)
-        for storage in _storages([checkpoint.tensors, checkpoint.document]):
+        storages = {id(storage): storage for storage in _storages([checkpoint.tensors, checkpoint.document])}
+        for storage in storages.values():
             skip(storage.reader(), storage.nbytes)
 
 

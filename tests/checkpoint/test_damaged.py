@@ -249,6 +249,8 @@ HOSTILE_PICKLES: dict[str, bytes] = {
     "an integer longer than the file": model_of(b"\x8b\xff\xff\xff\x7f"),
     "an integer of a megabyte": beside_model(b"\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6),
     "a string that is no UTF-8": beside_model(b"X\x02\x00\x00\x00\xff\xfe"),
+    "a long string, often": beside_model(text("x" * 1000) + b"q\x050](" + b"h\x05" * 19_000 + b"e"),
+    "a long key, often": beside_model(text("x" * 1000) + b"q\x050}h\x05Nsq\x060](" + b"h\x06" * 9000 + b"e"),
     "laughs in the config": beside_model(LAUGHS),
     "laughs as the root": program(LAUGHS),
     "laughs as the model": program(dictionary(text("model"), LAUGHS)),
@@ -387,6 +389,7 @@ HARMLESS = {"an object of laughs as a key", "laughs as the key of an object's it
 def _fewer_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring memory makes counting to the real limit slow."""
     monkeypatch.setattr(structure, "_MAX_NODES", 20_000)
+    monkeypatch.setattr(structure, "_MOST_TEXT", 5_000_000)
 
 
 def cost_of(action: Callable[[], Any]) -> tuple[Any, int]:

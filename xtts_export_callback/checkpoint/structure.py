@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MAX_DEPTH = 64
 _MAX_NODES = 200_000  # a full-size training checkpoint has 10 thousand
+_MOST_TEXT = 128 << 20  # characters: each repetition is written out
 _MOST_NODES = 5_000_000  # half a gigabyte of values
 _MAX_NAME = 1000
 _MAX_REPETITION, _SMALL = 16, 1 << 30
@@ -144,10 +145,15 @@ class _Plain:
         self._path = path
         self._most = most
         self._nodes = 0
+        self._text = 0
 
     def convert(self, value: Any, depth: int) -> Any:
         self._nodes += 1
-        if depth > _MAX_DEPTH or self._nodes > self._most:
+        if isinstance(value, str):
+            self._text += len(value)
+        elif isinstance(value, dict):
+            self._text += sum(len(key) for key in value if isinstance(key, str))
+        if depth > _MAX_DEPTH or self._nodes > self._most or self._text > _MOST_TEXT:
             msg = f"{self._path}: its contents are nested or repeated beyond reason; the file is hostile"
             raise CheckpointError(msg)
         if value is None or isinstance(value, (str, int, float, Tensor)):
