@@ -154,8 +154,7 @@ def test_reading_and_writing_checkpoints_takes_numpy_and_the_standard_library_al
     allowed = set(sys.stdlib_module_names) | {PACKAGE, "numpy", "isal"}  # isal in place of zlib, where it is installed
     foreign = [s for s in ALL if top(s.module) == "checkpoint" and s.target.partition(".")[0] not in allowed]
 
-    # torch reads the files of before torch 1.6, which are not zip archives
-    assert offenders([s for s in foreign if s.module != "checkpoint.legacy" or s.target != "torch"]) == []
+    assert offenders(foreign) == []
     assert offenders([s for s in foreign if not s.lazy and not s.typing_only]) == []
 
 

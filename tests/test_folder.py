@@ -15,7 +15,7 @@ import torch
 from tests.small_xtts import small_state, write_small
 from tests.training import lines_logged_by
 from xtts_export_callback import average_checkpoints, export_checkpoint
-from xtts_export_callback.checkpoint import publish
+from xtts_export_callback.checkpoint import open_checkpoint, publish
 from xtts_export_callback.checkpoint.files import RandomFile
 from xtts_export_callback.cli import main
 from xtts_export_callback.disk import prune_to
@@ -285,6 +285,25 @@ def test_a_checkpoint_behind_a_link_keeps_its_optimizer(run: Path) -> None:
     assert drop_optimizer(run=str(run), keep=1)["names"] == []
     assert (run / "checkpoint_1.pth").is_symlink()
     assert (run.parent / "elsewhere.pth").read_bytes() == before
+
+
+def test_a_checkpoint_with_values_that_are_not_read_keeps_its_optimizer(run: Path) -> None:
+    path = run / "checkpoint_1.pth"
+    torch.save({**torch.load(path), "model": {**torch.load(path)["model"], "_extra_state": {"version": 1}}}, path)
+    before = path.read_bytes()
+    assert drop_optimizer(run=str(run), keep=1)["names"] == []
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_with_samples_and_extra_state_is_exported(run: Path) -> None:
+    path = run / "checkpoint_1.pth"
+    state = torch.load(path)
+    state["model"]["xtts._extra_state"] = {"version": 1}
+    state["train_samples"] = [{"text": f"{number}", "audio_file": "a.wav", "speaker": "a"} for number in range(60_000)]
+    torch.save(state, path)
+    with open_checkpoint(export_checkpoint(path).path) as exported:
+        expected = sorted(name.removeprefix("xtts.") for name in state["model"] if name.startswith("xtts."))
+        assert sorted(exported.tensors) == [name for name in expected if name != "_extra_state"]
 
 
 # Two at once

@@ -201,6 +201,21 @@ def test_nan_in_the_optimizer_is_found_where_it_is(tmp_path: Path) -> None:
     assert fault.message.startswith("optimizer[0].state.0.exp_avg:")
 
 
+def test_a_long_key_is_cut_where_a_tensor_is_named(tmp_path: Path) -> None:
+    state = small_state()
+    state["x" * 10_000] = [torch.tensor([float("nan")])]
+    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    assert fault.message.startswith("x" * 100 + "[0]: 1 value is NaN")
+
+
+def test_what_is_not_read_is_noted_and_no_fault(tmp_path: Path) -> None:
+    state = small_state()
+    state["model"]["dvae._extra_state"] = {"version": 1}
+    report = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state))
+    assert report.faults == ()
+    assert "dvae._extra_state is a dict, which is not read: inference does not need it" in report.notes
+
+
 def test_a_file_without_checksums_is_fine_and_says_what_that_means(tmp_path: Path) -> None:
     if not hasattr(torch.serialization, "set_crc32_options"):
         pytest.skip("this torch always writes checksums")

@@ -127,7 +127,7 @@ def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
 def _rewrite_as_weights(path: Path, *, newest: Path) -> int:
     """Rewrite one checkpoint once the newest is verified, and return the bytes freed: 0 with nothing to drop."""
     with open_checkpoint(path) as checkpoint:
-        if not checkpoint.document.get("optimizer"):
+        if not checkpoint.document.get("optimizer") or checkpoint.others:  # what was not read would be lost
             return 0
         before = checkpoint.nbytes
     _verify(newest)
@@ -150,7 +150,8 @@ def _verify(path: Path) -> None:
         if not checkpoint.document.get("optimizer"):
             msg = f"{path}: the newest checkpoint holds no optimizer state, so older ones keep theirs"
             raise CheckpointError(msg)
-        for storage in _storages([checkpoint.tensors, checkpoint.document]):
+        storages = {id(storage): storage for storage in _storages([checkpoint.tensors, checkpoint.document])}
+        for storage in storages.values():
             skip(storage.reader(), storage.nbytes)
 
 

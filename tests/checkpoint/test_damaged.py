@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from tests.checkpoint.damage import DAMAGES, DOCUMENT, FILES, MODEL, PICKLE, PICKLE4, RECORDS, with_pickle, with_record
 from tests.checkpoint.examples import SPECIFICATION, as_lists, bits, zip_of
 from xtts_export_callback.checkpoint import Checkpoint, Tensor, open_checkpoint, structure, unpickle
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.errors import CheckpointError, DamagedError
 
 MEMORY = 100_000_000  # bytes that reading one of the files here may take; most take less than one million
 
@@ -249,6 +249,8 @@ HOSTILE_PICKLES: dict[str, bytes] = {
     "an integer longer than the file": model_of(b"\x8b\xff\xff\xff\x7f"),
     "an integer of a megabyte": beside_model(b"\x8b" + struct.pack("<I", 10**6) + b"\x7f" * 10**6),
     "a string that is no UTF-8": beside_model(b"X\x02\x00\x00\x00\xff\xfe"),
+    "a long string, often": beside_model(text("x" * 1000) + b"q\x050](" + b"h\x05" * 19_000 + b"e"),
+    "a long key, often": beside_model(text("x" * 1000) + b"q\x050}h\x05Nsq\x060](" + b"h\x06" * 9000 + b"e"),
     "laughs in the config": beside_model(LAUGHS),
     "laughs as the root": program(LAUGHS),
     "laughs as the model": program(dictionary(text("model"), LAUGHS)),
@@ -387,6 +389,7 @@ HARMLESS = {"an object of laughs as a key", "laughs as the key of an object's it
 def _fewer_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring memory makes counting to the real limit slow."""
     monkeypatch.setattr(structure, "_MAX_NODES", 20_000)
+    monkeypatch.setattr(structure, "_MOST_TEXT", 5_000_000)
 
 
 def cost_of(action: Callable[[], Any]) -> tuple[Any, int]:
@@ -407,6 +410,17 @@ def test_a_hostile_pickle_is_refused_and_costs_little(tmp_path: Path, name: str)
     found, memory = cost_of(lambda: read(path))
     assert (found is None) == (name not in HARMLESS)
     assert memory < MEMORY
+
+
+@pytest.mark.usefixtures("_fewer_nodes")
+@pytest.mark.parametrize("name", sorted(set(HOSTILE_PICKLES) - HARMLESS))
+def test_a_strange_pickle_with_a_right_checksum_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(with_pickle(HOSTILE_PICKLES[name]))
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    assert not isinstance(caught.value, DamagedError)
+    assert "damaged" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [model_of(tensor()), beside_model(CALL + b")R"), program(dictionary(W, tensor()))])
@@ -670,6 +684,16 @@ HOSTILE_SAFETENSORS: dict[str, bytes] = {
     "documents beyond reason": safetensors(
         {"w": entry(), "__metadata__": {"xtts_export": "[" * 500 + "]" * 500}, "v": {}}
     ),
+    "metadata that is a number": safetensors({"w": entry(), "__metadata__": 3}),
+    "metadata that is a list": safetensors({"w": entry(), "__metadata__": []}),
+    "a number in the metadata": safetensors({"w": entry(), "__metadata__": {"xtts_export": 3}}),
+    "NaN in an entry": safetensors({"w": entry(x=float("nan"))}),
+    "a number too large for any float": safetensors({"w": entry(x=10**400)}),
+    "a fraction too large for any float": safetensors(json.dumps({"w": entry(x=1.5)}).replace("1.5", "1e999").encode()),
+    "half a surrogate pair in the metadata": safetensors({"w": entry(), "__metadata__": {"a": "\ud800"}}),
+    "a negative nothing": safetensors(json.dumps({"w": entry()}).replace("[0, ", "[-0, ").encode()),
+    "a deep field": safetensors({"w": entry(x=json.loads("[" * 130 + "]" * 130))}),
+    "a header of more than 100 MB": safetensors(json.dumps({"w": entry()}).encode() + b" " * 100_000_000),
     "a deep document": safetensors({"w": entry(), "__metadata__": {"xtts_export": '{"a":' * 99 + "1" + "}" * 99}}),
 }
 
@@ -684,7 +708,7 @@ def test_a_hostile_safetensors_is_refused_and_costs_little(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize(
-    "metadata", [None, 3, [], {"xtts_export": 3}, {"xtts_export": "["}, {"xtts_export": "[1]"}], ids=str
+    "metadata", [None, {}, {"a": "b"}, {"xtts_export": "3"}, {"xtts_export": "["}, {"xtts_export": "[1]"}], ids=str
 )
 def test_metadata_that_is_not_ours_is_none_of_our_business(tmp_path: Path, metadata: Any) -> None:
     path = tmp_path / "model.safetensors"

@@ -52,6 +52,20 @@ _TABLE = (
     DType("uint64", 8, "<u8", "", "U64", False),
     DType("float8_e4m3fn", 1, "|u1", "", "F8_E4M3", False),
     DType("float8_e5m2", 1, "|u1", "", "F8_E5M2", False),
+    DType("float8_e4m3fnuz", 1, "|u1", "", "F8_E4M3FNUZ", False),
+    DType("float8_e5m2fnuz", 1, "|u1", "", "F8_E5M2FNUZ", False),
+    DType("float8_e8m0fnu", 1, "|u1", "", "F8_E8M0", False),
+    DType("complex32", 4, "<u4", "", "", False),
+    DType("bits1x8", 1, "|u1", "", "", False),
+    DType("bits2x4", 1, "|u1", "", "", False),
+    DType("bits4x2", 1, "|u1", "", "", False),
+    DType("bits8", 1, "|u1", "", "", False),
+    DType("bits16", 2, "<u2", "", "", False),
+    DType("quint8", 1, "|u1", "QUInt8Storage", "", False),
+    DType("qint8", 1, "|i1", "QInt8Storage", "", False),
+    DType("qint32", 4, "<i4", "QInt32Storage", "", False),
+    DType("quint4x2", 1, "|u1", "QUInt4x2Storage", "", False),
+    DType("quint2x4", 1, "|u1", "QUInt2x4Storage", "", False),
 )
 
 BY_NAME = {dtype.name: dtype for dtype in _TABLE}

@@ -53,6 +53,9 @@ _REFUSED = (
 )
 """Names that no XTTS has and that say that its own names are not the whole voice, with the reason."""
 
+_SPEAKING = ("gpt", "hifigan_decoder", "mel_stats")
+"""First name components of ``TTS.tts.models.xtts.Xtts``."""
+
 TEXT_EMBEDDING = "gpt.text_embedding.weight"
 _REQUIRED = (TEXT_EMBEDDING, "gpt.mel_embedding.weight", "hifigan_decoder.waveform_decoder.conv_pre.weight")
 
@@ -100,6 +103,13 @@ def dropped_component(name: str) -> str | None:
             return component
     leftover = _LEFTOVER.match(name)
     return leftover[1] if leftover else None
+
+
+def speaks(name: str) -> bool:
+    """Whether a name of a file is one of the tensors that inference needs; a module's extra state is none."""
+    bare = bare_name(name)
+    component, _, _ = bare.partition(".")
+    return component in _SPEAKING and dropped_component(bare) is None and not bare.endswith("._extra_state")
 
 
 def inference_model(checkpoint: Checkpoint) -> InferenceModel:

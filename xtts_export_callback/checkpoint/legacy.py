@@ -1,90 +1,130 @@
-"""Checkpoints from before torch 1.6, which are no zip archives: the one kind that is read through torch."""
+"""Checkpoints from before torch 1.6, which are no zip archives: pickles one after the other, then the storages.
+
+The pickles are a magic number, a version, the machine, what was saved, and the keys of its storages; then, for each key
+in that order, the number of elements in eight bytes, and the elements (``torch.serialization._legacy_save``).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.dtypes import BY_NAME
-from xtts_export_callback.checkpoint.tensor import ArrayStorage, Storage, Tensor, find_fault
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.checkpoint.rebuild import TensorBuilder, Typed, storage_dtype
+from xtts_export_callback.checkpoint.tensor import FileStorage
+from xtts_export_callback.checkpoint.unpickle import MAX_PICKLE, Unpickler, UnpicklingError, describe
+from xtts_export_callback.errors import CheckpointError, DamagedError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from xtts_export_callback.checkpoint.dtypes import DType
+    from xtts_export_callback.checkpoint.files import RandomFile
 
-    import torch
+MAGIC = 0x1950A86A20F9469CFC6C
+"""What the first pickle holds (``torch.serialization.MAGIC_NUMBER``)."""
+
+_VERSION = 1001
+_COUNT = 8
+_FIRST_PIECE = 1 << 20  # a full-size training checkpoint has 0.2 MB of pickles
 
 
-def load_legacy(path: Path) -> Any:
-    """Load a file in torch's old format.
+def load_legacy(file: RandomFile) -> tuple[Any, frozenset[str]]:
+    """Read a file in torch's old format, without reading its tensors.
 
     Args:
-        path: The file.
+        file: The file.
 
     Returns:
-        What it holds, with every tensor replaced by a `Tensor` over bytes in memory; shared storages stay shared.
+        What it holds, and what its pickles ask for (`Unpickler.names`).
 
     Raises:
-        CheckpointError: When ``torch.load(weights_only=True)`` refuses it or it holds tensors of another kind than
-            dense ones.
+        CheckpointError: When it is damaged, hostile, or written on a big-endian machine.
     """
-    import torch
+    most = min(file.size, MAX_PICKLE)
+    size = min(_FIRST_PIECE, most)
+    while True:
+        tensors = LegacyTensors(file)
+        try:
+            root, keys, start, names = _read_pickles(file, file.read(0, size), tensors)
+        except UnpicklingError as error:
+            if size < most:
+                size = min(8 * size, most)  # the rest of the stream may lie further on
+                continue
+            msg = f"{file.path}: {error}; get the file again or use another checkpoint"
+            raise CheckpointError(msg) from error
+        tensors.place(keys, start)
+        return root, names
 
-    try:
-        return _Converter().convert(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises whatever the damage leads to
-        msg = f"{path}: not a file of torch's old format that torch.load(weights_only=True) accepts ({_reason(error)})"
-        raise CheckpointError(msg) from error
+
+def _read_pickles(file: RandomFile, data: bytes, tensors: LegacyTensors) -> tuple[Any, Any, int, frozenset[str]]:
+    """What was saved, the keys of its storages, where these begin, and what all the pickles ask for."""
+    values: list[Any] = []
+    names: set[str] = set()
+    start = 0
+    for what in ("the magic number", "the version", "the machine", "the contents", "the list of storages"):
+        unpickler = Unpickler(data, start=start, persistent_load=tensors.storage, build=tensors.build)
+        try:
+            values.append(unpickler.load())
+        except UnpicklingError as error:
+            msg = f"{what}: {error}"
+            raise UnpicklingError(msg) from error
+        names |= unpickler.names
+        start = unpickler.end
+    magic, version, machine, root, keys = values
+    if magic != MAGIC or version != _VERSION:
+        msg = f"{file.path}: version {describe(version)} of torch's old format, expected {_VERSION}; save it again"
+        raise CheckpointError(msg)
+    if isinstance(machine, dict) and machine.get("little_endian") is False:
+        msg = f"{file.path}: written on a big-endian machine, which is not supported; save it again with torch"
+        raise CheckpointError(msg)
+    return root, keys, start, frozenset(names)
 
 
-def _reason(error: Exception) -> str:
-    """The one line of torch's message that says what is wrong, without the colours around its advice."""
-    message = str(error).strip()
-    _, _, detail = message.partition("WeightsUnpickler error: ")
-    line = (detail or message).partition("\n")[0]
-    return "".join(filter(str.isprintable, line))[:200] or type(error).__name__
+class LegacyTensors(TensorBuilder):
+    """Tensors over the storages at the end of the file, whose places are known once the pickles are read."""
 
+    def storage(self, identifier: Any) -> Typed:
+        """See `TensorBuilder.storage`."""
+        if not isinstance(identifier, tuple) or len(identifier) != 6 or identifier[0] != "storage":
+            self._fail("its pickle refers to something that is no storage")
+        _, kind, key, _, numel, view = identifier
+        if view is not None:
+            self._fail(f"storage {describe(key)} is a part of another one, as only torch before 0.4 wrote")
+        known = self._shared_storage(kind, key, numel)
+        dtype = storage_dtype(kind)
+        if isinstance(known, tuple) and known[0].nbytes == 0 and dtype is not None:
+            return known[0], dtype  # torch looks at the type anew where there are no elements
+        return known
 
-class _Converter:
-    """Replaces the tensors in a loaded file; what the file shares, itself included, stays shared."""
+    def _create(self, key: str, dtype: DType, numel: Any) -> FileStorage:
+        if type(numel) is not int or not 0 <= numel * dtype.itemsize <= self._file.size:
+            self._fail(f"storage {key!r} has {describe(numel)} elements in a file of {self._file.size} bytes")
+        return FileStorage(self._file, -1, numel * dtype.itemsize, None, f"storage {key}")
 
-    def __init__(self) -> None:
-        self._storages: dict[int, Storage] = {}
-        self._done: dict[int, Any] = {}
+    def place(self, keys: Any, start: int) -> None:
+        """Find each storage.
 
-    def convert(self, value: Any) -> Any:
-        import torch
+        Args:
+            keys: Their order, as the file says it.
+            start: Where the first one begins.
 
-        if id(value) in self._done:
-            return self._done[id(value)]
-        if isinstance(value, torch.Tensor):
-            return self._tensor(value)
-        if isinstance(value, dict):
-            converted: dict[Any, Any] = {}
-            self._done[id(value)] = converted
-            converted.update((key, self.convert(item)) for key, item in value.items())
-            return converted
-        if isinstance(value, (list, tuple)):
-            items: list[Any] = []
-            self._done[id(value)] = items
-            items.extend(self.convert(item) for item in value)
-            return items
-        return value
-
-    def _tensor(self, value: torch.Tensor) -> Tensor:
-        import torch
-
-        name = str(value.dtype).removeprefix("torch.")
-        if value.layout != torch.strided or name not in BY_NAME or value.is_conj() or value.is_neg():
-            msg = f"a tensor of the unsupported kind {name}, {value.layout}"
-            raise ValueError(msg)
-        raw = value.untyped_storage()
-        key = raw.data_ptr()
-        if key not in self._storages:
-            self._storages[key] = ArrayStorage(torch.empty(0, dtype=torch.uint8).set_(raw).numpy().data)
-        offset = int(value.storage_offset())
-        tensor = Tensor(self._storages[key], BY_NAME[name], tuple(value.shape), value.stride(), offset)
-        fault = find_fault(tensor.storage, tensor.dtype, tensor.shape, tensor.stride, offset)
-        if fault is not None:
-            msg = f"a tensor with {fault}"
-            raise ValueError(msg)
-        return tensor
+        Raises:
+            CheckpointError: When the file says something else of one than its pickle does.
+            DamagedError: When the file ends early.
+        """
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            self._fail(f"its list of storages is {describe(keys)}, expected a list of strings")
+        if set(keys) != set(self._storages) or len(keys) != len(self._storages):
+            self._fail(f"its list names {len(keys)} storages, expected each of {len(self._storages)} once")
+        size = self._file.size
+        for key in keys:
+            known = self._storages[key]
+            if not isinstance(known, tuple):
+                self._fail(f"storage {key!r} has elements of {describe(known.callee)}, a type that is not supported")
+            storage, dtype = known
+            end = start + _COUNT + storage.nbytes
+            if end > size:
+                msg = f"{self._file.path}: truncated: {size} bytes, expected {end} or more; get the file again"
+                raise DamagedError(msg)
+            count = int.from_bytes(self._file.read(start, _COUNT), "little")
+            if count * dtype.itemsize != storage.nbytes:
+                self._fail(f"storage {key!r} has {count} elements, expected {storage.nbytes} bytes of {dtype.name}")
+            storage.offset = start + _COUNT
+            start = end

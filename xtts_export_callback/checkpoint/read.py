@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint.archive import Record, data_offset, read_directory
 from xtts_export_callback.checkpoint.checksum import crc32
 from xtts_export_callback.checkpoint.files import RandomFile
-from xtts_export_callback.checkpoint.rebuild import TensorBuilder
+from xtts_export_callback.checkpoint.rebuild import ArchiveTensors
 from xtts_export_callback.checkpoint.structure import split
 from xtts_export_callback.checkpoint.tensor import BLOCK, SliceStorage, Storage, Tensor
-from xtts_export_callback.checkpoint.unpickle import Unpickler, UnpicklingError
+from xtts_export_callback.checkpoint.unpickle import MAX_PICKLE, Unpickler, UnpicklingError
 from xtts_export_callback.errors import CheckpointError, DamagedError
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 """What the first pickle of a file in torch's old format holds (``torch.serialization.MAGIC_NUMBER``)."""
 
 _LITTLE = b"little"
-_MAX_PICKLE = 64 << 20  # a full-size training checkpoint has 0.2 MB
 
 
 @dataclass
@@ -45,6 +44,8 @@ class Checkpoint:
             there are `Tensor` too. The config of an official release, pickled as an object, comes as a dict.
         has_checksums: Whether the file holds checksums of its records.
         names: Globals that the file's pickle mentions, as ``module.name``; none of them was looked up.
+        others: What else stands in the state_dict and no inference needs, in a few words by name: the extra state of a
+            module, tensors of other kinds than dense ones.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Checkpoint:
     has_checksums: bool
     file: RandomFile | None = field(default=None, repr=False)
     names: frozenset[str] = frozenset()
+    others: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -211,7 +213,7 @@ def _read_document(file: RandomFile, most: int) -> tuple[Any, frozenset[str]]:
     if head.startswith(b"\x80") and LEGACY_MAGIC in head:
         from xtts_export_callback.checkpoint.legacy import load_legacy
 
-        return load_legacy(file.path), frozenset()
+        return load_legacy(file)
     msg = f"{file.path}: not a file of torch.save (first bytes {head[:8]!r}); get the file again"
     raise CheckpointError(msg)
 
@@ -251,18 +253,23 @@ def _open(file: RandomFile) -> Checkpoint:
     if head.startswith(b"\x80") and LEGACY_MAGIC in head:
         from xtts_export_callback.checkpoint.legacy import load_legacy
 
-        tensors, document = split(file.path, file.size, load_legacy(file.path))
-        return Checkpoint(file.path, file.size, "legacy", tensors, document, has_checksums=False, file=file)
+        root, names = load_legacy(file)
+        return _checkpoint(file, "legacy", root, names, has_checksums=False)
+    if file.size > 512 and file.read(257, 5) == b"ustar":
+        msg = f"{file.path}: a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
+        raise CheckpointError(msg)
     msg = f"{file.path}: not a checkpoint: neither a zip archive nor safetensors (first bytes {head[:8]!r})"
     raise DamagedError(msg)
 
 
 def _open_archive(file: RandomFile) -> Checkpoint:
     root, has_checksums, names = _read_archive(file)
-    tensors, document = split(file.path, file.size, root)
-    return Checkpoint(
-        file.path, file.size, "pth", tensors, document, has_checksums=has_checksums, file=file, names=names
-    )
+    return _checkpoint(file, "pth", root, names, has_checksums=has_checksums)
+
+
+def _checkpoint(file: RandomFile, kind: str, root: Any, names: frozenset[str], *, has_checksums: bool) -> Checkpoint:
+    tensors, document, others = split(file.path, file.size, root)
+    return Checkpoint(file.path, file.size, kind, tensors, document, has_checksums, file, names, others)
 
 
 def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
@@ -273,8 +280,8 @@ def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
         msg = f"{file.path}: written on a big-endian machine, which is not supported; save it again with torch"
         raise CheckpointError(msg)
     pickled = records["data.pkl"]
-    if pickled.nbytes > _MAX_PICKLE:
-        msg = f"{file.path}: data.pkl has {pickled.nbytes} bytes, expected at most {_MAX_PICKLE}; the file is hostile"
+    if pickled.nbytes > MAX_PICKLE:
+        msg = f"{file.path}: data.pkl has {pickled.nbytes} bytes, expected at most {MAX_PICKLE}; the file is hostile"
         raise CheckpointError(msg)
     data = _read_record(file, pickled)
     # torch.serialization.set_crc32_options(False) leaves every checksum 0.
@@ -282,12 +289,12 @@ def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
     if has_checksums and crc32(data) != pickled.crc32:
         msg = f"{file.path}: data.pkl: checksum differs; the file is damaged, get it again or use another checkpoint"
         raise DamagedError(msg)
-    builder = TensorBuilder(file, records, has_checksums=has_checksums)
+    builder = ArchiveTensors(file, records, has_checksums=has_checksums)
     try:
         unpickler = Unpickler(data, persistent_load=builder.storage, build=builder.build)
         root = unpickler.load()
     except UnpicklingError as error:
-        msg = f"{file.path}: data.pkl: {error}; the file is damaged, get it again or use another checkpoint"
+        msg = f"{file.path}: data.pkl: {error}; save it again with torch, or use another checkpoint"
         raise CheckpointError(msg) from error
     return root, has_checksums, frozenset(unpickler.names)
 

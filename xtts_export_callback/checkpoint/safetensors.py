@@ -7,7 +7,8 @@ on ranges of a file. Format: the ``safetensors`` README; the checks are the ones
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback.checkpoint.dtypes import BY_SAFETENSORS
 from xtts_export_callback.checkpoint.structure import check_tensors, to_plain
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.files import RandomFile
 
 _LENGTH = 8
-_MAX_HEADER = 32 << 20  # a full-size model has 0.2 MB
+_MAX_HEADER = 100_000_000  # as the library; a full-size model has 0.2 MB
+_MAX_DEPTH = 128  # as the library
+_MAX_DIGITS = 308
 DOCUMENT_KEY = "xtts_export"
 """Where in ``__metadata__`` the document of a checkpoint lies, as JSON: safetensors allows only strings there."""
 
@@ -37,7 +40,11 @@ def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: When the header is damaged or describes bytes that are not there.
     """
     header, data_start = _load_json(file)
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        msg = f"{file.path}: __metadata__ should hold strings by name, found {describe(metadata)}; save the file again"
+        raise CheckpointError(msg)
     tensors: dict[str, Tensor] = {}
     ranges: list[tuple[int, int, str]] = []
     for name, entry in header.items():
@@ -45,7 +52,7 @@ def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensor, start = _read_entry(file, data_start, name, entry)
         except (KeyError, TypeError, ValueError) as error:
             reason = str(error)[:200]
-            msg = f"{file.path}: {describe(name)}: entry not understood ({reason}); the file is damaged, get it again"
+            msg = f"{file.path}: {describe(name)}: entry not understood ({reason}); save the file again"
             raise CheckpointError(msg) from error
         tensors[name] = tensor
         ranges.append((start, start + tensor.nbytes, name))
@@ -81,14 +88,55 @@ def _load_json(file: RandomFile) -> tuple[dict[str, Any], int]:
         msg = f"{file.path}: a header of {length} bytes in a file of {file.size}; truncated or no safetensors file"
         raise CheckpointError(msg)
     try:
-        header = json.loads(file.read(_LENGTH, length).decode(), object_pairs_hook=_without_repeats)
+        header = _parse(file.read(_LENGTH, length))
     except (ValueError, RecursionError) as error:
-        msg = f"{file.path}: the safetensors header is no JSON ({error}); the file is damaged, get it again"
+        msg = f"{file.path}: the safetensors header is not understood ({error}); get the file again"
         raise CheckpointError(msg) from error
-    if not isinstance(header, dict):
-        msg = f"{file.path}: the safetensors header is no JSON object; the file is damaged, get it again"
-        raise CheckpointError(msg)
     return header, _LENGTH + length
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    """The header as the library parses it, which is stricter than `json`.
+
+    Raises:
+        ValueError, RecursionError: When it is none.
+    """
+    header = json.loads(
+        raw.decode(),
+        object_pairs_hook=_without_repeats,
+        parse_constant=_refuse,
+        parse_int=_integer,
+        parse_float=_finite,
+    )
+    if not isinstance(header, dict):
+        msg = "no JSON object"
+        raise ValueError(msg)
+    if b"\\u" in raw:  # may be half a surrogate pair, which no UTF-8 has
+        json.dumps(header, ensure_ascii=False).encode()
+    level: list[Any] = [header]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        _refuse("nested too deeply")
+    return header
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(what)
+
+
+def _integer(digits: str) -> int:
+    return _refuse(digits[:20]) if digits == "-0" or len(digits) > _MAX_DIGITS else int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse(digits[:20])
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -104,19 +152,19 @@ def _check_cover(file: RandomFile, ranges: list[tuple[int, int, str]], data_size
     for start, stop, name in ranges:
         if start != position:
             what = "overlap" if start < position else "leave a gap"
-            msg = f"{file.path}: {name}: its bytes {what} at {start}, expected {position}; the file is damaged"
+            msg = f"{file.path}: {name}: its bytes {what} at {start}, expected {position}; save the file again"
             raise CheckpointError(msg)
         position = stop
     if position != data_size:
-        msg = f"{file.path}: {data_size} bytes of data, expected {position}; truncated or damaged, get the file again"
+        msg = f"{file.path}: {data_size} bytes of data, expected {position}; get the file again"
         raise CheckpointError(msg)
 
 
-def _document(file: RandomFile, metadata: Any) -> dict[str, Any]:
-    if not isinstance(metadata, dict) or DOCUMENT_KEY not in metadata:
+def _document(file: RandomFile, metadata: dict[str, str]) -> dict[str, Any]:
+    if DOCUMENT_KEY not in metadata:
         return {}
     try:
         document = json.loads(metadata[DOCUMENT_KEY])
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         return {}  # somebody else's metadata under our name: not ours to refuse
-    return to_plain(file.path, document) if isinstance(document, dict) else {}
+    return to_plain(file.path, file.size, document) if isinstance(document, dict) else {}

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.checkpoint.layout import speaks
 from xtts_export_callback.checkpoint.numbers import number_of, numpy_number
 from xtts_export_callback.checkpoint.tensor import Tensor
 from xtts_export_callback.checkpoint.unpickle import Global, Opaque, describe
 from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _MAX_DEPTH = 64
 _MAX_NODES = 200_000  # a full-size training checkpoint has 10 thousand
+_MOST_TEXT = 128 << 20  # characters: each repetition is written out
+_MOST_NODES = 5_000_000  # half a gigabyte of values
 _MAX_NAME = 1000
 _MAX_REPETITION, _SMALL = 16, 1 << 30
 _PAIR = 2
 _SHOWN_PARTS = 16
 
 
-def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
     """Find the state_dict.
 
     Args:
@@ -29,10 +33,12 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
         root: What it holds.
 
     Returns:
-        The state_dict and the rest of the file as plain values.
+        The state_dict, the rest of the file as plain values, and what else stands in the state_dict that the model
+        can speak without, by name in a few words: the extra state of a module, a tensor of another kind.
 
     Raises:
-        CheckpointError: When there is no state_dict of plain tensors, or anything in the file is beyond reason.
+        CheckpointError: When there is no state_dict, one of the tensors that speak is no plain tensor, or anything in
+            the file is beyond reason.
     """
     if isinstance(root, Tensor):
         msg = f"{path}: expected a dict with a state_dict, found one tensor, as mel_stats.pth holds; name a checkpoint"
@@ -51,17 +57,24 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
     if is_bare and any(isinstance(item, dict) and "gpt_cond_latent" in item for item in root.values()):
         msg = f"{path}: holds voices of speakers, as speakers_xtts.pth does, and no model; name a checkpoint"
         raise CheckpointError(msg)
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, str] = {}
     for name, tensor in model.items():
         if not isinstance(name, str):
-            msg = f"{path}: {describe(name)} is no name of a tensor; the file is damaged or no checkpoint"
+            msg = f"{path}: {describe(name)} is no name of a tensor; use another checkpoint"
             raise CheckpointError(msg)
-        if not isinstance(tensor, Tensor):
-            shown = name if name.isprintable() else describe(name)
-            msg = f"{path}: {shown}: expected a plain tensor, found {describe(tensor)}; save it again as a plain tensor"
+        if isinstance(tensor, Tensor):
+            tensors[name] = tensor
+        else:
+            others[name] = describe(tensor)
+    check_names(path, others)
+    for name, found in others.items():
+        if not tensors or speaks(name):
+            msg = f"{path}: {name}: expected a plain tensor, found {found}; save it again as a plain tensor"
             raise CheckpointError(msg)
-    check_tensors(path, nbytes, model)
+    check_tensors(path, nbytes, tensors)
     rest = {} if is_bare else {key: value for key, value in root.items() if key != "model"}
-    return dict(model), with_numbers(to_plain(path, rest))
+    return tensors, with_numbers(to_plain(path, nbytes, rest)), others
 
 
 def check_tensors(path: Path, nbytes: int, tensors: dict[str, Tensor]) -> None:
@@ -78,21 +91,31 @@ def check_tensors(path: Path, nbytes: int, tensors: dict[str, Tensor]) -> None:
     if not tensors:
         msg = f"{path}: the state_dict is empty; use a file that holds a model"
         raise CheckpointError(msg)
-    for name in tensors:
-        if len(name) > _MAX_NAME or not name.isprintable():
-            msg = f"{path}: {describe(name)} is no name of a tensor; the file is damaged or hostile"
-            raise CheckpointError(msg)
+    check_names(path, tensors)
     total = sum(tensor.nbytes for tensor in tensors.values())
     if total > _MAX_REPETITION * nbytes + _SMALL:
         msg = f"{path}: {nbytes} bytes that expand to {total}; the file is hostile, use another checkpoint"
         raise CheckpointError(msg)
 
 
-def to_plain(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """Refuse names that no module has.
+
+    Raises:
+        CheckpointError: With the first of them.
+    """
+    for name in names:
+        if len(name) > _MAX_NAME or not name.isprintable():
+            msg = f"{path}: {describe(name)} is no name of a tensor; use another checkpoint"
+            raise CheckpointError(msg)
+
+
+def to_plain(path: Path, nbytes: int, value: dict[str, Any]) -> dict[str, Any]:
     """Plain values for what a file holds beside the state_dict.
 
     Args:
         path: The file, for messages.
+        nbytes: Its size; it says how many values can be in it that are not repeated.
         value: A dict of anything that the unpickler builds.
 
     Returns:
@@ -102,7 +125,7 @@ def to_plain(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: When it is nested or repeated beyond what any real file comes near.
     """
-    plain: dict[str, Any] = _Plain(path).convert(value, 0)
+    plain: dict[str, Any] = _Plain(path, max(_MAX_NODES, min(nbytes // 2, _MOST_NODES))).convert(value, 0)
     return plain
 
 
@@ -118,13 +141,19 @@ def with_numbers(document: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Plain:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int) -> None:
         self._path = path
+        self._most = most
         self._nodes = 0
+        self._text = 0
 
     def convert(self, value: Any, depth: int) -> Any:
         self._nodes += 1
-        if depth > _MAX_DEPTH or self._nodes > _MAX_NODES:
+        if isinstance(value, str):
+            self._text += len(value)
+        elif isinstance(value, dict):
+            self._text += sum(len(key) for key in value if isinstance(key, str))
+        if depth > _MAX_DEPTH or self._nodes > self._most or self._text > _MOST_TEXT:
             msg = f"{self._path}: its contents are nested or repeated beyond reason; the file is hostile"
             raise CheckpointError(msg)
         if value is None or isinstance(value, (str, int, float, Tensor)):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xtts_export_callback.checkpoint.checksum import crc32
 from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.errors import CheckpointError, DamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,7 @@ class FileStorage(Storage):
                         f"{self.file.path}: {self.label}: checksum {crc:08x}, expected {self.crc32:08x}; "
                         "the file is damaged, get it again or use another checkpoint"
                     )
-                    raise CheckpointError(msg)
+                    raise DamagedError(msg)
                 self.is_verified = True
 
         return fill
@@ -111,7 +111,7 @@ class FileStorage(Storage):
             except (EOFError, OSError) as error:
                 reason = "truncated" if isinstance(error, EOFError) else f"cannot be read ({error.strerror})"
                 msg = f"{self.file.path}: {self.label}: {reason}; get the file again or use another checkpoint"
-                raise CheckpointError(msg) from error
+                raise (DamagedError if isinstance(error, EOFError) else CheckpointError)(msg) from error
             position += len(buffer)
 
         return fill

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class UnpicklingError(Exception):
-    """The stream is damaged or asks for something that no checkpoint needs."""
+    """The stream makes no sense or asks for something that no checkpoint needs."""
 
 
 @dataclass(frozen=True)
@@ -69,37 +70,49 @@ def describe(value: Any) -> str:
 _UINT4, _UINT2 = struct.Struct("<I").unpack_from, struct.Struct("<H").unpack_from
 _PAIR = 2
 _SHOWN = 100
-_MAX_OPERATIONS = 5_000_000  # a full-size training checkpoint has 0.1 million
+MAX_PICKLE = 64 << 20
+"""Bytes of the longest stream that is read; that of a full-size training checkpoint has 0.2 MB."""
+
+_MAX_OPERATIONS = 10_000_000  # a full-size training checkpoint has 0.1 million
 _MAX_INT_BYTES = 255
 _MAX_GLOBAL = 500  # characters
 _MAX_GLOBALS = 10_000
 _MAX_KEY_PARTS = 16
+_MAX_EQUAL_HASHES = 100  # -1 and -2 hash alike, so a few dozen small tuples of them do
 
 
 class Unpickler:
     """Interprets one pickle stream."""
 
     def __init__(
-        self, data: bytes, *, persistent_load: Callable[[Any], Any], build: Callable[[Global, tuple[Any, ...]], Any]
+        self,
+        data: bytes,
+        *,
+        start: int = 0,
+        persistent_load: Callable[[Any], Any],
+        build: Callable[[Global, tuple[Any, ...]], Any],
     ) -> None:
         """Prepare to read ``data``.
 
         Args:
             data: The stream.
+            start: Where in it to begin.
             persistent_load: Called with each persistent id (torch: a storage's description).
             build: Called with a `Global` and the arguments it would be called with; returns the value that stands
                 for the result, usually an `Opaque`.
         """
         self._data = data
         self._size = len(data)
-        self._position = 0
+        self._position = start
         self._stack: list[Any] = []
         self._marks: list[int] = []  # where on the stack a MARK stands
         self._memo: dict[int, Any] = {}
         self._persistent_load = persistent_load
         self._build = build
+        self._tuples: dict[int, set[Any]] = {}  # those that are keys, by their hash
         self.names: set[str] = set()
-        """Every global that the stream mentions, as ``module.name``; what ``weights_only=True`` judges a file by."""
+        """What ``weights_only=True`` judges a file by: every global that the stream mentions, as ``module.name`` of
+        Python 3, and which opcodes it has that torch does not know."""
 
     def load(self) -> Any:
         """Run the stream.
@@ -108,10 +121,10 @@ class Unpickler:
             The value it builds: plain Python values, what ``persistent_load`` and ``build`` gave, and `Opaque`.
 
         Raises:
-            UnpicklingError: When the stream is damaged or uses an opcode that no checkpoint needs.
+            UnpicklingError: When the stream makes no sense or uses an opcode that no checkpoint needs.
         """
         data, operations, stack, marks, memo = self._data, _OPCODES, self._stack, self._marks, self._memo
-        position = 0
+        position = self._position
         try:
             for _ in range(_MAX_OPERATIONS):
                 opcode = data[position]
@@ -144,6 +157,7 @@ class Unpickler:
                 elif opcode == 0x29:  # EMPTY_TUPLE
                     stack.append(())
                 elif opcode == 0x2E:  # STOP
+                    self._position = position
                     return stack.pop()
                 else:
                     self._position = position
@@ -152,11 +166,16 @@ class Unpickler:
         except KeyError as error:
             msg = f"unknown opcode or memo entry {error} at byte {self._position}"
             raise UnpicklingError(msg) from error
-        except (IndexError, ValueError, TypeError, struct.error, OverflowError, AttributeError) as error:
-            msg = f"damaged at byte {self._position} ({error})"
+        except (IndexError, ValueError, struct.error) as error:  # what is not there, and what the methods below refuse
+            msg = f"not understood at byte {self._position} ({error})"
             raise UnpicklingError(msg) from error
         msg = f"more than {_MAX_OPERATIONS} operations, far beyond what any checkpoint needs"
         raise UnpicklingError(msg)
+
+    @property
+    def end(self) -> int:
+        """Where the stream ended."""
+        return self._position
 
     # Reading the stream
 
@@ -180,7 +199,7 @@ class Unpickler:
         end = self._data.index(b"\n", self._position)
         line = self._data[self._position : end]
         self._position = end + 1
-        return line.decode("utf-8")
+        return line.decode()
 
     def _pop_mark(self) -> list[Any]:
         start = self._marks.pop()
@@ -198,6 +217,9 @@ class Unpickler:
 
     def _text(self, size: int) -> None:
         self._stack.append(_text(self._take(self._uint(size))))
+
+    def _old_text(self, size: int) -> None:
+        self._stack.append(sys.intern(self._take(self._uint(size)).decode()))  # a str of Python 2: torch decodes it
 
     def _bytes(self, size: int) -> None:
         self._stack.append(self._take(self._uint(size)))
@@ -230,32 +252,36 @@ class Unpickler:
         elif isinstance(target, list):
             target.extend(values)
         elif isinstance(target, set):
-            target.update(map(_check_key, values))
+            target.update(map(self._key, values))
         else:
             msg = f"append to {type(target).__name__}"
-            raise TypeError(msg)
+            raise ValueError(msg)
 
     def _set_items(self, values: list[Any]) -> None:
         target = self._stack[-1]
         if len(values) % _PAIR:
             msg = "odd number of items"
             raise ValueError(msg)
-        pairs = zip(map(_check_key, values[::2]), values[1::2], strict=True)
+        pairs = zip(map(self._key, values[::2]), values[1::2], strict=True)
         if isinstance(target, Opaque):
             target.items.extend(pairs)
         elif isinstance(target, dict):
             target.update(pairs)
         else:
             msg = f"items for {type(target).__name__}"
-            raise TypeError(msg)
+            raise ValueError(msg)
 
     def _global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             msg = "a global's name is no string"
-            raise TypeError(msg)
+            raise ValueError(msg)
         if len(module) + len(name) > _MAX_GLOBAL or not (module + name).isprintable():
             msg = "a global's name is not one that Python code has"
             raise ValueError(msg)
+        # torch looks the names of Python 2 up as the standard library does.
+        if (module, name) in NAME_MAPPING:
+            module, name = NAME_MAPPING[module, name]
+        module = IMPORT_MAPPING.get(module, module)
         found = Global(module, name)
         self.names.add(str(found))
         if len(self.names) > _MAX_GLOBALS:
@@ -270,7 +296,7 @@ class Unpickler:
     def _call(self, callee: Any, args: Any) -> Any:
         if not isinstance(args, tuple):
             msg = "arguments are no tuple"
-            raise TypeError(msg)
+            raise ValueError(msg)
         return self._build(callee, args) if isinstance(callee, Global) else Opaque(callee, args)
 
     def _new_object(self) -> None:
@@ -298,7 +324,33 @@ class Unpickler:
         self._stack.append(self._persistent_load(self._stack.pop()))
 
     def _frozen_set(self) -> None:
-        self._stack.append(frozenset(map(_check_key, self._pop_mark())))
+        self._stack.append(frozenset(map(self._key, self._pop_mark())))
+
+    def _key(self, key: Any) -> Any:
+        """A key or a member of a set, if it is of the kinds that checkpoints have.
+
+        Hashing a tuple nested a million deep overflows the C stack, hashing a long one again and again takes forever,
+        and so does a dict whose keys are chosen for their equal hashes: integers, and tuples of numbers.
+        """
+        if type(key) is str:  # most of them
+            return key
+        parts = key if isinstance(key, tuple) else (key,)
+        if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, _KEY_PARTS) for part in parts):
+            msg = f"{describe(key)} as a key"
+            raise ValueError(msg)
+        if any(isinstance(part, int) and part.bit_length() > 64 for part in parts):
+            msg = "an integer of more than 64 bits as a key"
+            raise ValueError(msg)
+        if any(isinstance(part, Opaque) and _may_be_text(part) for part in parts):
+            msg = f"{describe(key)} as a key"
+            raise ValueError(msg)
+        if parts is key:
+            same = self._tuples.setdefault(hash(key), set())
+            same.add(key)
+            if len(same) > _MAX_EQUAL_HASHES:
+                msg = "tuples of equal hashes as keys"
+                raise ValueError(msg)
+        return key
 
 
 def _text(content: bytes) -> str:
@@ -329,8 +381,8 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x47: lambda m: m._stack.append(struct.unpack(">d", m._take(8))[0]),  # BINFLOAT
     0x8C: lambda m: m._text(1),  # SHORT_BINUNICODE
     0x8D: lambda m: m._text(8),  # BINUNICODE8
-    0x54: lambda m: m._bytes(4),  # BINSTRING
-    0x55: lambda m: m._bytes(1),  # SHORT_BINSTRING
+    0x54: lambda m: m._old_text(4),  # BINSTRING
+    0x55: lambda m: m._old_text(1),  # SHORT_BINSTRING
     0x42: lambda m: m._bytes(4),  # BINBYTES
     0x43: lambda m: m._bytes(1),  # SHORT_BINBYTES
     0x8E: lambda m: m._bytes(8),  # BINBYTES8
@@ -360,36 +412,39 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
 }
 
 
-def _check_key(key: Any) -> Any:
-    """A key or a member of a set, if it is of the kinds that checkpoints have.
-
-    Hashing a tuple nested a million deep overflows the C stack, hashing a long one again and again takes forever, and
-    so does a dict whose keys are integers chosen for their equal hashes.
-    """
-    if type(key) is str:  # most of them
-        return key
-    parts = key if isinstance(key, tuple) else (key,)
-    if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, _KEY_PARTS) for part in parts):
-        msg = f"{describe(key)} as a key"
-        raise ValueError(msg)
-    if any(isinstance(part, int) and part.bit_length() > 64 for part in parts):
-        msg = "an integer of more than 64 bits as a key"
-        raise ValueError(msg)
-    if len(parts) > _PAIR and any(isinstance(part, (int, float)) and not _hashes_alone(part) for part in parts):
-        msg = "a tuple of numbers with equal hashes as a key"
-        raise ValueError(msg)
-    return key
+def _may_be_text(value: Opaque) -> bool:
+    """Whether it is a string to torch, and so a second name for a value; "latin1" is how protocol 2 writes bytes."""
+    return value.callee == _ENCODE and value.args[1:] != ("latin1",)
 
 
-def _hashes_alone(number: float) -> bool:
-    """Whether no other number of this kind has its hash: -1 and -2 share one, and so do numbers 2**61 - 1 apart."""
-    return isinstance(number, int) and -2 < number < sys.hash_info.modulus
-
-
+_ENCODE = Global("_codecs", "encode")
 _KEY_PARTS = (str, bytes, int, float, type(None), Global, Opaque)
+
+_FOREIGN = {
+    0: (0x30, 0x32, 0x6C),
+    1: (0x31, 0x54),
+    2: (0x8B,),
+    3: (0x42, 0x43),
+    4: (0x8C, 0x8D, 0x8E, 0x90, 0x91, 0x92, 0x93, 0x94, 0x95),
+    5: (0x96,),
+}
+"""The opcodes above that ``torch._weights_only_unpickler`` does not know, by the protocol that brought them."""
+
+
+def _noting(protocol: int, run: Callable[[Unpickler], object]) -> Callable[[Unpickler], None]:
+    def note(machine: Unpickler) -> None:
+        machine.names.add(f"an opcode of pickle protocol {protocol}")
+        run(machine)
+
+    return note
 
 
 def _check_protocol(version: int) -> None:
     if version > 5:
         msg = f"pickle protocol {version}"
         raise ValueError(msg)
+
+
+for _protocol, _codes in _FOREIGN.items():
+    for _code in _codes:
+        _OPCODES[_code] = _noting(_protocol, _OPCODES[_code])

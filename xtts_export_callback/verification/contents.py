@@ -29,6 +29,9 @@ _EXPONENT = {
 }
 
 
+_MAX_KEY = 100
+
+
 @dataclass
 class _Job:
     """A storage and the tensors over it."""
@@ -41,7 +44,7 @@ class _Job:
     def label(self) -> str:
         """Which tensors are meant, in a few words."""
         shown = " and ".join(self.names[:2])
-        return f"{shown} and {len(self.names) - 2} more" if len(self.names) > 2 else shown
+        return f"{shown} and {len(self.tensors) - 2} more" if len(self.tensors) > 2 else shown
 
 
 def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> list[Fault]:
@@ -57,7 +60,8 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
     jobs: dict[int, _Job] = {}
     for name, tensor in named_tensors(checkpoint):
         job = jobs.setdefault(id(tensor.storage), _Job(tensor.storage))
-        job.names.append(name)
+        if len(job.names) < 2:  # a hostile file repeats a tensor a million times
+            job.names.append(name)
         job.tensors.append(tensor)
 
     def work(job: _Job) -> list[Fault]:
@@ -71,18 +75,24 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
 def named_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a file, those of the model by name, others by where they are."""
     yield from checkpoint.tensors.items()
-    yield from _walk(checkpoint.document, "")
+    yield from _walk(checkpoint.document, ())
 
 
-def _walk(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+def _walk(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield path, value
+        yield _place(path), value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _walk(item, f"{path}.{key}" if path else str(key))
+            yield from _walk(item, (*path, str(key)))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _walk(item, f"{path}[{index}]")
+            yield from _walk(item, (*path, index))
+
+
+def _place(path: tuple[str | int, ...]) -> str:
+    """Where in a document a value is, as Python would write it; long keys are cut."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_KEY]}" for part in path)
+    return "".join(parts).removeprefix(".")
 
 
 def _job_faults(job: _Job, progress: Callable[[int], None] | None) -> list[Fault]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,25 +16,16 @@ from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.directory import directory_faults
 from xtts_export_callback.verification.faults import Fault, fault_for_each
 from xtts_export_callback.verification.folder import companion_faults, folder_faults, vocabulary_check
+from xtts_export_callback.verification.weights_only import ALLOWED as _ALLOWED
+from xtts_export_callback.verification.weights_only import load_faults, name_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xtts_export_callback.checkpoint.tensor import Tensor
 
-# torch._weights_only_unpickler._get_allowed_globals, as torch 2.3 to 2.9 have it.
-_ALLOWED = re.compile(
-    r"collections\.(OrderedDict|Counter)|_codecs\.encode|__builtin__\.(set|bytearray|complex)|"
-    r"builtins\.(set|bytearray|complex)|torch\.(Size|Tensor|device|\w+Storage|\w+Tensor)|"
-    r"torch\.(float|u?int|bfloat|complex|bool|qu?int|half|double|short|long)\w*|torch\.nn\.parameter\.Parameter|"
-    r"torch\.storage\.\w+Storage|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|"
-    r"torch\.serialization\._get_layout|torch\.per_\w+"
-)
-# What ``Xtts.load_checkpoint`` allows besides: the config objects in the official release.
-_COQUI = re.compile(
-    r"TTS\.tts\.(models\.xtts|configs\.xtts_config)\.(XttsAudioConfig|XttsArgs|XttsConfig)|"
-    r"TTS\.config\.shared_configs\.BaseDatasetConfig"
-)
+
+_MOST_NOTES = 10
 
 
 @dataclass(frozen=True)
@@ -102,7 +92,7 @@ def verify_model(
         more, remarks = _tensor_faults(checkpoint, tensors)
         faults += more
         notes += remarks
-        faults += _name_faults(checkpoint, notes)
+        faults += name_faults(checkpoint, notes)
         more, remarks = vocabulary_check(checkpoint, tensors, required=path.is_dir())
         faults += more
         notes += remarks
@@ -112,7 +102,7 @@ def verify_model(
             faults += companion_faults(checkpoint.path.parent, _ALLOWED)
             notes += remarks
         if load and checkpoint.format != "safetensors":
-            faults += _load_faults(checkpoint.path)
+            faults += load_faults(checkpoint.path, mmap=checkpoint.format == "pth")
         return VerificationReport(path, tuple(faults), tuple(notes), checkpoint.nbytes, len(checkpoint.tensors))
 
 
@@ -121,6 +111,8 @@ def _file_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None)
     notes = []
     if checkpoint.format == "pth" and checkpoint.file is not None:
         faults += [Fault("directory", message) for message in directory_faults(checkpoint.file)]
+    for name, found in list(checkpoint.others.items())[:_MOST_NOTES]:
+        notes.append(f"{name} is {found}, which is not read: inference does not need it")
     if not checkpoint.has_checksums:
         notes.append("the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone")
     older = sum(name.endswith(OLDER_NAMES) for name in checkpoint.tensors)
@@ -154,24 +146,3 @@ def _tensor_faults(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> tuple[
     faults = fault_for_each("tensors", missing, "tensors are missing")
     faults += fault_for_each("tensors", extra, "tensors are not part of the model that the config describes")
     return faults + fault_for_each("tensors", reshaped, "tensors have another shape than the config asks for"), notes
-
-
-def _name_faults(checkpoint: Checkpoint, notes: list[str]) -> list[Fault]:
-    foreign = sorted(name for name in checkpoint.names if not _ALLOWED.fullmatch(name))
-    if foreign and all(_COQUI.fullmatch(name) for name in foreign):
-        notes.append("holds its config as a Coqui object: only Xtts.load_checkpoint loads it with weights_only=True")
-        return []
-    refused = [name for name in foreign if not _COQUI.fullmatch(name)]
-    message = "{} is refused by torch.load(weights_only=True); export the model to get a file without it"
-    return fault_for_each("weights_only", [message.format(name) for name in refused], "objects are refused")
-
-
-def _load_faults(path: Path) -> list[Fault]:
-    import torch
-
-    try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        return [Fault("weights_only", f"torch.load(weights_only=True) fails: {reason}")]
-    return []
