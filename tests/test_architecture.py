@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # Lowest first. A module imports from its own layer and from those below it, never from above. Subpackages are named as
 # one. A new module is entered here.
 LAYERS = (
-    {"errors", "sizes", "process", "printable"},
+    {"errors", "sizes", "process", "printable", "paths"},
     {"checkpoint"},
     {"json_file", "model_config", "architecture", "expected_shapes", "loadable", "vocab", "companions"},
     {

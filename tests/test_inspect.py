@@ -590,7 +590,7 @@ def test_a_dvae_alone_is_called_that_with_where_it_goes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("mel_stats.pth", torch.ones(80), "holds one tensor, as mel_stats.pth does, and no model; name a checkpoint"),
+        ("mel_stats.pth", torch.ones(80), "found one tensor, as mel_stats.pth holds; name a checkpoint"),
         ("speakers_xtts.pth", {"A": {"gpt_cond_latent": torch.ones(1, 2, 3)}}, "holds voices of speakers"),
         ("list.pth", [torch.ones(3)], "expected a dict with a state_dict, found a list"),
         ("empty.pth", {"model": {}}, "the state_dict is empty; use a file that holds a model"),
