@@ -7,10 +7,10 @@ Coqpit reads the annotations of its dataclasses as objects, so this module must 
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from coqpit import Coqpit
 
@@ -27,6 +27,53 @@ _TRAINER_PREFIXES = ("checkpoint", "best_model")
 _TAKEN = re.compile(r"config\.json|trainer_\d+_log\.txt|(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
+class _Values(NamedTuple):
+    """What an option can be set to: a test, and the same in words."""
+
+    accept: Callable[[Any], bool]
+    words: str
+
+
+def _one_of(*names: str) -> _Values:
+    return _Values(lambda value: isinstance(value, str) and value in names, ", ".join(names))
+
+
+def _is_plain_folder_name(name: Any) -> bool:
+    """Tell whether ``name`` is one path component on every system, and none that the Trainer would touch."""
+    return (
+        isinstance(name, str)
+        and PurePosixPath(name).name == name
+        and PureWindowsPath(name).name == name
+        and name not in ("", ".", "..")
+        and name == name.strip()
+        and not name.endswith((".", ".pth"))
+        and name.isprintable()
+        and not any(character in '<>:"|?*[]' for character in name)
+        and not name.startswith(_TRAINER_PREFIXES)
+        and not _TAKEN.fullmatch(name)
+    )
+
+
+def _is_number(value: Any, kinds: Any) -> bool:
+    """Whether a value is a finite number, 0 or more; true, which Python takes for 1, says nothing about how many."""
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+_FLAG = _Values(lambda value: isinstance(value, bool), "true, false")
+_COUNT = _Values(lambda value: _is_number(value, int), "a whole number, 0 or more")
+_GIGABYTES = _Values(lambda value: _is_number(value, (int, float)), "a number of gigabytes, 0 or more")
+_FOLDER = _Values(
+    _is_plain_folder_name,
+    "the name of one folder (no path), not starting with checkpoint or best_model and not ending in .pth, which the "
+    "Trainer takes for its own files, nor the name of one of those or of a device of Windows",
+)
+
+
+def _option(default: Any, values: _Values, text: str) -> Any:
+    """A field with its help text, which ends in the default, and the values it can take."""
+    return field(default=default, metadata={"help": f"{text}. Defaults to {default!r}", "values": values})
+
+
 @dataclass
 class ExportConfig(Coqpit):
     """Options of the export, carried as the field ``export`` of :class:`XttsExportTrainerConfig`.
@@ -41,73 +88,52 @@ class ExportConfig(Coqpit):
         'float32'
     """
 
-    enabled: bool = field(
-        default=False,
-        metadata={
-            "help": "Write an inference folder beside every checkpoint that the Trainer saves. Defaults to False"
-        },
+    enabled: bool = _option(False, _FLAG, "Write an inference folder beside every checkpoint that the Trainer saves")
+    folder: str = _option("inference", _FOLDER, "Name of the folder inside the run folder that holds the exports")
+    dtype: str = _option(
+        "float32",
+        _one_of(*DTYPES),
+        "Floating-point type of the exported weights: float32 (bit-identical to the checkpoint), float16 or "
+        "bfloat16 (half the size)",
     )
-    folder: str = field(
-        default="inference",
-        metadata={"help": "Name of the folder inside the run folder that holds the exports. Defaults to 'inference'"},
+    keep_last: int = _option(0, _COUNT, "Keep the exports of the last N checkpoints, 0 keeps all")
+    export_best: bool = _option(True, _FLAG, "Export the best model as well")
+    average_last: int = _option(0, _COUNT, "Average the last N exported checkpoints when training ends, 0 is off")
+    checkpoint_state: str = _option(
+        "full",
+        _one_of(*STATES),
+        "What the Trainer's own checkpoint_N.pth hold: full, or weights (no optimizer, scheduler and scaler: "
+        "a third of the size and of the time to save). Costs: a continued run goes on at the right step, "
+        "weights and learning rate, but with fresh optimizer moments",
     )
-    dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "Floating-point type of the exported weights: float32 (bit-identical to the checkpoint), float16 "
-            "or bfloat16 (half the size). Defaults to 'float32'"
-        },
+    best_model_state: str = _option(
+        "full",
+        _one_of(*STATES),
+        "What the Trainer's own best_model_N.pth hold: full or weights. Costs: a run is continued from its "
+        "last full checkpoint even where the best model is newer, and trains the steps between again; only "
+        "where there is no full checkpoint it goes on from the best model, with fresh optimizer moments",
     )
-    keep_last: int = field(
-        default=0,
-        metadata={"help": "Keep the exports of the last N checkpoints, 0 keeps all. Defaults to 0"},
+    keep_optimizer_for: int = _option(
+        0,
+        _COUNT,
+        "Only the newest K checkpoint_N.pth keep their optimizer state; older ones are rewritten as weights, "
+        "in the background, once a newer full one is verified. 0 keeps all. Costs: going back to an older "
+        "checkpoint means fresh optimizer moments. No effect where checkpoint_state is weights",
     )
-    export_best: bool = field(default=True, metadata={"help": "Export the best model as well. Defaults to True"})
-    average_last: int = field(
-        default=0,
-        metadata={"help": "Average the last N exported checkpoints when training ends, 0 is off. Defaults to 0"},
+    link_best_model: bool = _option(
+        False,
+        _FLAG,
+        "Make best_model.pth a hard link to the newest best_model_N.pth in place of a second copy. Costs: "
+        "whoever writes into one of the two files changes both. With save_all_best it stays a copy (sharing "
+        "its blocks where the file system can), since a run continued without this callback would write into "
+        "it",
     )
-    checkpoint_state: str = field(
-        default="full",
-        metadata={
-            "help": "What the Trainer's own checkpoint_N.pth hold: full, or weights (no optimizer, scheduler and "
-            "scaler: a third of the size and of the time to save). Costs: a continued run goes on at the right step, "
-            "weights and learning rate, but with fresh optimizer moments. Defaults to 'full'"
-        },
-    )
-    best_model_state: str = field(
-        default="full",
-        metadata={
-            "help": "What the Trainer's own best_model_N.pth hold: full or weights. Costs: a run is continued from its "
-            "last full checkpoint even where the best model is newer, and trains the steps between again; only where "
-            "there is no full checkpoint it goes on from the best model, with fresh optimizer moments. "
-            "Defaults to 'full'"
-        },
-    )
-    keep_optimizer_for: int = field(
-        default=0,
-        metadata={
-            "help": "Only the newest K checkpoint_N.pth keep their optimizer state; older ones are rewritten as "
-            "weights, in the background, once a newer full one is verified. 0 keeps all. Costs: going back to an older "
-            "checkpoint means fresh optimizer moments. No effect where checkpoint_state is weights. Defaults to 0"
-        },
-    )
-    link_best_model: bool = field(
-        default=False,
-        metadata={
-            "help": "Make best_model.pth a hard link to the newest best_model_N.pth in place of a second copy. Costs: "
-            "whoever writes into one of the two files changes both. With save_all_best it stays a copy (sharing its "
-            "blocks where the file system can), since a run continued without this callback would write into it. "
-            "Defaults to False"
-        },
-    )
-    max_disk_gb: float = field(
-        default=0.0,
-        metadata={
-            "help": "Gigabytes (10^9 bytes) that the exports of a run may take; the oldest are removed first, never "
-            "the last one, also to make room for a save that does not fit on the disk. 0 is no limit. Costs: the "
-            "removed exports, some of which average_last may have counted on. Defaults to 0"
-        },
+    max_disk_gb: float = _option(
+        0.0,
+        _GIGABYTES,
+        "Gigabytes (10^9 bytes) that the exports of a run may take; the oldest are removed first, never the "
+        "last one, also to make room for a save that does not fit on the disk. 0 is no limit. Costs: the "
+        "removed exports, some of which average_last may have counted on",
     )
 
     def check_values(self) -> None:
@@ -149,7 +175,8 @@ def check_options(options: object) -> None:
     Raises:
         ConfigError: If it is no mapping, has an unknown option or a value that the option cannot take.
     """
-    known = [option.name for option in fields(ExportConfig)]
+    values = {option.name: option.metadata["values"] for option in fields(ExportConfig)}
+    known = list(values)
     if not isinstance(options, Mapping):
         msg = f"export is {options!r}, expected an object with any of: {', '.join(known)}"
         raise ConfigError(msg)
@@ -157,9 +184,8 @@ def check_options(options: object) -> None:
         if name not in known:
             msg = f"export.{name} is not an option{did_you_mean(str(name), known)}; the options are: {', '.join(known)}"
             raise ConfigError(msg)
-        allowed = _refusal(name, value)
-        if allowed:
-            msg = f"export.{name} is {value!r}, allowed: {allowed}"
+        if not values[name].accept(value):
+            msg = f"export.{name} is {value!r}, allowed: {values[name].words}"
             raise ConfigError(msg)
 
 
@@ -167,43 +193,3 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """Return ``" (did you mean X?)"`` for the name in ``known`` nearest to ``name``, or nothing."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _refusal(name: str, value: object) -> str:
-    """Return what the option allows when ``value`` is not it, else an empty string."""
-    if name in ("enabled", "export_best", "link_best_model"):
-        return "" if isinstance(value, bool) else "true, false"
-    if name == "dtype":
-        return "" if isinstance(value, str) and value in DTYPES else ", ".join(DTYPES)
-    if name in ("checkpoint_state", "best_model_state"):
-        return "" if isinstance(value, str) and value in STATES else ", ".join(STATES)
-    if name == "max_disk_gb":
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-        return "" if is_number else "a number of gigabytes, 0 or more"
-    if name == "folder":
-        return (
-            ""
-            if isinstance(value, str) and _is_plain_folder_name(value)
-            else (
-                "the name of one folder (no path), not starting with checkpoint or best_model and not ending in .pth, "
-                "which the Trainer takes for its own files, nor the name of one of those or of a device of Windows"
-            )
-        )
-    # bool is a subclass of int in Python, but `"keep_last": true` says nothing about how many.
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return "" if is_count else "a whole number, 0 or more"
-
-
-def _is_plain_folder_name(name: str) -> bool:
-    """Tell whether ``name`` is one path component on every system, and none that the Trainer would touch."""
-    one_component = PurePosixPath(name).name == name and PureWindowsPath(name).name == name
-    return (
-        one_component
-        and name not in ("", ".", "..")
-        and name == name.strip()
-        and not name.endswith((".", ".pth"))
-        and name.isprintable()
-        and not any(character in '<>:"|?*[]' for character in name)
-        and not name.startswith(_TRAINER_PREFIXES)
-        and not _TAKEN.fullmatch(name)
-    )
