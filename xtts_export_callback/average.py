@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.merge.engine import plan_of, with_dtype, write_merge
-from xtts_export_callback.merge.methods import LINEAR, Settings
-from xtts_export_callback.merge.recipe import Recipe, check_weights, model_sources
+from xtts_export_callback.merge.methods.settings import check_weights
+from xtts_export_callback.merge.methods.weighted_sums import Linear
+from xtts_export_callback.merge.recipe import Recipe, model_sources
 from xtts_export_callback.merge.sources import open_models
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def planned_average(
             models[-1].source, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
         )
         models[-1] = replace(models[-1], source=newest)
-        settings = Settings(LINEAR, tuple(checked[index] for index in order))
+        settings = Linear(tuple(checked[index] for index in order))
         recipe = Recipe(tuple(model.source for model in models), settings)
         yield plan_of(with_dtype(recipe, dtype, for_training=for_training), models)
 

@@ -245,23 +245,14 @@ def _assets(recipe: Recipe, models: Sequence[OpenModel], vocabulary: MergedVocab
 def _rules(plan: Plan) -> dict[str, Any]:
     recipe = plan.recipe
     return {
-        **_settings(recipe.settings),
+        **recipe.settings.to_dict(),
         "base": recipe.base is not None,
         "summary": [f"{what}: {how}" for what, how, _ in plan.steps()],
         "rules": [
-            {"match": list(rule.patterns), **(_settings(rule.settings) if rule.settings else {"take": rule.take})}
+            {"match": list(rule.patterns), **(rule.settings.to_dict() if rule.settings else {"take": rule.take})}
             for rule in recipe.rules
         ],
         "integers": {"policy": recipe.integers, "differing": plan.differing_integers()},
         "vocab": recipe.vocab if plan.vocabulary is not None else None,
         "half_precision": {model.source.name: model.half_precision for model in plan.models if model.half_precision},
-    }
-
-
-def _settings(settings: Any) -> dict[str, Any]:
-    return {
-        "method": settings.method,
-        "weights": list(settings.effective),
-        "scale": settings.scale,
-        "density": settings.density,
     }

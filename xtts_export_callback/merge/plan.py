@@ -10,7 +10,6 @@ from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType
 from xtts_export_callback.combine import ComputedStorage, WeightedSum, blocks, bytes_read, widest
 from xtts_export_callback.errors import ConfigError, IncompatibleError
 from xtts_export_callback.folder import training_state
-from xtts_export_callback.merge.methods import SLERP, TIES, Settings
 from xtts_export_callback.merge.patterns import matches, suggestion
 from xtts_export_callback.merge.sources import VOCAB_TENSORS, OpenModel, group_names
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, RowSum, aligned
@@ -99,7 +98,7 @@ class Plan:
         if rule is not None and rule.take is not None:
             return f"those of {rule.take}"
         settings = rule.settings if rule is not None and rule.settings is not None else self.recipe.settings
-        return describe_settings(settings, [model.name for model in self.recipe.models])
+        return settings.describe([model.name for model in self.recipe.models])
 
     def _distinct(self) -> list[Tensor]:
         return list({tensor.view_key: tensor for tensor in self.tensors.values()}.values())
@@ -136,19 +135,6 @@ def make_plan(recipe: Recipe, models: Sequence[OpenModel], vocabulary: MergedVoc
             done[tied] = (name, _merged(plan, name, rule, inputs))
         plan.tensors[name] = done[tied][1]
     return plan
-
-
-def describe_settings(settings: Settings, names: Sequence[str]) -> str:
-    """A method with its effective weights, such as ``linear: 0.6 x anna + 0.4 x bert``."""
-    if settings.method == SLERP:
-        return f"slerp: from {names[0]} to {names[1]} at {settings.effective[1]:.6g}"
-    parts = settings.coefficients()
-    terms = [f"{share:.6g} x {name}" for share, name in zip(settings.shares(has_base=False), names, strict=True)]
-    if settings.method == TIES:
-        density, scale = f"{settings.density:.6g}", f"{settings.scale:.6g}"
-        return f"ties: base + {scale} x changes of {', '.join(terms)}, of which the largest {density} stay"
-    base = [f"{parts.base:.6g} x base"] if parts.base else []
-    return f"{settings.method}: {' + '.join([*base, *terms])}"
 
 
 def _assign(recipe: Recipe, names: list[str]) -> dict[str, Rule | None]:
@@ -191,7 +177,7 @@ def _merged(plan: Plan, name: str, rule: Rule | None, inputs: list[Tensor]) -> T
     counting = [tensor for tensor, weight in zip(inputs, weights, strict=True) if weight != 0]
     dtype = BY_NAME[recipe.dtype] if recipe.dtype else widest(tensor.dtype for tensor in counting)
     settings = rule.settings if rule is not None and rule.settings is not None else recipe.settings
-    is_sum = (rule is not None and rule.take is not None) or settings.method not in {SLERP, TIES}
+    is_sum = (rule is not None and rule.take is not None) or settings.is_sum
     shape = inputs[0].shape
     if plan.vocabulary is not None and name in VOCAB_TENSORS:
         shape = (plan.vocabulary.size, *shape[1:])

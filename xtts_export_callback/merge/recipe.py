@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,18 +11,9 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint.dtypes import CASTS
 from xtts_export_callback.checkpoint.read import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.merge.methods import (
-    DEFAULT_DENSITY,
-    DEFAULT_SCALE,
-    INTERPOLATE,
-    LINEAR,
-    METHODS,
-    SLERP,
-    TASK_ARITHMETIC,
-    TIES,
-    WITH_BASE,
-    Settings,
-)
+from xtts_export_callback.merge.methods.registry import METHODS, WITH_BASE, methods_using
+from xtts_export_callback.merge.methods.settings import DEFAULT_DENSITY, Method, check_weights
+from xtts_export_callback.merge.methods.weighted_sums import Linear
 from xtts_export_callback.merge.strict_yaml import Table, load_yaml
 from xtts_export_callback.paths import expanded
 from xtts_export_callback.runs import last_checkpoints
@@ -71,7 +61,7 @@ class Rule:
     """
 
     patterns: tuple[str, ...]
-    settings: Settings | None
+    settings: Method | None
     take: str | None
     place: str
 
@@ -92,7 +82,7 @@ class Recipe:
     """
 
     models: tuple[ModelSource, ...]
-    settings: Settings
+    settings: Method
     base: ModelSource | None = None
     rules: tuple[Rule, ...] = ()
     integers: str = "last"
@@ -138,7 +128,7 @@ def parse_recipe(value: Any, where: str, folder: Path) -> Recipe:
     names = [model.name for model in models]
     settings = _parse_settings(table, names, weights or [1.0] * len(models), None, has_base=base is not None)
     rules = _parse_rules(table, names, settings, has_base=base is not None)
-    needs_base = [each for each in (settings, *(rule.settings for rule in rules)) if each and each.method in WITH_BASE]
+    needs_base = [each for each in (settings, *(rule.settings for rule in rules)) if each and each.needs_base]
     if base is not None and not needs_base and not any(rule.take == BASE for rule in rules):
         table.fail("base", f"a method that uses the base ({', '.join(WITH_BASE)})", settings.method)
     return Recipe(
@@ -151,34 +141,6 @@ def parse_recipe(value: Any, where: str, folder: Path) -> Recipe:
         table.choice("dtype", CASTS),
         where,
     )
-
-
-def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """One finite weight for each of ``count`` models, not summing to 0.
-
-    Raises:
-        ConfigError: Otherwise.
-    """
-    if weights is None:
-        return [1.0] * count
-    shown = " ".join(map(str, weights))
-    if len(weights) != count:
-        msg = f"weights: expected {count}, one for each model, found {len(weights)} ({shown})"
-        raise ConfigError(msg)
-    if not all(math.isfinite(weight) and abs(weight) <= _LARGEST_WEIGHT for weight in weights):
-        msg = f"weights: expected finite numbers, found {shown}"
-        raise ConfigError(msg)
-    if any(0 < abs(weight) < _SMALLEST_WEIGHT for weight in weights):  # their products would lose digits
-        msg = f"weights: expected 0 or at least {_SMALLEST_WEIGHT:g}, found {shown}"
-        raise ConfigError(msg)
-    if abs(math.fsum(weights)) <= max(map(abs, weights)) * _SMALLEST_SUM:
-        msg = f"weights: {shown} sum to 0, so they cannot be normalised"
-        raise ConfigError(msg)
-    return [float(weight) for weight in weights]
-
-
-_LARGEST_WEIGHT, _SMALLEST_WEIGHT = 1e100, 1e-100
-_SMALLEST_SUM = 1e-9  # 0.1 + 0.2 - 0.3 is no sum to divide by
 
 
 def _parse_models(table: Table, folder: Path) -> tuple[list[ModelSource], list[float] | None]:
@@ -240,7 +202,7 @@ def _parse_base(table: Table, folder: Path) -> ModelSource | None:
     return ModelSource(_resolve(folder, item.required("path")), BASE, vocab, config)
 
 
-def _parse_rules(table: Table, names: list[str], settings: Settings, *, has_base: bool) -> list[Rule]:
+def _parse_rules(table: Table, names: list[str], settings: Method, *, has_base: bool) -> list[Rule]:
     if "rules" not in table:
         return []
     rules = []
@@ -269,31 +231,26 @@ def _take(item: Table, names: list[str]) -> str:
 
 
 def _parse_settings(
-    table: Table, names: list[str], weights: list[float], outer: Settings | None, *, has_base: bool
-) -> Settings:
+    table: Table, names: list[str], weights: list[float], outer: Method | None, *, has_base: bool
+) -> Method:
     """A method and its numbers; a rule inherits those it does not set, unless it changes the method."""
-    method = table.choice("method", tuple(METHODS), outer.method if outer else LINEAR) or LINEAR
-    inherited = outer if outer is not None and outer.method == method else None
-    if method in WITH_BASE and not has_base:
-        table.fail("base" if outer is None else "method", f"a base for {method}", None if outer is None else method)
-    for key, methods in (
-        ("scale", tuple(DEFAULT_SCALE)),
-        ("density", (TIES,)),
-        ("normalize", (LINEAR, TASK_ARITHMETIC)),
-    ):
-        if key in table and method not in methods:
-            table.fail(key, f"a method that uses it ({', '.join(methods)})", method)
+    name = table.choice("method", tuple(METHODS), outer.method if outer else Linear.method) or Linear.method
+    method = METHODS[name]
+    inherited = outer if outer is not None and outer.method == name else None
+    if method.needs_base and not has_base:
+        table.fail("base" if outer is None else "method", f"a base for {name}", None if outer is None else name)
+    for option in ("scale", "density", "normalize"):
+        if option in table and option not in method.options:
+            table.fail(option, f"a method that uses it ({', '.join(methods_using(option))})", name)
     found = _weights(table, names) if "weights" in table else weights
     normalize = table.boolean("normalize", default=inherited.normalize if inherited else True)
     _check_method_weights(table, method, found, normalize=normalize)
-    high = 1.0 if method == INTERPOLATE else math.inf
-    low = 0.0 if method == INTERPOLATE else -math.inf
-    default_scale = inherited.scale if inherited else DEFAULT_SCALE.get(method, 1.0)
     density = table.number("density", inherited.density if inherited else DEFAULT_DENSITY, low=0.0, high=1.0)
     if density == 0:
         table.fail("density", "a number over 0 and up to 1", density)
-    scale = table.number("scale", default_scale, low=low, high=high)
-    return Settings(method, tuple(found), normalize, scale, density)
+    low, high = method.scale_range
+    scale = table.number("scale", inherited.scale if inherited else method.default_scale, low=low, high=high)
+    return method(tuple(found), normalize, scale, density)
 
 
 def _weights(table: Table, names: list[str]) -> list[float]:
@@ -311,13 +268,14 @@ def _weights(table: Table, names: list[str]) -> list[float]:
     return [table.as_number(f"weights[{index}]", one) for index, one in enumerate(value)]
 
 
-def _check_method_weights(table: Table, method: str, weights: list[float], *, normalize: bool) -> None:
-    needed = 2 if method in {LINEAR, SLERP} else 1
-    if len(weights) < needed or (method == SLERP and len(weights) != needed):
-        table.fail("models", f"{'exactly' if method == SLERP else 'at least'} {needed} for {method}", len(weights))
-    if method == TIES and min(weights) < 0:
-        table.fail("weights", "no negative ones for ties", weights)
-    if method == TASK_ARITHMETIC and not normalize and any(weights):
+def _check_method_weights(table: Table, method: type[Method], weights: list[float], *, normalize: bool) -> None:
+    fewest = method.fewest_models
+    if not fewest <= len(weights) <= method.most_models:
+        how_many = "exactly" if fewest == method.most_models else "at least"
+        table.fail("models", f"{how_many} {fewest} for {method.method}", len(weights))
+    if not method.allows_negative and min(weights) < 0:
+        table.fail("weights", f"no negative ones for {method.method}", weights)
+    if method.sum_may_be_zero and not normalize and any(weights):
         return
     try:
         check_weights(weights, len(weights))

@@ -1,0 +1,136 @@
+"""What every method has: its numbers, the weights it allows, and what it makes of models."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from xtts_export_callback.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xtts_export_callback.checkpoint.dtypes import DType
+    from xtts_export_callback.checkpoint.tensor import Tensor
+    from xtts_export_callback.combine import ComputedStorage
+
+DEFAULT_DENSITY = 0.2
+_LARGEST_WEIGHT, _SMALLEST_WEIGHT = 1e100, 1e-100
+_SMALLEST_SUM = 1e-9  # 0.1 + 0.2 - 0.3 is no sum to divide by
+
+
+class Coefficients(NamedTuple):
+    """A method as a weighted sum of models and base.
+
+    Attributes:
+        models: One for each model.
+        base: That of the base.
+        divisor: What the sum of the products is divided by.
+    """
+
+    models: tuple[float, ...]
+    base: float
+    divisor: float
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A method with its numbers, checked.
+
+    Attributes:
+        weights: One for each model, as given.
+        normalize: Whether the weights are divided by their sum.
+        scale: How far from the base: 0 is the base, 1 are the models. It is lambda in the papers on task arithmetic and
+            ties and alpha in that on interpolation.
+        density: Share of each tensor's changes that ties keeps, the largest.
+    """
+
+    weights: tuple[float, ...]
+    normalize: bool = True
+    scale: float = 1.0
+    density: float = DEFAULT_DENSITY
+
+    method: ClassVar[str]
+    """What recipes call it."""
+    needs_base: ClassVar[bool] = False
+    is_sum: ClassVar[bool] = True
+    """Whether the result is the weighted sum that `coefficients` says, element by element."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Which of ``normalize``, ``scale`` and ``density`` the method uses."""
+    default_scale: ClassVar[float] = 1.0
+    scale_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    fewest_models: ClassVar[int] = 1
+    most_models: ClassVar[float] = math.inf
+
+    allows_negative: ClassVar[bool] = True
+    sum_may_be_zero: ClassVar[bool] = False
+    """Whether weights that are not normalised may sum to 0."""
+
+    @property
+    def effective(self) -> tuple[float, ...]:
+        """The weights as they are used: normalised unless that was turned off."""
+        total = math.fsum(self.weights) if self.normalize else 1.0
+        return tuple(weight / total for weight in self.weights)
+
+    @abstractmethod
+    def coefficients(self) -> Coefficients:
+        """The weighted sum that the method is; for one that is none, which inputs count at all: those not 0."""
+
+    @property
+    def model_shares(self) -> list[float]:
+        """The weight of each model as the method uses it."""
+        parts = self.coefficients()
+        return [one / parts.divisor for one in parts.models]
+
+    def shares(self, *, has_base: bool) -> list[float]:
+        """The weight of each model, and of the base where there is one, as the method uses them."""
+        return [*self.model_shares, *([self.coefficients().base] if has_base else [])]
+
+    @abstractmethod
+    def storage(self, name: str, models: Sequence[Tensor], base: Tensor | None, dtype: DType) -> ComputedStorage:
+        """The merged tensor, not computed yet.
+
+        Args:
+            name: What it is called.
+            models: Floating-point tensors of one shape.
+            base: The base's, for methods that have one.
+            dtype: Type of the result.
+        """
+
+    @abstractmethod
+    def describe(self, names: Sequence[str]) -> str:
+        """The method with its effective weights, such as ``linear: 0.6 x anna + 0.4 x bert``."""
+
+    def terms(self, names: Sequence[str]) -> list[str]:
+        """The models with their shares, such as ``0.6 x anna``."""
+        return [f"{share:.6g} x {name}" for share, name in zip(self.model_shares, names, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For provenance."""
+        return {"method": self.method, "weights": list(self.effective), "scale": self.scale, "density": self.density}
+
+
+def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """One finite weight for each of ``count`` models, not summing to 0; equal ones where none are given.
+
+    Raises:
+        ConfigError: Otherwise.
+    """
+    if weights is None:
+        return [1.0] * count
+    shown = " ".join(map(str, weights))
+    if len(weights) != count:
+        msg = f"weights: expected {count}, one for each model, found {len(weights)} ({shown})"
+        raise ConfigError(msg)
+    if not all(math.isfinite(weight) and abs(weight) <= _LARGEST_WEIGHT for weight in weights):
+        msg = f"weights: expected finite numbers, found {shown}"
+        raise ConfigError(msg)
+    if any(0 < abs(weight) < _SMALLEST_WEIGHT for weight in weights):  # their products would lose digits
+        msg = f"weights: expected 0 or at least {_SMALLEST_WEIGHT:g}, found {shown}"
+        raise ConfigError(msg)
+    if abs(math.fsum(weights)) <= max(map(abs, weights)) * _SMALLEST_SUM:
+        msg = f"weights: {shown} sum to 0, so they cannot be normalised"
+        raise ConfigError(msg)
+    return [float(weight) for weight in weights]
