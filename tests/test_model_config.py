@@ -215,10 +215,11 @@ def test_a_config_json_that_coqui_cannot_read_is_a_fault(tmp_path: Path, capsys:
 
 @pytest.mark.integration
 def test_the_list_of_fields_is_that_of_coqui() -> None:
-    """A field that a new version has is either kept, or a path that is emptied."""
+    """A field that a new version has is either kept, or a path that is emptied or dropped."""
     from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig, XttsConfig
 
     own = {field.name for field in dataclasses.fields(XttsConfig)} & XttsConfig.__annotations__.keys()
+    own.discard("model_dir")  # a path that coqui-tts has up to 0.27
     assert own == {*CONFIG_NUMBERS, "languages", "model", "audio", "model_args"}
     assert {field.name for field in dataclasses.fields(XttsArgs)} == ARGS_NUMBERS | ARGS_PATHS
     assert {field.name for field in dataclasses.fields(XttsAudioConfig)} == AUDIO_NUMBERS
