@@ -354,12 +354,12 @@ class TestTraining:
         from xtts_export_callback.recipe_config import check_fields
         from xtts_export_callback.trainer_config import RecipeConfig
 
-        raw = json.loads(config_json(model_dir="x").read_text(encoding="utf-8"))
+        raw = json.loads(config_json(of_another_version="x").read_text(encoding="utf-8"))
         raw["model_args"]["use_masking_gt_as_prompt"] = True
         with caplog.at_level("WARNING"):
             check_fields(RecipeConfig, raw, source="config.json", of_run=True)
-        assert "model_args.use_masking_gt_as_prompt, model_dir" in caplog.text
-        assert "model_dir" not in raw
+        assert "model_args.use_masking_gt_as_prompt, of_another_version" in caplog.text
+        assert "of_another_version" not in raw
         assert "use_masking_gt_as_prompt" not in raw["model_args"]
 
     @pytest.mark.parametrize(
