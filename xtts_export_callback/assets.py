@@ -88,7 +88,7 @@ def find_assets(
     vocabularies = (
         [vocab] if vocab else [*_listed(named, "tokenizer_file"), *_within([*beside_named, *near], VOCAB_FILE)]
     )
-    own = beside_named if trained_in is not None or _was_trained_here(near[0], raw) else []
+    own = beside_named if trained_in is not None or _was_trained_here(beside[0], raw) else []
     companions = {name: _within([*own, *near], name) for name in COMPANIONS}
     companions[MEL_STATS] = [*_listed(named, "mel_norm_file"), *companions[MEL_STATS]]
     return Assets(
