@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.small_decoder import small_decoder
-from tests.training import close_trainer_logs, lines_logged_by
-from xtts_export_callback.tiny_model import TinyAssets, tiny_trainer_config, write_tiny_assets
+from tests.models.small_decoder import small_decoder
+from tests.models.trainings import close_trainer_logs, lines_logged_by
+from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config, write_tiny_assets
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,7 +79,7 @@ def tiny_config(tiny_assets: TinyAssets, tmp_path: Path) -> Iterator[Callable[..
 @pytest.fixture
 def light(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """A function that trains the light model: options of the export, then fields of the config."""
-    from tests.light import light_run
+    from tests.models.light import light_run
 
     outputs: list[Path] = []
 
@@ -113,7 +113,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setenv("COLUMNS", "200")
-        from xtts_export_callback.demo import run_demo
+        from xtts_export_callback.demo.demo import run_demo
 
         run = run_demo(output)
     yield Demo(output, run, printed.getvalue())

@@ -96,7 +96,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def top(name: str) -> str:
-    """``xtts_export_callback.checkpoint.read`` and ``checkpoint.read`` are part of ``checkpoint``."""
+    """``xtts_export_callback.checkpoint.reader`` and ``checkpoint.read`` are part of ``checkpoint``."""
     return name.removeprefix(f"{PACKAGE}.").partition(".")[0]
 
 

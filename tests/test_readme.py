@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Demo
-from tests.training import REPOSITORY
-from xtts_export_callback.config import ExportConfig
+from tests.models.trainings import REPOSITORY
+from xtts_export_callback.training.config import ExportConfig
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 

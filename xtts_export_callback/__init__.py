@@ -9,15 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xtts_export_callback.average import average_checkpoints
-    from xtts_export_callback.callback import ExportCallback, export_callbacks
-    from xtts_export_callback.comparison.report import compare_checkpoints
-    from xtts_export_callback.config import ExportConfig
-    from xtts_export_callback.export import export_checkpoint
-    from xtts_export_callback.inspection.report import inspect_checkpoint
-    from xtts_export_callback.load import load_xtts
-    from xtts_export_callback.merge import merge_checkpoints
-    from xtts_export_callback.trainer_config import XttsExportTrainerConfig
+    from xtts_export_callback.comparison.models import compare_checkpoints
+    from xtts_export_callback.export.export import export_checkpoint
+    from xtts_export_callback.inference_folder.load import load_xtts
+    from xtts_export_callback.inspection.checkpoint import inspect_checkpoint
+    from xtts_export_callback.merge.average import average_checkpoints
+    from xtts_export_callback.merge.merge import merge_checkpoints
+    from xtts_export_callback.training.callback import ExportCallback, export_callbacks
+    from xtts_export_callback.training.config import ExportConfig
+    from xtts_export_callback.training.trainer_config import XttsExportTrainerConfig
 
 __version__ = "0.1.0"
 
@@ -35,16 +35,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ExportCallback": "callback",
-    "ExportConfig": "config",
-    "XttsExportTrainerConfig": "trainer_config",
-    "average_checkpoints": "average",
-    "compare_checkpoints": "comparison.report",
-    "export_callbacks": "callback",
-    "export_checkpoint": "export",
-    "inspect_checkpoint": "inspection.report",
-    "load_xtts": "load",
-    "merge_checkpoints": "merge",
+    "ExportCallback": "training.callback",
+    "ExportConfig": "training.config",
+    "XttsExportTrainerConfig": "training.trainer_config",
+    "average_checkpoints": "merge.average",
+    "compare_checkpoints": "comparison.models",
+    "export_callbacks": "training.callback",
+    "export_checkpoint": "export.export",
+    "inspect_checkpoint": "inspection.checkpoint",
+    "load_xtts": "inference_folder.load",
+    "merge_checkpoints": "merge.merge",
 }
 
 

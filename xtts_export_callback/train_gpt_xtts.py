@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError, XttsExportError
-from xtts_export_callback.next_resume import folder_fault, number_in, pattern_in
-from xtts_export_callback.paths import expanded
-from xtts_export_callback.printable import printable
-from xtts_export_callback.recipe_config import check_fields, read_config
+from xtts_export_callback.files.paths import expanded
+from xtts_export_callback.files.printable import printable
+from xtts_export_callback.run.resume import folder_fault, number_in, pattern_in
+from xtts_export_callback.training.recipe_config import check_fields, read_config
 
 if TYPE_CHECKING:
-    from xtts_export_callback.trainer_config import RecipeConfig
+    from xtts_export_callback.training.trainer_config import RecipeConfig
 
 _OWN_OPTIONS = ("--output", "--continue", "--help")
 
@@ -75,7 +75,7 @@ def train(
 def _trainer_args(config_path: str | Path, overrides: Sequence[str]) -> Any:
     """The section ``trainer_args`` of a config that a person wrote, checked as such."""
     section = {"trainer_args": read_config(config_path, overrides=overrides).get("trainer_args", {})}
-    from xtts_export_callback.trainer_config import RecipeConfig
+    from xtts_export_callback.training.trainer_config import RecipeConfig
 
     check_fields(RecipeConfig, section, source=config_path)
     return section["trainer_args"]
@@ -111,7 +111,7 @@ def _fit(raw: dict[str, Any], *, source: str | Path, run: Path | None, overrides
 
 def _make_config(raw: dict[str, Any], *, source: str | Path, of_run: bool, overrides: list[str]) -> RecipeConfig:
     """Turn the JSON and the command line into a config, in the way and order of ``Trainer.init_training``."""
-    from xtts_export_callback.trainer_config import RecipeConfig
+    from xtts_export_callback.training.trainer_config import RecipeConfig
 
     check_fields(RecipeConfig, raw, source=source, of_run=of_run)
     config = RecipeConfig()

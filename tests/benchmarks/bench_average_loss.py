@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     run, evaluate = _train(options)
     from xtts_export_callback import average_checkpoints
-    from xtts_export_callback.runs import find_checkpoints
+    from xtts_export_callback.run.checkpoints import find_checkpoints
 
     saved = [one for one in find_checkpoints(run) if one.kind == "checkpoint"][-max(COUNTS) :]
     singles = {f"checkpoint_{one.step}": evaluate(one.path) for one in saved}
@@ -50,8 +50,8 @@ def _train(options: argparse.Namespace) -> tuple[Path, Any]:
     import numpy as np
     import torch
 
-    from tests.training import make_trainer
-    from xtts_export_callback.tiny_model import tiny_trainer_config, write_tiny_assets
+    from tests.models.trainings import make_trainer
+    from xtts_export_callback.demo.tiny_model import tiny_trainer_config, write_tiny_assets
 
     assets = write_tiny_assets(options.output / "assets")
     config: Any = tiny_trainer_config(

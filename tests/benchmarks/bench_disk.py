@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.files import FULL_SIZE, SCALES
-from tests.small_decoder import small_decoder
+from tests.models.small_decoder import small_decoder
 
 WAYS: dict[str, dict[str, Any]] = {
     "stock recipe": {},
@@ -51,7 +51,7 @@ def run_of(output: Path, export: dict[str, Any], scale: str) -> Path:
     import torch
 
     from tests.benchmarks.bench_stall import train_one_step
-    from tests.light import light_config, light_trainer
+    from tests.models.light import light_config, light_trainer
 
     config = light_config(output, export, scale=scale, epochs=1, save_step=1, save_n_checkpoints=2)
     trainer: Any = light_trainer(config)
@@ -91,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    import tests.light  # noqa: F401 - once for all that are forked
+    import tests.models.light  # noqa: F401 - once for all that are forked
 
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch
     base = Path(tempfile.mkdtemp(prefix="xtts-export-disk-", dir=options.dir))

@@ -37,7 +37,7 @@ OURS_SLIM = "xtts-export average, 5 slim files (verified, synced)"
 MERGEKIT = "mergekit-pytorch --lazy-unpickle, 5 slim files"
 
 _WAYS = (sys.executable, "-m", "tests.benchmarks.ways")
-_CLI = [sys.executable, "-m", "xtts_export_callback.cli"]
+_CLI = [sys.executable, "-m", "xtts_export_callback"]
 _SLIM_FILES = 5
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.files import FULL_SIZE, SCALES
-from tests.small_decoder import small_decoder
+from tests.models.small_decoder import small_decoder
 
 _LOOK_EVERY = 0.05  # seconds
 _BETWEEN = 30.0  # seconds of training between saves; real ones are minutes apart
@@ -33,7 +33,7 @@ def one_way(output: Path, way: str, saves: int, scale: str) -> dict[str, Any]:
     """Train in this process and return the times of the saves, of our hooks, and the memory at its peak."""
     import torch
 
-    from tests.light import light_config, light_trainer
+    from tests.models.light import light_config, light_trainer
 
     export = {"enabled": way == "with us"}
     config = light_config(
@@ -113,7 +113,7 @@ class _Memory:
 def _is_helper(pid: int) -> bool:
     """Until a child has replaced its program, the memory of this process stands under its name."""
     try:
-        return b"xtts_export_callback.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"xtts_export_callback.training.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

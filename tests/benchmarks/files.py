@@ -17,8 +17,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.small_decoder import ARGS, small_decoder
-from xtts_export_callback.expected_shapes import expected_tensors
+from tests.models.small_decoder import ARGS, small_decoder
+from xtts_export_callback.xtts.expected_shapes import expected_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.benchmarks.files import write_run
-from tests.small_decoder import START
+from tests.models.small_decoder import START
 
 COMMANDS = ("export", "average", "merge")
 _ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def kill_at_random_moments(command: str, folder: Path, *, moments: int, seed: in
     published.mkdir()
     output = published / "model"
     sources = paths[:1] if command == "export" else paths
-    start = [*START, "xtts_export_callback.cli", command, *map(str, sources)]
+    start = [*START, "xtts_export_callback", command, *map(str, sources)]
     arguments = [*start, "--output", str(output), "--force"]
     duration = _run(arguments)
     expected = _content(output)

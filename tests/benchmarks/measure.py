@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.benchmarks.files import FULL_SIZE, SCALES, STEPS_PER_FILE
-from tests.small_decoder import START
+from tests.models.small_decoder import START
 
 SLIM_SIZE = 1_860_000_000
 """About what an inference model takes."""
@@ -172,7 +172,7 @@ def product(scale: str) -> list[str]:
         SystemExit: When the package is not installed there.
     """
     if scale == "small":
-        return [*START, "xtts_export_callback.cli"]
+        return [*START, "xtts_export_callback"]
     script = Path(sys.executable).with_name("xtts-export")
     if not script.is_file():
         raise SystemExit(f"{script}: no such file; install the package first: pip install -e .")

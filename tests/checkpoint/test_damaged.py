@@ -21,9 +21,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoint.damage import DAMAGES, DOCUMENT, FILES, MODEL, PICKLE, PICKLE4, RECORDS, with_pickle, with_record
-from tests.checkpoint.examples import SPECIFICATION, as_lists, bits, zip_of
-from xtts_export_callback.checkpoint import Checkpoint, Tensor, open_checkpoint, structure, unpickle
+from tests.models.damage import DAMAGES, DOCUMENT, FILES, MODEL, PICKLE, PICKLE4, RECORDS, with_pickle, with_record
+from tests.models.generated import SPECIFICATION, as_lists, bits, zip_of
+from xtts_export_callback.checkpoint import Checkpoint, Tensor, document, open_checkpoint, unpickler
 from xtts_export_callback.errors import CheckpointError, DamagedError
 
 MEMORY = 100_000_000  # bytes that reading one of the files here may take; most take less than one million
@@ -388,8 +388,8 @@ HARMLESS = {"an object of laughs as a key", "laughs as the key of an object's it
 @pytest.fixture
 def _fewer_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring memory makes counting to the real limit slow."""
-    monkeypatch.setattr(structure, "_MAX_NODES", 20_000)
-    monkeypatch.setattr(structure, "_MOST_TEXT", 5_000_000)
+    monkeypatch.setattr(document, "_MAX_NODES", 20_000)
+    monkeypatch.setattr(document, "_MOST_TEXT", 5_000_000)
 
 
 def cost_of(action: Callable[[], Any]) -> tuple[Any, int]:
@@ -436,7 +436,7 @@ def test_a_pickle_of_endless_operations_is_refused(tmp_path: Path, monkeypatch: 
     path = tmp_path / "model.pth"
     path.write_bytes(with_pickle(beside_model(b"N0" * 1000 + b"N")))
     assert read(path) is not None
-    monkeypatch.setattr(unpickle, "_MAX_OPERATIONS", 1000)
+    monkeypatch.setattr(unpickler, "_MAX_OPERATIONS", 1000)
     assert read(path) is None
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoint.examples import assert_same_model, random_tensor
-from xtts_export_callback.checkpoint.dtypes import BY_STORAGE
-from xtts_export_callback.checkpoint.read import open_checkpoint, open_document
+from tests.models.generated import assert_same_model, random_tensor
+from xtts_export_callback.checkpoint.reader import open_checkpoint, open_document
 from xtts_export_callback.errors import CheckpointError, DamagedError
+from xtts_export_callback.tensors.dtypes import BY_STORAGE
 
 HEAD = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
 

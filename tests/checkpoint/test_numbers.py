@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small_xtts import small_state, write_small
+from tests.models.small_xtts import small_state, write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint import open_checkpoint
 

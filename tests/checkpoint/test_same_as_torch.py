@@ -16,11 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoint.examples import SPECIFICATION, zip_of
 from tests.fuzz.fuzz_reader import mutate_safetensors
 from tests.fuzz.fuzz_same_as_torch import run_case
-from xtts_export_callback.checkpoint.read import open_checkpoint
-from xtts_export_callback.checkpoint.unpickle import Unpickler, UnpicklingError
+from tests.models.generated import SPECIFICATION, zip_of
+from xtts_export_callback.checkpoint.reader import open_checkpoint
+from xtts_export_callback.checkpoint.unpickler import Unpickler, UnpicklingError
 from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:

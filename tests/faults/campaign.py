@@ -31,8 +31,8 @@ from typing import NamedTuple
 from tests.faults.points import PHASES, SAVES, TASKS, Point, arm_training
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import XttsExportError
-from xtts_export_callback.folder import read_provenance
-from xtts_export_callback.runs import find_checkpoints, find_exports
+from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.run.checkpoints import find_checkpoints, find_exports
 
 OPTIONS = {"enabled": True, "average_last": 2, "keep_optimizer_for": 1}
 TRAINING = {"epochs": 2, "save_step": 2, "save_n_checkpoints": 2}
@@ -211,8 +211,8 @@ def start(folder: Path, *, point: Point | None = None, run: Path | None = None, 
         with _log(folder, log).open("w", buffering=1) as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-        from tests.light import light_run
-        from tests.small_decoder import small_decoder
+        from tests.models.light import light_run
+        from tests.models.small_decoder import small_decoder
 
         quiet_log()
         with small_decoder():
@@ -388,7 +388,7 @@ def campaign(base: Path, chosen: list[tuple[str, str, str]]) -> Counter[str]:
     """Run cases one after the other, print each, and return how many of each fault went well and badly."""
     import torch
 
-    import tests.light  # noqa: F401 - imported once, for all that are forked
+    import tests.models.light  # noqa: F401 - imported once, for all that are forked
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this was started in the background
     torch.set_num_threads(1)  # a fork takes no threads along

@@ -69,7 +69,7 @@ def arm_training(point: Point) -> None:
     """Have a training process stop at the point, and its helper as well."""
     import torch
 
-    from xtts_export_callback import background, saving
+    from xtts_export_callback.training import background, saving
 
     background.COMMAND = (sys.executable, "-m", "tests.faults.points", point.write, point.phase, str(point.folder))
     save, write = saving.TrainerSaves._save, torch.save
@@ -110,9 +110,9 @@ class _HalfWritten:
 
 def arm_helper(point: Point) -> None:
     """Have the helper process stop at the point."""
-    from xtts_export_callback import worker
-    from xtts_export_callback.checkpoint import write
-    from xtts_export_callback.checkpoint.files import RandomFile
+    from xtts_export_callback.checkpoint import writer
+    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.training import worker
 
     at_work: list[str] = []
     name: list[str] = [""]
@@ -135,7 +135,7 @@ def arm_helper(point: Point) -> None:
     for task, function in list(worker.TASKS.items()):
         worker.TASKS[task] = stopping(task, function)
 
-    verify, start_sync = write._verify_job, RandomFile.start_sync
+    verify, start_sync = writer._verify_job, RandomFile.start_sync
 
     def verify_at_point(*arguments: Any) -> None:  # something is written, nothing has its name
         if at_work:
@@ -147,13 +147,13 @@ def arm_helper(point: Point) -> None:
             point.at("copy", "during", name[0])
         start_sync(self)
 
-    write._verify_job = verify_at_point
+    writer._verify_job = verify_at_point
     RandomFile.start_sync = start_sync_at_point  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    from tests.small_decoder import small_decoder
-    from xtts_export_callback.worker import main
+    from tests.models.small_decoder import small_decoder
+    from xtts_export_callback.training.worker import main
 
     arm_helper(Point(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
     with small_decoder():

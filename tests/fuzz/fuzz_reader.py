@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoint.damage import DAMAGES, FILES, PICKLE, PICKLE4, RECORDS, with_pickle, with_record
+from tests.models.damage import DAMAGES, FILES, PICKLE, PICKLE4, RECORDS, with_pickle, with_record
 from xtts_export_callback.checkpoint import Checkpoint, Tensor, open_checkpoint, write_pth, write_safetensors
 from xtts_export_callback.errors import CheckpointError
 

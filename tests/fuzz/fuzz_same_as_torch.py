@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from tests.checkpoint.damage import FILES, PICKLE, with_pickle
+from tests.models.damage import FILES, PICKLE, with_pickle
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import CheckpointError
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.merge import models
+from tests.models import least
 
 
 @pytest.fixture
 def least_models() -> Iterator[None]:
-    """Have the package expect models of `tests.merge.models`."""
-    with models.least_models():
+    """Have the package expect models of `tests.models.least`."""
+    with least.least_models():
         yield

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.benchmarks.files import write_run
-from tests.merge.models import EMBEDDING, load, save_all, state_dict
-from tests.small_xtts import small_state, with_older_names, write_small
+from tests.models.least import EMBEDDING, load, save_all, state_dict
+from tests.models.small_xtts import small_state, with_older_names, write_small
 from xtts_export_callback import average_checkpoints, compare_checkpoints, export_checkpoint
-from xtts_export_callback.cli import main
+from xtts_export_callback.cli.main import main
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoint.examples import SPECIFICATION, bits
-from tests.merge.models import EMBEDDING, StateDict, load, recipe, save_all, state_dict
+from tests.models.generated import SPECIFICATION, bits
+from tests.models.least import EMBEDDING, StateDict, load, recipe, save_all, state_dict
 from xtts_export_callback import average_checkpoints, merge_checkpoints
 from xtts_export_callback.checkpoint import Tensor
-from xtts_export_callback.checkpoint.tensor import ArrayStorage
-from xtts_export_callback.combine import WeightedSum
+from xtts_export_callback.tensors.computed import WeightedSum
+from xtts_export_callback.tensors.tensor import ArrayStorage
 
 pytestmark = pytest.mark.usefixtures("least_models")
 

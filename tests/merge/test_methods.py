@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xtts_export_callback.commands import merge
+from xtts_export_callback.cli import merge
 from xtts_export_callback.merge.methods.registry import METHODS, PAPERS, WITH_BASE, methods_using
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.benchmarks.files import layout, speaks
-from tests.checkpoint.examples import SPECIFICATION
+from tests.models.generated import SPECIFICATION
 from xtts_export_callback.merge.patterns import ALIASES, matches, suggestion
 
 NAMES = [name.removeprefix("xtts.") for name in layout() if speaks(name)]

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.benchmarks.files import vocabulary, write_run
-from tests.merge.models import BIAS, CONFIG, EMBEDDING, HEAD, load, recipe, save, save_all, state_dict
+from tests.models.least import BIAS, CONFIG, EMBEDDING, HEAD, load, recipe, save, save_all, state_dict
 from xtts_export_callback import average_checkpoints, merge_checkpoints
-from xtts_export_callback.checkpoint.files import RandomFile
-from xtts_export_callback.cli import main
+from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
-from xtts_export_callback.merge.engine import planned, write_merge
+from xtts_export_callback.files.random_access import RandomFile
+from xtts_export_callback.merge.merge import planned, write_merge
 from xtts_export_callback.merge.recipe import load_recipe
 
 pytestmark = pytest.mark.usefixtures("least_models")
@@ -198,7 +198,7 @@ def test_no_tensor_is_read_for_a_dry_run(
 
 def data_offsets(paths: list[Path]) -> set[int]:
     from xtts_export_callback.checkpoint import open_checkpoint
-    from xtts_export_callback.checkpoint.tensor import FileStorage
+    from xtts_export_callback.tensors.tensor import FileStorage
 
     offsets = set()
     for path in paths:

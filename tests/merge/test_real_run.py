@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training import close_trainer_logs, make_trainer, train
+from tests.models.trainings import close_trainer_logs, make_trainer, train
 from xtts_export_callback import load_xtts
-from xtts_export_callback.cli import main
-from xtts_export_callback.tiny_model import TinyAssets, tiny_trainer_config
+from xtts_export_callback.cli.main import main
+from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config
 
 pytestmark = pytest.mark.integration
 

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoint.examples import SPECIFICATION
-from xtts_export_callback.cli import main
+from tests.models.generated import SPECIFICATION
+from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.merge.recipe import BASE, load_recipe, model_sources
 

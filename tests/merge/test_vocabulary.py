@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.merge.models import BIAS, EMBEDDING, HEAD, WIDTH, StateDict, load, recipe, save, state_dict
+from tests.models.least import BIAS, EMBEDDING, HEAD, WIDTH, StateDict, load, recipe, save, state_dict
 from xtts_export_callback import merge_checkpoints
-from xtts_export_callback.cli import main
+from xtts_export_callback.cli.main import main
+from xtts_export_callback.demo.tiny_model import tiny_vocabulary
 from xtts_export_callback.errors import ConfigError, IncompatibleError
 from xtts_export_callback.merge.vocabulary import merge_vocabularies
-from xtts_export_callback.tiny_model import tiny_vocabulary
 
 pytestmark = pytest.mark.usefixtures("least_models")
 

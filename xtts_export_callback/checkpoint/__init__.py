@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
-from xtts_export_callback.checkpoint.tensor import Tensor
+from xtts_export_callback.checkpoint.reader import Checkpoint, open_checkpoint
+from xtts_export_callback.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
-    from xtts_export_callback.checkpoint.write import write_pth, write_safetensors
+    from xtts_export_callback.checkpoint.writer import write_pth, write_safetensors
 
 __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "write_pth", "write_safetensors"]
 
@@ -21,6 +21,6 @@ __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "write_pth", "write_safete
 def __getattr__(name: str) -> Any:
     """The writer costs a third of the import, and looking at a file has no use for it."""
     if name in ("write_pth", "write_safetensors"):
-        return getattr(importlib.import_module("xtts_export_callback.checkpoint.write"), name)
+        return getattr(importlib.import_module("xtts_export_callback.checkpoint.writer"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.rebuild import TensorBuilder, Typed, storage_dtype
-from xtts_export_callback.checkpoint.tensor import FileStorage
-from xtts_export_callback.checkpoint.unpickle import MAX_PICKLE, Unpickler, UnpicklingError, describe
+from xtts_export_callback.checkpoint.torch_objects import TensorBuilder, Typed, storage_dtype
+from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, UnpicklingError, describe
 from xtts_export_callback.errors import CheckpointError, DamagedError
+from xtts_export_callback.tensors.tensor import FileStorage
 
 if TYPE_CHECKING:
-    from xtts_export_callback.checkpoint.dtypes import DType
-    from xtts_export_callback.checkpoint.files import RandomFile
+    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.tensors.dtypes import DType
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """What the first pickle holds (``torch.serialization.MAGIC_NUMBER``)."""

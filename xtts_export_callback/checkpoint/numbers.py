@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from xtts_export_callback.checkpoint.dtypes import to_float64
-from xtts_export_callback.checkpoint.tensor import Tensor
-from xtts_export_callback.checkpoint.unpickle import Global, Opaque
+from xtts_export_callback.checkpoint.unpickler import Global, Opaque
+from xtts_export_callback.tensors.dtypes import to_float64
+from xtts_export_callback.tensors.tensor import Tensor
 
 _SCALARS = (Global("numpy.core.multiarray", "scalar"), Global("numpy._core.multiarray", "scalar"))
 _DTYPE = Global("numpy", "dtype")

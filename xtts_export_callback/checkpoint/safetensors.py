@@ -10,14 +10,14 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xtts_export_callback.checkpoint.dtypes import BY_SAFETENSORS
-from xtts_export_callback.checkpoint.structure import check_tensors, to_plain
-from xtts_export_callback.checkpoint.tensor import MAX_DIMENSIONS, MAX_NUMBER, FileStorage, Tensor, find_fault
-from xtts_export_callback.checkpoint.unpickle import describe
+from xtts_export_callback.checkpoint.document import check_tensors, to_plain
+from xtts_export_callback.checkpoint.unpickler import describe
 from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.tensors.dtypes import BY_SAFETENSORS
+from xtts_export_callback.tensors.tensor import MAX_DIMENSIONS, MAX_NUMBER, FileStorage, Tensor, find_fault
 
 if TYPE_CHECKING:
-    from xtts_export_callback.checkpoint.files import RandomFile
+    from xtts_export_callback.files.random_access import RandomFile
 
 _LENGTH = 8
 _MAX_HEADER = 100_000_000  # as the library; a full-size model has 0.2 MB

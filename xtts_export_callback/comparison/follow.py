@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.threads import thread_pool
-from xtts_export_callback.comparison.measure import dot, values_of
+from xtts_export_callback.comparison.distance import dot, values_of
+from xtts_export_callback.files.threads import thread_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from xtts_export_callback.checkpoint.dtypes import DType
-    from xtts_export_callback.checkpoint.tensor import Tensor
+    from xtts_export_callback.tensors.dtypes import DType
+    from xtts_export_callback.tensors.tensor import Tensor
 
 _ELEMENTS = 1 << 16
 

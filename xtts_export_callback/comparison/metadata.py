@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.assets import find_assets
-from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.model_config import clean_config, find_config, model_args
-from xtts_export_callback.vocab import read_vocabulary
+from xtts_export_callback.xtts.assets import find_assets
+from xtts_export_callback.xtts.model_config import clean_config, find_config, model_args
+from xtts_export_callback.xtts.state_dict import TEXT_EMBEDDING
+from xtts_export_callback.xtts.vocab import read_vocabulary
 
 if TYPE_CHECKING:
     from xtts_export_callback.checkpoint import Checkpoint
-    from xtts_export_callback.checkpoint.tensor import Tensor
+    from xtts_export_callback.tensors.tensor import Tensor
 
 
 # Fields of TrainerConfig, BaseTTSConfig and GPTArgs that say where things are on the training machine, or how it was

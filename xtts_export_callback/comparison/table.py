@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from xtts_export_callback.comparison.words import percent
-from xtts_export_callback.inspection.components import BY_KEY
+from xtts_export_callback.comparison.summary import percent
 from xtts_export_callback.inspection.table import as_text, make_console
+from xtts_export_callback.xtts.components import BY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xtts_export_callback.comparison.measure import Difference
-    from xtts_export_callback.comparison.report import ComparisonReport
-    from xtts_export_callback.comparison.way import RunWayReport
+    from xtts_export_callback.comparison.distance import Difference
+    from xtts_export_callback.comparison.models import ComparisonReport
+    from xtts_export_callback.comparison.trajectory import RunWayReport
 
 _FEW = 10
 

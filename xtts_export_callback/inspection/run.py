@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.read import Checkpoint, open_checkpoint
+from xtts_export_callback.checkpoint.reader import Checkpoint, open_checkpoint
 from xtts_export_callback.errors import XttsExportError
-from xtts_export_callback.folder import read_provenance
-from xtts_export_callback.inspection.report import report_on
-from xtts_export_callback.next_resume import by_age, our_choice
-from xtts_export_callback.runs import DEFAULT_FOLDER, SHORTCUT, Saved, exports_folder, find_checkpoints, find_exports
+from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inspection.checkpoint import report_on
+from xtts_export_callback.run.checkpoints import (
+    DEFAULT_FOLDER,
+    SHORTCUT,
+    Saved,
+    exports_folder,
+    find_checkpoints,
+    find_exports,
+)
+from xtts_export_callback.run.resume import by_age, our_choice
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,15 +12,15 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from xtts_export_callback.inspection.components import BY_KEY
-from xtts_export_callback.inspection.report import KINDS, CheckpointReport
+from xtts_export_callback.files.printable import printable
+from xtts_export_callback.inspection.checkpoint import KINDS, CheckpointReport
 from xtts_export_callback.inspection.tree import Node, fold
-from xtts_export_callback.printable import printable
-from xtts_export_callback.sizes import human_size
+from xtts_export_callback.units import human_size
+from xtts_export_callback.xtts.components import BY_KEY
 
 if TYPE_CHECKING:
-    from xtts_export_callback.architecture import Architecture
     from xtts_export_callback.inspection.run import RunReport, SavedReport
+    from xtts_export_callback.xtts.architecture import Architecture
 
 # Columns of the terminal: full tables from the first on, purposes beside the components from the second on.
 _WIDE, _MEDIUM, _NARROW = 110, 90, 75

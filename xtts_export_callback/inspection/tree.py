@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xtts_export_callback.checkpoint.tensor import Tensor
+    from xtts_export_callback.tensors.tensor import Tensor
 
 
 @dataclass

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from xtts_export_callback.merge.engine import merge_checkpoints
+from xtts_export_callback.merge.merge import merge_checkpoints
 
 __all__ = ["merge_checkpoints"]

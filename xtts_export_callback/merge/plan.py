@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import Tensor
-from xtts_export_callback.checkpoint.dtypes import BY_NAME, DType
-from xtts_export_callback.combine import ComputedStorage, WeightedSum, blocks, bytes_read, widest
 from xtts_export_callback.errors import ConfigError, IncompatibleError
-from xtts_export_callback.folder import training_state
+from xtts_export_callback.inference_folder.folder import training_state
+from xtts_export_callback.merge.models import VOCAB_TENSORS, OpenModel, group_names
 from xtts_export_callback.merge.patterns import matches, suggestion
-from xtts_export_callback.merge.sources import VOCAB_TENSORS, OpenModel, group_names
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, RowSum, aligned
-from xtts_export_callback.sizes import human_size
+from xtts_export_callback.tensors.computed import ComputedStorage, WeightedSum, blocks, bytes_read, widest
+from xtts_export_callback.tensors.dtypes import BY_NAME, DType
+from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xtts_export_callback.assets import Assets
     from xtts_export_callback.merge.recipe import Recipe, Rule
+    from xtts_export_callback.xtts.assets import Assets
 
 
 @dataclass

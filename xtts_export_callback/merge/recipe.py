@@ -8,15 +8,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.dtypes import CASTS
-from xtts_export_callback.checkpoint.read import MODEL_NAMES
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.merge.methods.registry import METHODS, WITH_BASE, methods_using
 from xtts_export_callback.merge.methods.settings import DEFAULT_DENSITY, Method, check_weights
 from xtts_export_callback.merge.methods.weighted_sums import Linear
-from xtts_export_callback.merge.strict_yaml import Table, load_yaml
-from xtts_export_callback.paths import expanded
-from xtts_export_callback.runs import last_checkpoints
+from xtts_export_callback.merge.yaml import Table, load_yaml
+from xtts_export_callback.run.checkpoints import last_checkpoints
+from xtts_export_callback.tensors.dtypes import CASTS
 
 if TYPE_CHECKING:
     import os

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.combine import BlockReader, ComputedStorage
 from xtts_export_callback.errors import ConfigError, IncompatibleError
-from xtts_export_callback.vocab import NAME_VOCAB, read_vocabulary
+from xtts_export_callback.tensors.computed import BlockReader, ComputedStorage
+from xtts_export_callback.xtts.vocab import NAME_VOCAB, read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from xtts_export_callback.checkpoint.dtypes import DType
-    from xtts_export_callback.checkpoint.tensor import Tensor
-    from xtts_export_callback.combine import NextValues, Values
+    from xtts_export_callback.tensors.computed import NextValues, Values
+    from xtts_export_callback.tensors.dtypes import DType
+    from xtts_export_callback.tensors.tensor import Tensor
 
     Rows = npt.NDArray[np.int64]
 

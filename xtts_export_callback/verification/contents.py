@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.archive import read_directory
-from xtts_export_callback.checkpoint.checksum import crc32
-from xtts_export_callback.checkpoint.read import Checkpoint
-from xtts_export_callback.checkpoint.tensor import BLOCK, FileStorage, Storage, Tensor
-from xtts_export_callback.checkpoint.threads import thread_pool
+from xtts_export_callback.checkpoint.reader import Checkpoint
+from xtts_export_callback.checkpoint.zip_reader import read_directory
 from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.files.crc32 import crc32
+from xtts_export_callback.files.threads import thread_pool
+from xtts_export_callback.tensors.tensor import BLOCK, FileStorage, Storage, Tensor
 from xtts_export_callback.verification.faults import Fault
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from xtts_export_callback.checkpoint.dtypes import DType
+    from xtts_export_callback.tensors.dtypes import DType
 
 # Bits of the exponent; a float whose exponent bits are all set is NaN or infinite, whatever else it holds.
 _EXPONENT = {
@@ -141,7 +141,7 @@ def _unnamed_faults(checkpoint: Checkpoint, named: set[str]) -> list[Fault]:
     """Checksums of the records that no tensor uses; the reader has looked at that of ``data.pkl``."""
     if checkpoint.format != "pth" or not checkpoint.has_checksums or checkpoint.file is None:
         return []
-    from xtts_export_callback.checkpoint.archive import data_offset
+    from xtts_export_callback.checkpoint.zip_reader import data_offset
 
     faults = []
     for record in read_directory(checkpoint.file).values():

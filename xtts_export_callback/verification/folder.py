@@ -7,21 +7,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.assets import VOCAB_FILE, find_vocabulary
-from xtts_export_callback.checkpoint.layout import TEXT_EMBEDDING
-from xtts_export_callback.companions import COMPANIONS, companion_fault
 from xtts_export_callback.errors import ConfigError, XttsExportError
-from xtts_export_callback.folder import PROVENANCE_FILE, read_provenance, sha256_of
-from xtts_export_callback.json_file import parse_json, read_small_file
-from xtts_export_callback.model_config import CONFIG_FILE
+from xtts_export_callback.files.json_file import parse_json, read_small_file
+from xtts_export_callback.inference_folder.folder import PROVENANCE_FILE, read_provenance, sha256_of
 from xtts_export_callback.verification.faults import Fault
-from xtts_export_callback.vocab import read_vocabulary
+from xtts_export_callback.xtts.assets import VOCAB_FILE, find_vocabulary
+from xtts_export_callback.xtts.companions import COMPANIONS, companion_fault
+from xtts_export_callback.xtts.model_config import CONFIG_FILE
+from xtts_export_callback.xtts.state_dict import TEXT_EMBEDDING
+from xtts_export_callback.xtts.vocab import read_vocabulary
 
 if TYPE_CHECKING:
     import re
 
-    from xtts_export_callback.checkpoint.read import Checkpoint
-    from xtts_export_callback.checkpoint.tensor import Tensor
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.tensors.tensor import Tensor
 
 
 def vocabulary_check(

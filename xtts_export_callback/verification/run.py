@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.read import MODEL_NAMES, open_checkpoint
-from xtts_export_callback.inspection.report import holds_weights_only, resume_obstacles
-from xtts_export_callback.next_resume import Resume, by_age, our_choice, trainers_choice
-from xtts_export_callback.runs import Saved, exports_folder, find_checkpoints
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
+from xtts_export_callback.inspection.checkpoint import holds_weights_only, resume_obstacles
+from xtts_export_callback.run.checkpoints import Saved, exports_folder, find_checkpoints
+from xtts_export_callback.run.resume import Resume, by_age, our_choice, trainers_choice
 from xtts_export_callback.verification.faults import Fault
-from xtts_export_callback.verification.report import VerificationReport, verify_model
+from xtts_export_callback.verification.model import VerificationReport, verify_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from xtts_export_callback.verification.faults import Fault, fault_for_each
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xtts_export_callback.checkpoint.read import Checkpoint
+    from xtts_export_callback.checkpoint.reader import Checkpoint
 
 _SPARSE = "BFloat16 Byte Char Double Float Half Int Long Short"
 _DENSE = f"{_SPARSE} Bool"

@@ -12,9 +12,9 @@ from xtts_export_callback.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xtts_export_callback.checkpoint.dtypes import DType
-    from xtts_export_callback.checkpoint.tensor import Tensor
-    from xtts_export_callback.combine import ComputedStorage
+    from xtts_export_callback.tensors.computed import ComputedStorage
+    from xtts_export_callback.tensors.dtypes import DType
+    from xtts_export_callback.tensors.tensor import Tensor
 
 DEFAULT_DENSITY = 0.2
 _LARGEST_WEIGHT, _SMALLEST_WEIGHT = 1e100, 1e-100

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.combine import WeightedSum
 from xtts_export_callback.merge.methods.settings import Coefficients, Method
+from xtts_export_callback.tensors.computed import WeightedSum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xtts_export_callback.checkpoint.dtypes import DType
-    from xtts_export_callback.checkpoint.tensor import Tensor
+    from xtts_export_callback.tensors.dtypes import DType
+    from xtts_export_callback.tensors.tensor import Tensor
 
 
 class _Sum(Method):

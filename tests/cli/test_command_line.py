@@ -1,0 +1,152 @@
+"""Whatever stands on the command line: an exit code, at most one line on stderr, never a traceback."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.models.small_decoder import START, small_decoder
+from tests.models.small_xtts import write_small
+from xtts_export_callback.cli.main import COMMANDS, main
+
+REPOSITORY = Path(__file__).parents[2]
+WITH_PATHS = [
+    ["inspect", "ODD"],
+    ["inspect", "ODD", "--json"],
+    ["verify", "ODD"],
+    ["export", "ODD"],
+    ["export", "A", "--output", "ODD"],
+    ["export", "A", "--vocab", "ODD", "--output", "OUT"],
+    ["export", "A", "--config", "ODD", "--output", "OUT"],
+    ["compare", "ODD"],
+    ["compare", "ODD", "A"],
+    ["compare", "A", "ODD"],
+    ["compare", "RUN", "ODD"],
+    ["compare", "A", "B", "--plot", "ODD"],
+    ["average", "ODD"],
+    ["average", "A", "ODD", "--output", "OUT"],
+    ["average", "A", "B", "--output", "ODD"],
+    ["average", "A", "B", "--vocab", "ODD", "--output", "OUT"],
+    ["merge", "ODD"],
+    ["merge", "A", "ODD", "--output", "OUT"],
+    ["merge", "A", "B", "--output", "ODD"],
+    ["merge", "A", "B", "--base", "ODD", "--method", "ties", "--output", "OUT"],
+    ["train", "ODD"],
+    ["train", "--continue", "ODD"],
+]
+NO_FILES = ["a\0b", "\ud800", "\udcff", "~nobody-of-that-name/x", "x" * 300, "x/" * 3000, "FILE/x", "LOOP", "/dev/null"]
+NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e400", "1e308", "9" * 5000, "", "²", "1e-320", "x"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("places")
+    with small_decoder():
+        paths = {name: write_small(folder / "run" / f"checkpoint_{step}.pth") for step, name in ((1, "A"), (2, "B"))}
+    (folder / "file").write_bytes(b"x")
+    (folder / "loop").symlink_to(folder / "loop")
+    paths |= {"RUN": folder / "run", "OUT": folder / "out", "FILE": folder / "file", "LOOP": folder / "loop"}
+    yield {name: str(path) for name, path in paths.items()}
+
+
+def outcome(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[Any, list[str]]:
+    """Exit code, and lines on stderr."""
+    try:
+        code: Any = main(arguments)
+    except SystemExit as end:
+        code = end.code
+    return code, capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there it is other names that no file can have")
+@pytest.mark.parametrize("odd", NO_FILES, ids=lambda odd: ascii(odd)[:24])
+@pytest.mark.parametrize("form", WITH_PATHS, ids=" ".join)
+def test_a_path_where_nothing_can_be_read_or_written_is_one_line(
+    places: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: list[str],
+    odd: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = odd.replace("FILE", places["FILE"]).replace("LOOP", places["LOOP"])
+    arguments = [path if word == "ODD" else places.get(word, word) for word in form]
+    is_written = "--output" in form and form[form.index("--output") + 1] == "ODD" and odd in {"\udcff", NO_FILES[3]}
+    code, lines = outcome(capsys, arguments)
+    assert (code, len(lines)) == ((0, 0) if is_written else (2, 1)), lines
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: ascii(number)[:12])
+@pytest.mark.parametrize(
+    "form",
+    [
+        ["average", "RUN", "--last"],
+        ["average", "A", "B", "--output", "OUT", "--weights", "1"],
+        ["merge", "A", "B", "--output", "OUT", "--weights", "1"],
+        ["merge", "A", "B", "--base", "B", "--method", "ties", "--dry-run", "--weights", "1"],
+        ["merge", "A", "B", "--base", "B", "--method", "ties", "--dry-run", "--scale"],
+        ["merge", "A", "B", "--base", "B", "--method", "ties", "--dry-run", "--density"],
+        ["merge", "A", "--base", "B", "--method", "interpolate", "--dry-run", "--scale"],
+    ],
+    ids=lambda form: f"{form[0]} {form[-2]} {form[-1]}",
+)
+def test_a_number_that_means_nothing_is_one_line(
+    places: dict[str, str], capsys: pytest.CaptureFixture[str], form: list[str], number: str
+) -> None:
+    arguments = [places.get(word, word) for word in form]
+    code, lines = outcome(
+        capsys, [*arguments, number] if form[-1] == "1" else [*arguments[:-1], f"{form[-1]}={number}"]
+    )
+    assert (code, len(lines)) in {(0, 0), (2, 1)}, lines
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(COMMANDS[2:]), st.lists(st.text(st.characters(), max_size=6), max_size=3))
+def test_any_words_after_a_command_are_one_line(command: str, words: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY / "tests" / "fuzz")
+        try:
+            code: Any = main([command, *words])
+        except SystemExit as end:
+            code = end.code
+    assert code in {0, 2}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_ends_every_command_with_130_and_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(f"xtts_export_callback.cli.{command}"), "run", interrupt)
+    words = {"compare": ["x", "y"], "demo": []}.get(command, ["x"])
+    code, lines = outcome(capsys, [command, *words])
+    assert (code, len(lines)) == (130, 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a name that its file systems may refuse")
+@pytest.mark.parametrize(
+    "form", [["inspect", "A"], ["verify", "A"], ["export", "A"], ["merge", "A", "A", "--dry-run"]], ids=" ".join
+)
+def test_a_terminal_of_ascii_shows_other_letters_as_escapes(tmp_path: Path, form: list[str]) -> None:
+    path = write_small(tmp_path / "聲.pth")
+    done = subprocess.run(
+        [*START, "xtts_export_callback", *(str(path) if word == "A" else word for word in form)],
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u8072" in done.stdout

@@ -1,0 +1,101 @@
+"""A small checkpoint in every format, and what can happen to its bytes."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from safetensors.torch import save as save_safetensors
+
+from tests.models.generated import StateDict, no_checksums, zip_of
+
+MODEL: StateDict = {
+    "xtts.gpt.weight": torch.arange(24.0).reshape(4, 6),
+    "xtts.gpt.view": torch.arange(24.0).reshape(4, 6).t(),
+    "xtts.gpt.half": torch.ones(5, dtype=torch.bfloat16),
+    "xtts.gpt.count": torch.tensor(7),
+    "xtts.gpt.empty": torch.zeros(0, 3),
+}
+DOCUMENT: dict[str, Any] = {
+    "config": {"languages": ["en", "de"], "lr": 1e-5, "test": None, "deep": {"a": [True, (1, 2)]}},
+    "optimizer": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+    "step": 12345,
+}
+
+
+def saved(**options: Any) -> bytes:
+    out = io.BytesIO()
+    torch.save({"model": MODEL, **DOCUMENT}, out, **options)
+    return out.getvalue()
+
+
+def saved_without_checksums() -> bytes:
+    with no_checksums():
+        return saved()
+
+
+FILES: dict[str, bytes] = {
+    "zip": saved(),
+    "zip without checksums": saved_without_checksums(),
+    "old format": saved(_use_new_zipfile_serialization=False),
+    "safetensors": save_safetensors({name: tensor.contiguous() for name, tensor in MODEL.items()}, {"format": "pt"}),
+}
+PICKLE = zipfile.ZipFile(io.BytesIO(FILES["zip"])).read("archive/data.pkl")
+PICKLE4 = zipfile.ZipFile(io.BytesIO(saved(pickle_protocol=4))).read("archive/data.pkl")
+RECORDS = {
+    name.removeprefix("archive/"): zipfile.ZipFile(io.BytesIO(FILES["zip"])).read(name)
+    for name in zipfile.ZipFile(io.BytesIO(FILES["zip"])).namelist()
+}
+
+
+def with_record(changed: str, content: bytes) -> bytes:
+    """The whole checkpoint, every checksum right, with something else in one record."""
+    return zip_of({f"archive/{name}": data for name, data in {**RECORDS, changed: content}.items()})
+
+
+def with_pickle(pickled: bytes) -> bytes:
+    """The whole checkpoint, every checksum right, with another ``data.pkl``."""
+    return with_record("data.pkl", pickled)
+
+
+def flip(data: bytearray, position: int, value: int) -> None:
+    data[position] ^= 1 << (value % 8)
+
+
+def overwrite(data: bytearray, position: int, value: int) -> None:
+    data[position] = value % 256
+
+
+def fill_with_ones(data: bytearray, position: int, value: int) -> None:
+    """What makes of a length the longest there is."""
+    data[position : position + value % 9] = b"\xff" * len(data[position : position + value % 9])
+
+
+def fill_with_zeros(data: bytearray, position: int, value: int) -> None:
+    data[position : position + value % 600] = bytes(len(data[position : position + value % 600]))
+
+
+def delete(data: bytearray, position: int, value: int) -> None:
+    del data[position : position + value % 40]
+
+
+def repeat(data: bytearray, position: int, value: int) -> None:
+    data[position:position] = data[position : position + value % 40]
+
+
+def move(data: bytearray, position: int, value: int) -> None:
+    target = value % len(data)
+    data[position : position + 8] = data[target : target + 8]
+
+
+def truncate(data: bytearray, position: int, value: int) -> None:
+    del data[position:]
+
+
+Damage: TypeAlias = Callable[[bytearray, int, int], None]
+
+DAMAGES: list[Damage] = [flip, flip, overwrite, fill_with_ones, fill_with_zeros, delete, repeat, move, truncate]
+"""Each takes the bytes, a position in them and any number, and changes the bytes in place."""

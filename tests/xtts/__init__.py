@@ -1,0 +1,1 @@
+"""Specifications of what is known about XTTS v2."""

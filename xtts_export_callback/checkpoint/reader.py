@@ -1,0 +1,304 @@
+"""Opening a checkpoint of any kind as a mapping of names to tensors that have not been read."""
+
+from __future__ import annotations
+
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.document import split
+from xtts_export_callback.checkpoint.torch_objects import ArchiveTensors
+from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, UnpicklingError
+from xtts_export_callback.checkpoint.zip_reader import Record, data_offset, read_directory
+from xtts_export_callback.errors import CheckpointError, DamagedError
+from xtts_export_callback.files.crc32 import crc32
+from xtts_export_callback.files.random_access import RandomFile
+from xtts_export_callback.tensors.tensor import BLOCK, SliceStorage, Storage, Tensor
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+MODEL_NAMES = ("model.pth", "model.safetensors")
+"""What the weights in an inference folder are called."""
+
+LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""What the first pickle of a file in torch's old format holds (``torch.serialization.MAGIC_NUMBER``)."""
+
+_LITTLE = b"little"
+
+
+@dataclass
+class Checkpoint:
+    """An open checkpoint. Use it as a context manager, or close it.
+
+    Attributes:
+        path: The file.
+        nbytes: Its size in bytes.
+        format: ``"pth"``, ``"safetensors"`` or ``"legacy"``.
+        tensors: The state_dict, names as they stand in the file.
+        document: What else the file holds, as plain values: config, step, epoch, model_loss, optimizer ...; tensors in
+            there are `Tensor` too. The config of an official release, pickled as an object, comes as a dict.
+        has_checksums: Whether the file holds checksums of its records.
+        names: Globals that the file's pickle mentions, as ``module.name``; none of them was looked up.
+        others: What else stands in the state_dict and no inference needs, in a few words by name: the extra state of a
+            module, tensors of other kinds than dense ones.
+    """
+
+    path: Path
+    nbytes: int
+    format: str
+    tensors: dict[str, Tensor]
+    document: dict[str, Any]
+    has_checksums: bool
+    file: RandomFile | None = field(default=None, repr=False)
+    names: frozenset[str] = frozenset()
+    others: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; its tensors cannot be read afterwards."""
+        if self.file is not None:
+            self.file.close()
+
+    @property
+    def mode(self) -> int:
+        """Permissions that a file made from this one may have."""
+        return 0o666 if self.file is None else self.file.mode
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, dtypes, shapes and CRC-32s of the tensors' elements.
+
+        It depends on neither the file's name and dates nor on how the tensors lie in it, and costs no reading where the
+        file holds checksums of them; what has none, and views of larger storages, are read. It tells one save from
+        another and finds damage. It proves nothing against intent: four bytes of a tensor, chosen for it, give the
+        tensor any CRC-32.
+
+        Returns:
+            ``"crc32-sha256:"`` and 64 hexadecimal digits.
+        """
+        return fingerprint(self.tensors)
+
+    def has_fingerprint(self, recorded: object) -> bool:
+        """Whether the tensors are those of which a fingerprint was recorded, by this version or an earlier one."""
+        if isinstance(recorded, str) and recorded.startswith(_EARLIER):
+            return recorded == _EARLIER + _digest(self.tensors, _as_it_lies)
+        return recorded == self.fingerprint()
+
+
+_FINGERPRINT, _EARLIER = "crc32-sha256:", "sha256:"
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """See `Checkpoint.fingerprint`."""
+    return _FINGERPRINT + _digest(tensors, _in_order)
+
+
+def _digest(tensors: dict[str, Tensor], place: Callable[[Tensor], tuple[str, Storage]]) -> str:
+    import hashlib  # loads OpenSSL, which a mere look at a file can do without
+
+    digest = hashlib.sha256()
+    known: dict[int, int] = {}
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        layout, storage = place(tensor)
+        is_shared = storage is tensor.storage
+        crc = known.get(id(storage)) if is_shared else None
+        if crc is None:
+            crc = _storage_crc(storage)
+        if is_shared:
+            known[id(storage)] = crc
+        digest.update(f"{name}\0{tensor.dtype.name}\0{tensor.shape}\0{layout}{crc:08x}\n".encode())
+    return digest.hexdigest()
+
+
+def _in_order(tensor: Tensor) -> tuple[str, Storage]:
+    """The elements in row-major order; those of an expanded tensor once, with how they are repeated."""
+    start, stop = tensor.extent
+    if tensor.nbytes <= stop - start:
+        return "", tensor.packed()
+    return f"{tensor.stride}\0", SliceStorage(tensor.storage, start, stop)
+
+
+def _as_it_lies(tensor: Tensor) -> tuple[str, Storage]:
+    return f"{tensor.stride}\0{tensor.offset}\0", tensor.storage
+
+
+def _storage_crc(storage: Storage) -> int:
+    if storage.crc32 is not None:
+        return storage.crc32
+    fill = storage.reader()
+    buffer = memoryview(bytearray(min(BLOCK, storage.nbytes)))
+    crc = 0
+    for start in range(0, storage.nbytes, BLOCK):
+        part = buffer[: min(BLOCK, storage.nbytes - start)]
+        fill(part)
+        crc = crc32(part, crc)
+    return crc
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint without reading its tensors.
+
+    Args:
+        path: A Trainer checkpoint, an inference folder, a bare or official ``model.pth``, or a ``.safetensors``.
+
+    Returns:
+        The open checkpoint.
+
+    Raises:
+        CheckpointError: When there is no such file or it is damaged, hostile, or no checkpoint.
+
+    Example:
+        >>> with open_checkpoint("run/checkpoint_1000.pth") as checkpoint:
+        ...     print(len(checkpoint.tensors), checkpoint.document["step"])
+    """
+    file_path = _weights_file(Path(path))
+    file = _open_file(file_path)
+    try:
+        return _open(file)
+    except (OSError, EOFError) as error:
+        file.close()
+        msg = f"{file_path}: cannot be read ({error}); get the file again or use another checkpoint"
+        raise (DamagedError if isinstance(error, EOFError) else CheckpointError)(msg) from error
+    except BaseException:
+        file.close()
+        raise
+
+
+@contextmanager
+def open_document(path: Path, *, most: int) -> Iterator[tuple[Any, frozenset[str]]]:
+    """Open a file of ``torch.save`` that is no checkpoint, without reading its tensors.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have.
+
+    Yields:
+        What it holds (plain values, `Tensor`, and inert stand-ins for anything else; a tensor is read while the file is
+        open), and the globals that its pickle mentions.
+
+    Raises:
+        CheckpointError: When there is no such file or it is damaged, hostile or larger.
+    """
+    file = _open_file(path)
+    try:
+        yield _read_document(file, most)
+    finally:
+        file.close()
+
+
+def _read_document(file: RandomFile, most: int) -> tuple[Any, frozenset[str]]:
+    if file.size > most:
+        msg = f"{file.path}: {file.size} bytes, expected at most {most}"
+        raise CheckpointError(msg)
+    try:
+        head = file.read(0, min(32, file.size))
+        if head.startswith(b"PK"):
+            root, _, names = _read_archive(file)
+            return root, names
+    except (OSError, EOFError) as error:
+        msg = f"{file.path}: cannot be read ({error}); get the file again"
+        raise CheckpointError(msg) from error
+    if head.startswith(b"\x80") and LEGACY_MAGIC in head:
+        from xtts_export_callback.checkpoint.legacy import load_legacy
+
+        return load_legacy(file)
+    msg = f"{file.path}: not a file of torch.save (first bytes {head[:8]!r}); get the file again"
+    raise CheckpointError(msg)
+
+
+def _open_file(path: Path) -> RandomFile:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
+            msg = f"{path}: not a regular file; name a checkpoint file or an inference folder"
+            raise CheckpointError(msg)
+        return RandomFile(path)
+    except (OSError, ValueError) as error:  # a ValueError: a null character in the path, or half of a surrogate pair
+        reason = error.strerror if isinstance(error, OSError) else error
+        msg = f"{path}: cannot be read ({reason}); check the path"
+        raise CheckpointError(msg) from error
+
+
+def _weights_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = [path / name for name in MODEL_NAMES if (path / name).is_file()]
+    if len(found) == 1:
+        return found[0]
+    what = "neither" if not found else "both"
+    msg = f"{path}: expected {' or '.join(MODEL_NAMES)} in this folder, found {what}; name the file itself"
+    raise CheckpointError(msg)
+
+
+def _open(file: RandomFile) -> Checkpoint:
+    head = file.read(0, min(32, file.size))
+    if head.startswith(b"PK"):
+        return _open_archive(file)
+    if file.path.suffix == ".safetensors" or head[8:9] == b"{":
+        from xtts_export_callback.checkpoint.safetensors import read_header
+
+        tensors, document = read_header(file)
+        return Checkpoint(file.path, file.size, "safetensors", tensors, document, has_checksums=False, file=file)
+    if head.startswith(b"\x80") and LEGACY_MAGIC in head:
+        from xtts_export_callback.checkpoint.legacy import load_legacy
+
+        root, names = load_legacy(file)
+        return _checkpoint(file, "legacy", root, names, has_checksums=False)
+    if file.size > 512 and file.read(257, 5) == b"ustar":
+        msg = f"{file.path}: a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
+        raise CheckpointError(msg)
+    msg = f"{file.path}: not a checkpoint: neither a zip archive nor safetensors (first bytes {head[:8]!r})"
+    raise DamagedError(msg)
+
+
+def _open_archive(file: RandomFile) -> Checkpoint:
+    root, has_checksums, names = _read_archive(file)
+    return _checkpoint(file, "pth", root, names, has_checksums=has_checksums)
+
+
+def _checkpoint(file: RandomFile, kind: str, root: Any, names: frozenset[str], *, has_checksums: bool) -> Checkpoint:
+    tensors, document, others = split(file.path, file.size, root)
+    return Checkpoint(file.path, file.size, kind, tensors, document, has_checksums, file, names, others)
+
+
+def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
+    """What a zip archive of torch holds, whether with checksums, and the globals that it mentions."""
+    records = read_directory(file)
+    order = records.get("byteorder")
+    if order is not None and (order.nbytes > len(_LITTLE) or _read_record(file, order) != _LITTLE):
+        msg = f"{file.path}: written on a big-endian machine, which is not supported; save it again with torch"
+        raise CheckpointError(msg)
+    pickled = records["data.pkl"]
+    if pickled.nbytes > MAX_PICKLE:
+        msg = f"{file.path}: data.pkl has {pickled.nbytes} bytes, expected at most {MAX_PICKLE}; the file is hostile"
+        raise CheckpointError(msg)
+    data = _read_record(file, pickled)
+    # torch.serialization.set_crc32_options(False) leaves every checksum 0.
+    has_checksums = any(record.crc32 for record in records.values())
+    if has_checksums and crc32(data) != pickled.crc32:
+        msg = f"{file.path}: data.pkl: checksum differs; the file is damaged, get it again or use another checkpoint"
+        raise DamagedError(msg)
+    builder = ArchiveTensors(file, records, has_checksums=has_checksums)
+    try:
+        unpickler = Unpickler(data, persistent_load=builder.storage, build=builder.build)
+        root = unpickler.load()
+    except UnpicklingError as error:
+        msg = f"{file.path}: data.pkl: {error}; save it again with torch, or use another checkpoint"
+        raise CheckpointError(msg) from error
+    return root, has_checksums, frozenset(unpickler.names)
+
+
+def _read_record(file: RandomFile, record: Record) -> bytes:
+    start = data_offset(file, f"record {record.name}", record.header, record.nbytes)
+    return file.read(start, record.nbytes)

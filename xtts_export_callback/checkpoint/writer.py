@@ -1,0 +1,351 @@
+"""Writing a checkpoint: the one place where tensors are pulled, checksummed, verified and synced.
+
+The layout of the file is settled first. Threads then fill it storage by storage through small buffers (numpy, zlib and
+file calls release the interpreter lock); bytes that stand in a source file as they are needed are copied inside the
+kernel together with their checksum. Everything is read back, each block as soon as it is written, before the file gets
+its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.pickler import dumps
+from xtts_export_callback.checkpoint.safetensors import DOCUMENT_KEY
+from xtts_export_callback.checkpoint.zip_writer import directory, lay_out
+from xtts_export_callback.errors import CheckpointError, ConfigError, VerificationError
+from xtts_export_callback.files.atomic import whole_file
+from xtts_export_callback.files.crc32 import crc32
+from xtts_export_callback.files.random_access import RandomFile
+from xtts_export_callback.files.threads import thread_pool
+from xtts_export_callback.tensors.shared_storage import pack
+from xtts_export_callback.tensors.tensor import BLOCK, ArrayStorage, FileStorage, Storage, Tensor, skip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import TypeAlias
+
+    Progress: TypeAlias = Callable[[int], None]
+
+_THREADS = min(4, os.cpu_count() or 1)
+_SYNC_EVERY = 64 << 20
+_VERSION = b"3\n"  # torch/csrc/jit/serialization: the file format version torch.save writes
+
+
+@dataclass
+class _Job:
+    """Bytes to write: a storage, where it goes, and its checksum once written."""
+
+    storage: Storage
+    offset: int
+    label: str
+    crc32: int = 0
+
+    @property
+    def copies(self) -> bool:
+        """Whether bytes and checksum stand in a source as they are needed."""
+        return isinstance(self.storage, FileStorage) and self.storage.crc32 is not None
+
+
+def write_pth(
+    path: Path,
+    document: dict[str, Any],
+    *,
+    force: bool = False,
+    mode: int = 0o666,
+    progress: Progress | None = None,
+) -> None:
+    """Write a file that ``torch.load(weights_only=True)``, also with ``mmap=True``, and ``unzip -t`` accept.
+
+    Args:
+        path: The file to write.
+        document: What it holds: nested dicts and lists of plain values and `Tensor`. Tensors that share storage
+            share it in the file.
+        force: Replace an existing file.
+        mode: Permissions of the file, also while it is written; narrowed by the umask.
+        progress: Called with the number of bytes written since the last call, from any thread.
+
+    Raises:
+        CheckpointError: When a source turns out to be damaged.
+        OutputExistsError: When the file exists and ``force`` is not given.
+        VerificationError: When what is read back differs from what was written.
+        OSError: As the system reports it. Nothing is left behind in any case.
+    """
+    packed = pack(_tensors_in(document))
+    keys: dict[int, str] = {}
+    storages: list[Storage] = []
+    for tensor in packed.values():
+        if id(tensor.storage) not in keys:
+            keys[id(tensor.storage)] = str(len(storages))
+            storages.append(tensor.storage)
+
+    def place(tensor: Tensor) -> tuple[Tensor, str]:
+        rebased = packed[id(tensor)]
+        return rebased, keys[id(rebased.storage)]
+
+    records: list[tuple[str, Storage]] = [("data.pkl", ArrayStorage(dumps(document, place)))]
+    small = ((".format_version", b"1"), (".storage_alignment", b"64"), ("byteorder", b"little"))
+    records += [(name, ArrayStorage(content)) for name, content in small]
+    records += [(f"data/{key}", storage) for key, storage in enumerate(storages)]
+    records.append(("version", ArrayStorage(_VERSION)))
+
+    slots = lay_out([(f"archive/{name}", storage.nbytes) for name, storage in records])
+    jobs = [_Job(storage, slot.data, slot.name) for slot, (_, storage) in zip(slots, records, strict=True)]
+
+    def frame() -> list[tuple[int, bytes]]:
+        for slot, job in zip(slots, jobs, strict=True):
+            slot.crc32 = job.crc32
+        end = slots[-1].data + slots[-1].nbytes
+        return [*((slot.header, slot.local_header) for slot in slots), (end, directory(slots))]
+
+    _write_file(path, jobs, frame, force=force, mode=mode, progress=progress)
+
+
+def write_safetensors(
+    path: Path,
+    tensors: dict[str, Tensor],
+    document: dict[str, Any],
+    *,
+    force: bool = False,
+    mode: int = 0o666,
+    progress: Progress | None = None,
+) -> None:
+    """Write a ``.safetensors``.
+
+    The format knows neither strides nor ties: each name gets its elements in row-major order.
+
+    Args:
+        path: The file to write.
+        tensors: The state_dict.
+        document: Plain values to keep beside it, as JSON in ``__metadata__``.
+        force: Replace an existing file.
+        mode: As for `write_pth`.
+        progress: As for `write_pth`.
+
+    Raises:
+        ConfigError: When a tensor has a name or a type that the format does not have.
+        CheckpointError, OutputExistsError, VerificationError, OSError: As for `write_pth`.
+    """
+    # Largest element first keeps every tensor aligned to its element, as the library's own serializer does.
+    order = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    metadata = {"format": "pt", DOCUMENT_KEY: json.dumps(document)}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    jobs = []
+    for name, tensor in order:
+        if not tensor.dtype.safetensors or name in header:
+            msg = f"{path}: {name} of type {tensor.dtype.name} cannot stand in a safetensors file; write a .pth instead"
+            raise ConfigError(msg)
+        header[name] = {
+            "dtype": tensor.dtype.safetensors,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + tensor.nbytes],
+        }
+        jobs.append(_Job(tensor.packed(), position, name))
+        position += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    for job in jobs:
+        job.offset += start
+
+    head = [(0, len(text).to_bytes(8, "little") + text)]
+    _write_file(path, jobs, lambda: head, force=force, mode=mode, progress=progress)
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+def _write_file(
+    path: Path,
+    jobs: list[_Job],
+    frame: Callable[[], list[tuple[int, bytes]]],
+    *,
+    force: bool,
+    mode: int,
+    progress: Progress | None,
+) -> None:
+    """Write storages and then what ``frame`` returns, offsets and bytes around them, for which it needs checksums."""
+    with (
+        whole_file(path, force=force) as temporary,
+        RandomFile(temporary, create=True, mode=mode) as out,
+        _Syncer(out) as sync,
+    ):
+        stop = threading.Event()
+        queue: SimpleQueue[_Job | None] = SimpleQueue()
+        for job in (*sorted(jobs, key=lambda job: -job.storage.nbytes), *[None] * _THREADS):
+            queue.put(job)
+        with thread_pool(_THREADS, stop) as pool:
+            tasks = [pool.submit(_write_jobs, out, queue, stop, sync, progress) for _ in range(_THREADS)]
+            for task in as_completed(tasks):
+                task.result()
+        pieces = frame()
+        for offset, data in pieces:
+            out.write_at(data, offset)
+        sync.start_last()
+        for offset, data in pieces:
+            _verify_piece(out, offset, data)
+        sync.wait_for_last()
+
+
+class _Syncer:
+    """Has the disk write while we still compute: left alone, the system keeps gigabytes for the final sync."""
+
+    def __init__(self, out: RandomFile) -> None:
+        self._out = out
+        self._pending = 0
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._abandoned = False
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="xtts-export-sync", daemon=True)
+
+    def __enter__(self) -> _Syncer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._abandoned = True  # after an error nobody needs the bytes on the disk
+        self._wake.set()
+        self._thread.join()
+
+    def written(self, nbytes: int) -> None:
+        with self._lock:
+            self._pending += nbytes
+            if self._pending < _SYNC_EVERY:
+                return
+            self._pending = 0
+        self._wake.set()
+
+    def start_last(self) -> None:
+        """Start the sync that has to cover everything, now that all is written."""
+        self._closing = True
+        self._wake.set()
+
+    def wait_for_last(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            self._wake.wait()
+            self._wake.clear()
+            if self._abandoned:
+                return
+            is_last = self._closing  # read before the sync begins: a sync under way may miss what came last
+            try:
+                if is_last:
+                    self._out.sync()
+                else:
+                    self._out.start_sync()
+            except Exception as error:  # whatever it is, what was written is not on the disk
+                self._error = error
+                return
+
+
+class _StoppedError(Exception):
+    """Another thread failed."""
+
+
+def _write_jobs(
+    out: RandomFile, queue: SimpleQueue[_Job | None], stop: threading.Event, sync: _Syncer, progress: Progress | None
+) -> None:
+    """The work of one thread: one job after the other from a queue that all threads share, up to the None that ends it.
+
+    A task of the pool for each job would wake the main thread a thousand times.
+    """
+    buffers = memoryview(bytearray(BLOCK)), memoryview(bytearray(BLOCK))
+    for job in iter(queue.get, None):
+        _write_job(out, job, buffers, stop, sync, progress)
+
+
+def _write_job(
+    out: RandomFile,
+    job: _Job,
+    buffers: tuple[memoryview, memoryview],
+    stop: threading.Event,
+    sync: _Syncer,
+    progress: Progress | None,
+) -> None:
+    storage = job.storage
+    fill = None if job.copies else storage.reader()
+    crc = crc_back = 0
+    for start in range(0, storage.nbytes, BLOCK):
+        if stop.is_set():
+            raise _StoppedError
+        size = min(BLOCK, storage.nbytes - start)
+        part, back = buffers[0][:size], buffers[1][:size]
+        if fill is None:
+            _copy_block(out, job, start, size)
+        else:
+            fill(part)
+            crc = crc32(part, crc)
+            out.write_at(part, job.offset + start)
+        _read_back(out, back, job.offset + start)
+        crc_back = crc32(back, crc_back)
+        sync.written(size)
+        if progress is not None:
+            progress(size)
+    job.crc32 = storage.crc32 if job.copies and storage.crc32 is not None else crc
+    _verify_job(out, job, crc_back)
+
+
+def _copy_block(out: RandomFile, job: _Job, start: int, size: int) -> None:
+    source = job.storage
+    assert isinstance(source, FileStorage)
+    try:
+        out.copy_range_from(source.file, source.offset + start, job.offset + start, size)
+    except EOFError as error:
+        msg = f"{source.file.path}: {source.label}: truncated; get the file again or use another checkpoint"
+        raise CheckpointError(msg) from error
+
+
+def _verify_job(out: RandomFile, job: _Job, crc_back: int) -> None:
+    if crc_back == job.crc32:
+        return
+    if isinstance(job.storage, FileStorage):
+        _blame_source(job.storage)
+    msg = f"{out.path}: {job.label}: read back with checksum {crc_back:08x}, expected {job.crc32:08x}; check the disk"
+    raise VerificationError(msg)
+
+
+def _verify_piece(out: RandomFile, offset: int, data: bytes) -> None:
+    buffer = bytearray(len(data))
+    _read_back(out, memoryview(buffer), offset)
+    if buffer != data:
+        msg = f"{out.path}: the {len(data)} bytes at {offset} are not read back as they were written; check the disk"
+        raise VerificationError(msg)
+
+
+def _read_back(out: RandomFile, buffer: memoryview, offset: int) -> None:
+    try:
+        out.read_into(buffer, offset)
+    except EOFError as error:
+        msg = f"{error}; it was cut while it was written, check the disk"
+        raise VerificationError(msg) from error
+
+
+def _blame_source(storage: FileStorage) -> None:
+    """Raise if it was the source that did not match its own checksum."""
+    skip(storage.reader(), storage.nbytes)

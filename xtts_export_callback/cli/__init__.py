@@ -1,0 +1,1 @@
+"""The command `xtts-export`: one module a command."""

@@ -1,0 +1,73 @@
+"""Write the mean of checkpoints as an inference folder.
+
+Of a run: the last N checkpoints by step, into RUN/inference/average_last_N. Or of the checkpoints named, into --output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.cli.merge_output import add_merge_options, write_and_report
+from xtts_export_callback.cli.options import add_asset_options, add_output_options
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "average the last checkpoints of a run, or any others"
+_DEFAULT_LAST = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.add_argument(
+        "sources", nargs="+", metavar="RUN|CHECKPOINT", help="one run folder, or two or more checkpoints"
+    )
+    parser.add_argument("--last", type=int, metavar="N", help=f"of a run, the last N (default: {_DEFAULT_LAST})")
+    parser.add_argument(
+        "--weights", nargs="+", type=float, metavar="W", help="one for each: of a run oldest first, else as named"
+    )
+    add_output_options(parser, default="RUN/inference/average_last_N")
+    add_merge_options(parser)
+    add_asset_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Average, then say what was done."""
+    from xtts_export_callback.merge.average import planned_average
+    from xtts_export_callback.merge.merge import write_merge
+
+    paths, output = _paths(args)
+    options = {key: getattr(args, key) for key in ("weights", "dtype", "vocab", "config", "for_training")}
+    with planned_average(paths, **options) as plan:
+        return write_and_report(
+            output,
+            plan.nbytes,
+            lambda progress: write_merge(
+                plan, output, kind="average", for_training=args.for_training, force=args.force, progress=progress
+            ),
+            for_training=args.for_training,
+        )
+
+
+def _paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
+    from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.run.checkpoints import exports_folder, is_run, last_checkpoints
+
+    sources = [Path(source) for source in args.sources]
+    if len(sources) == 1 and is_run(sources[0]):
+        count = args.last if args.last is not None else _DEFAULT_LAST
+        paths = [saved.path for saved in last_checkpoints(sources[0], count)]
+        output = sources[0] / exports_folder(sources[0]) / f"average_last_{count}"
+        return paths, output if args.output is None else Path(args.output)
+    if len(sources) == 1 and not sources[0].is_file():
+        what = "a folder without checkpoint_N.pth" if sources[0].exists() else "nothing there"
+        msg = f"{sources[0]}: expected a run folder, found {what}; name a run, or two or more checkpoints"
+        raise ConfigError(msg)
+    if args.last is not None:
+        msg = "--last: expected one run folder, found checkpoints; name the run or leave --last out"
+        raise ConfigError(msg)
+    if args.output is None:
+        msg = "--output: expected a folder to write to, since checkpoints and not a run were named"
+        raise ConfigError(msg)
+    return sources, Path(args.output)

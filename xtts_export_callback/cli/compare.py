@@ -1,0 +1,107 @@
+"""Tell how two models differ, or which way the weights of a run took.
+
+Compared are names, shapes, dtypes, configuration, vocabulary and, in float64, the weights:
+
+  moved by      |B-A| / |A|, the relative Euclidean (L2) distance
+  cos(A, B)     cosine of the angle between A and B
+  cos(A, B-A)   cosine of the angle between A and the difference: -1 where the change shrinks A, +1 where it grows it,
+                about 0 where it turns it, as fine-tuning does
+  changed       share of the elements that have another value
+
+Values that are NaN or infinite are counted, named and left out of the distances; in JSON, what is not measurable is
+null. There a field of the configuration that differs is {"a": ..., "b": ...}, without the side that lacks the field.
+
+Local paths in the configuration, and what a file carries for training only, do not count as differences. Exit code 0:
+no difference; 1: they differ.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.cli.json_output import print_json
+from xtts_export_callback.cli.options import progress_bar
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "tell how two models differ, or which way a run took"
+_SAME, _DIFFERENT = 0, 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.add_argument("a", metavar="A|RUN", help="the reference, or a run folder to follow from step to step")
+    parser.add_argument(
+        "b",
+        nargs="?",
+        metavar="B",
+        help="the model to compare with it; for a run, the base it started from (default: the one its config names, "
+        "else its first checkpoint)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--plot", metavar="FILE", help="draw the change to a picture: .png, .svg or .pdf")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, print, draw."""
+    from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.run.checkpoints import is_run
+
+    plot = Path(args.plot) if args.plot else None
+    if plot is not None and (plot.suffix.lower() not in (".png", ".svg", ".pdf") or not plot.parent.is_dir()):
+        msg = f"--plot {plot}: expected a name that ends in .png, .svg or .pdf, in a folder that exists"
+        raise ConfigError(msg)
+    a = Path(args.a)
+    if is_run(a):
+        return _follow(a, Path(args.b) if args.b else None, plot, as_json=args.json)
+    if args.b is None:
+        msg = f"{a}: expected a second model to compare with, or a run folder; found neither"
+        raise ConfigError(msg)
+    return _compare(a, Path(args.b), plot, as_json=args.json)
+
+
+def _compare(a: Path, b: Path, plot: Path | None, *, as_json: bool) -> int:
+    from xtts_export_callback.checkpoint import open_checkpoint
+    from xtts_export_callback.comparison.models import bare_tensors, compare_open
+
+    with open_checkpoint(a) as first, open_checkpoint(b) as second:
+        nbytes = sum(tensor.nbytes for tensor in bare_tensors(first).values())
+        with progress_bar("compare", nbytes) as progress:
+            report = compare_open(first, second, progress=progress)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        from xtts_export_callback.comparison.table import show_comparison
+
+        show_comparison(report)
+    if plot is not None:
+        from xtts_export_callback.comparison.plot import plot_comparison
+
+        plot_comparison(report, plot)
+    return _DIFFERENT if report.differ else _SAME
+
+
+def _follow(run_folder: Path, base: Path | None, plot: Path | None, *, as_json: bool) -> int:
+    from xtts_export_callback.checkpoint import open_checkpoint
+    from xtts_export_callback.comparison.trajectory import compare_run, stops_of
+    from xtts_export_callback.xtts.state_dict import inference_model
+
+    nbytes = 0
+    for _, _, path in stops_of(run_folder):
+        with open_checkpoint(path) as checkpoint:
+            nbytes += sum(tensor.nbytes for tensor in inference_model(checkpoint).tensors.values())
+    with progress_bar(run_folder.name, nbytes) as progress:
+        report = compare_run(run_folder, base, progress=progress)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        from xtts_export_callback.comparison.table import show_way
+
+        show_way(report)
+    if plot is not None:
+        from xtts_export_callback.comparison.plot import plot_way
+
+        plot_way(report, plot)
+    return _DIFFERENT if report.differ else _SAME

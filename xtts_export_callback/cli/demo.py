@@ -1,0 +1,27 @@
+"""See the whole job in a minute, with no network, data or GPU.
+
+Generates speech, trains a tiny but real XTTS under the real Trainer with the callback on, exports, averages, and speaks
+with the average.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+HELP = "see the whole job on a tiny XTTS and generated speech"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.add_argument("--output", metavar="DIR", help="new folder to work in (default: xtts-export-demo)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo."""
+    from xtts_export_callback.demo.demo import run_demo
+
+    run_demo(args.output)
+    return 0

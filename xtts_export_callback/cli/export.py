@@ -1,0 +1,113 @@
+"""Write the inference folder of checkpoints that exist already.
+
+Does to files what the callback does during training: takes the tensors that speak out of a full checkpoint and puts
+them, with config and vocabulary, into a folder that Xtts and TTS load. The source is never touched, and what is
+exported already is skipped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.cli.options import add_asset_options, add_output_options, human_size, progress_bar, say
+
+if TYPE_CHECKING:
+    import argparse
+
+    from xtts_export_callback.inference_folder.folder import WrittenFolder
+
+HELP = "write the inference folder of full checkpoints"
+_DONE, _BAD_INPUT = 0, 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.add_argument(
+        "sources", nargs="+", metavar="CHECKPOINT|RUN", help="a checkpoint, or a run folder for all of its checkpoints"
+    )
+    add_output_options(parser, default="inference/NAME beside each checkpoint; with several, DIR/NAME")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="type of the exported weights"
+    )
+    parser.add_argument("--format", default="pth", choices=("pth", "safetensors"), help="file format of the weights")
+    add_asset_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export every source, then say what was done. One of several that fails does not keep the others from it."""
+    from xtts_export_callback.errors import XttsExportError
+
+    checkpoints = _checkpoints([Path(source) for source in args.sources])
+    several = len(checkpoints) > 1
+    results: list[WrittenFolder] = []
+    for path in checkpoints:
+        try:
+            results.append(_export(path, args, several=several))
+        except XttsExportError as error:
+            if not several:
+                raise
+            say(f"xtts-export: {' '.join(str(error).split())}", file=sys.stderr)
+    written = [result.nbytes for result in results if result.written]
+    failed = len(checkpoints) - len(results)
+    if several:
+        failures = f", {failed} failed" if failed else ""
+        skipped = len(results) - len(written)
+        say(f"{len(written)} exported ({human_size(sum(written))}), {skipped} skipped{failures}")
+    return _BAD_INPUT if failed else _DONE
+
+
+def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFolder:
+    from xtts_export_callback.checkpoint import open_checkpoint
+    from xtts_export_callback.export.export import default_output, export_checkpoint
+    from xtts_export_callback.xtts.state_dict import inference_model
+
+    with open_checkpoint(path) as source:
+        output = _output(args.output, default_output(source.path), several=several)
+        needed = sum(tensor.nbytes for tensor in inference_model(source).tensors.values())
+        before = source.nbytes
+    started = time.perf_counter()
+    with progress_bar(output.name, needed) as progress:
+        result = export_checkpoint(
+            path,
+            output,
+            dtype=args.dtype,
+            format=args.format,
+            vocab=args.vocab,
+            config=args.config,
+            force=args.force,
+            progress=progress,
+        )
+    if result.written:
+        seconds = time.perf_counter() - started
+        say(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
+        for note in result.notes:
+            say(f"  {note}")
+    else:
+        say(f"{output}: exported already, skipped")
+    return result
+
+
+def _checkpoints(sources: list[Path]) -> list[Path]:
+    from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.run.checkpoints import find_checkpoints, is_run
+
+    found: list[Path] = []
+    for source in sources:
+        if source.is_dir() and is_run(source):
+            saved = find_checkpoints(source)
+            if not saved:
+                msg = f"{source}: no checkpoint_N.pth or best_model_N.pth in this run; name a checkpoint"
+                raise ConfigError(msg)
+            found += [item.path for item in saved]
+        else:
+            found.append(source)
+    return found
+
+
+def _output(output: str | None, default: Path, *, several: bool) -> Path:
+    if output is None:
+        return default
+    return Path(output) / default.name if several else Path(output)

@@ -1,0 +1,123 @@
+"""Merge several fine-tunes into one inference folder, as a recipe says or with one method for all tensors.
+
+A recipe is a YAML file that names models, a method, and rules for parts of the model; see configs/merge_*.yaml.
+Methods: linear, slerp, task_arithmetic, ties, interpolate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.cli.merge_output import add_merge_options, write_and_report
+from xtts_export_callback.cli.options import add_output_options, say
+
+if TYPE_CHECKING:
+    import argparse
+
+    from xtts_export_callback.merge.plan import Plan
+    from xtts_export_callback.merge.recipe import Recipe
+
+HELP = "merge fine-tunes: weighted, by layer, with a base"
+
+_METHODS = ("linear", "slerp", "task_arithmetic", "ties", "interpolate")
+_RECIPE_SUFFIXES = {".yaml", ".yml"}
+_SETTINGS = ("method", "weights", "base", "scale", "density")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.add_argument("sources", nargs="+", metavar="RECIPE.yaml|MODEL", help="one recipe, or the models to merge")
+    parser.add_argument("--method", choices=_METHODS, help="of models: how to merge them (default: linear)")
+    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="of models: one for each")
+    parser.add_argument("--base", metavar="MODEL", help="of models: what they were trained from")
+    parser.add_argument(
+        "--scale", type=float, metavar="S", help="of models: how far from the base, 0 is the base and 1 the models"
+    )
+    parser.add_argument("--density", type=float, metavar="D", help="of models: share of the changes that ties keeps")
+    parser.add_argument(
+        "--vocab", choices=("union", "intersect"), help="merge different vocabularies token by token, and which to keep"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan; read no weights and write nothing")
+    add_output_options(parser, default="the recipe's path without .yaml")
+    add_merge_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Merge, or print the plan."""
+    from xtts_export_callback.merge.merge import planned, with_dtype, write_merge
+
+    recipe = with_dtype(_recipe(args), args.dtype, for_training=args.for_training)
+    with planned(recipe) as plan:
+        if args.dry_run:
+            for line in plan.describe():
+                say(line)
+            _print_also(args, plan)
+            return 0
+        output = _output(args)
+        return write_and_report(
+            output,
+            plan.nbytes,
+            lambda progress: write_merge(
+                plan,
+                output,
+                kind="merge",
+                for_training=args.for_training,
+                force=args.force,
+                progress=progress,
+            ),
+            for_training=args.for_training,
+        )
+
+
+def _print_also(args: argparse.Namespace, plan: Plan) -> None:
+    """What a plan does not say: the files for training, and where all goes."""
+    from xtts_export_callback.merge.merge import training_files
+
+    if args.for_training and (files := training_files(plan)):
+        say(f"for training also {', '.join(files)}")
+    if args.output is not None or _is_recipe(args):
+        output = _output(args)
+        exists = "" if not output.exists() else ", which exists: --force replaces an inference folder and nothing else"
+        say(f"to {output}{exists}")
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    from dataclasses import replace
+
+    from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.merge.recipe import load_recipe, model_sources, parse_recipe
+
+    if not _is_recipe(args):
+        recipes = [source for source in args.sources if Path(source).suffix.lower() in _RECIPE_SUFFIXES]
+        if recipes or len(args.sources) == 1:
+            msg = f"{(recipes or args.sources)[0]}: expected one recipe (.yaml) alone or models, 2 or with --base 1"
+            if recipes or args.base is None:
+                raise ConfigError(msg)
+        sources = model_sources([Path(source) for source in args.sources])
+        named = [{"path": str(source.path), "name": source.name} for source in sources]
+        given: dict[str, Any] = {key: getattr(args, key) for key in (*_SETTINGS, "vocab")}
+        return parse_recipe(
+            {"models": named, **{key: value for key, value in given.items() if value is not None}}, "merge", Path()
+        )
+    recipe = load_recipe(args.sources[0])
+    for key in _SETTINGS:
+        if getattr(args, key) is not None:
+            msg = f"--{key}: expected models to merge, found the recipe {args.sources[0]}; write {key} into the recipe"
+            raise ConfigError(msg)
+    return replace(recipe, vocab=args.vocab or recipe.vocab)
+
+
+def _is_recipe(args: argparse.Namespace) -> bool:
+    return len(args.sources) == 1 and Path(args.sources[0]).suffix.lower() in _RECIPE_SUFFIXES
+
+
+def _output(args: argparse.Namespace) -> Path:
+    from xtts_export_callback.errors import ConfigError
+
+    if args.output is not None:
+        return Path(args.output)
+    if _is_recipe(args):
+        return Path(args.sources[0]).with_suffix("")
+    msg = "--output: expected a folder to write to, since models and not a recipe were named"
+    raise ConfigError(msg)

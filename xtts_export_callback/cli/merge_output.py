@@ -1,0 +1,90 @@
+"""What ``average`` and ``merge`` have in common on the command line."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.cli.options import progress_bar, say
+from xtts_export_callback.units import human_size
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from xtts_export_callback.inference_folder.folder import WrittenFolder
+
+_TRAINING_FILES = {
+    "model.pth": "xtts_checkpoint",
+    "vocab.json": "tokenizer_file",
+    "mel_stats.pth": "mel_norm_file",
+    "dvae.pth": "dvae_checkpoint",
+}
+
+
+def add_merge_options(parser: argparse.ArgumentParser) -> None:
+    """``--dtype`` and ``--for-training``."""
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="type of the result (default: that of the inputs)"
+    )
+    parser.add_argument(
+        "--for-training", action="store_true", help="also write what GPTTrainer needs to go on fine-tuning from it"
+    )
+
+
+def write_and_report(
+    output: Path, nbytes: int, write: Callable[[Callable[[int], None]], WrittenFolder], *, for_training: bool
+) -> int:
+    """Write a merge with a progress bar, then say what was done.
+
+    Args:
+        output: The folder to write.
+        nbytes: Bytes of weights expected.
+        write: Does it, given what to call with the bytes written.
+        for_training: Whether to say how to go on training from it.
+
+    Returns:
+        The exit code.
+    """
+    started = time.perf_counter()
+    with progress_bar(output.name, nbytes) as progress:
+        result = write(progress)
+    seconds = time.perf_counter() - started
+    rules = result.provenance["rules"]
+    is_mean = rules["method"] == "linear" and not rules["rules"]
+    for source in result.provenance["sources"]:
+        weight = f"{source['weight']:.4g} x " if is_mean else ""
+        say(f"  {weight}{source['model']} (step {source['step']})")
+    for line in [] if is_mean else rules["summary"]:
+        say(f"  {line}")
+    _print_remarks(rules)
+    dtype = result.provenance["dtype"]
+    for note in result.notes:
+        say(f"  {note}")
+    say(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
+    if for_training:
+        _print_how_to_train(output, result.provenance)
+    return 0
+
+
+def _print_remarks(rules: dict[str, Any]) -> None:
+    differing = rules["integers"]["differing"]
+    if differing:
+        say(f"  {len(differing)} integer tensors differ: those of the {rules['integers']['policy']} model taken")
+    if rules.get("dvae", {}).get("differing"):
+        taken, others = rules["dvae"]["taken"], ", ".join(rules["dvae"]["differing"])
+        say(f"  the DVAE of {taken} is taken, not that of {others}: each GPT was trained on the codes of its own")
+    for name, dtype in rules["half_precision"].items():
+        say(f"  {name} is {dtype}: the result is no more precise than that; use the full checkpoint where it exists")
+
+
+def _print_how_to_train(output: Path, provenance: dict[str, Any]) -> None:
+    there = [(field, output / name) for name, field in _TRAINING_FILES.items() if name in provenance["files"]]
+    options = " ".join(f"--coqpit.model_args.{field} {shlex.quote(str(path))}" for field, path in there)
+    say("To go on fine-tuning from it:")
+    say(f"  xtts-export train CONFIG.json {options}")
+    missing = [name for name in _TRAINING_FILES if name not in provenance["files"]]
+    if missing:
+        say(f"  {' and '.join(missing)} not among the inputs: use those that the inputs were trained with")

@@ -1,1 +1,0 @@
-"""The commands of ``xtts-export``, one module each."""

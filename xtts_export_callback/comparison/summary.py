@@ -1,0 +1,164 @@
+"""A comparison in plain words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.xtts.components import BY_KEY, component_of
+from xtts_export_callback.xtts.parts import part_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xtts_export_callback.comparison.distance import Difference
+    from xtts_export_callback.comparison.models import ComparisonReport
+
+_FEW = 3
+_PLAIN = 0.0995  # from here on two digits need no decimal point
+_LONG = 1e7  # from here on all digits are too many
+_MOST, _EVEN = 0.8, 0.5  # this share of all change in less than that share of the layers is worth naming
+
+
+def describe(report: ComparisonReport) -> str:
+    """What happened, in plain words. Layers are named where less than half of them hold 80 % of the change."""
+    if not report.tensors:
+        return "the files have no tensor of the same name and shape in common"
+    components = report.components
+    same = [BY_KEY[key].title for key, found in components.items() if found.is_identical]
+    recast = [BY_KEY[key].title for key, found in components.items() if not found.is_identical and not found.changed]
+    moved = {key: found for key, found in components.items() if found.changed}
+    if len(same) == len(components):
+        text = "all weights are bit-identical"
+        return text if not report.differ else f"{text}, but not all else is"
+    clauses = [f"{_list_of(same)} {_verb(same, 'is', 'are')} bit-identical"] if same else []
+    clauses += [f"{_list_of(recast)} {_verb(recast, 'has', 'have')} equal values in another dtype"] if recast else []
+    clauses += [_changed(key, found, report) for key, found in moved.items()]
+    return "; ".join(clauses)
+
+
+def _changed(key: str, found: Difference, report: ComparisonReport) -> str:
+    """How one component changed: the distance first, then whatever no distance tells."""
+    title = BY_KEY[key].title
+    tensors = {name: item for name, item in report.changed_tensors.items() if component_of(name) == key}
+    differ = _verb([title], "differs", "differ")
+    texts = [_moved(key, found, report, tensors)] if found.square_difference else []
+    integers = sum(item.changed for item in tensors.values() if item.is_counter and not item.unmeasured)
+    if integers and not texts:
+        texts.append(f"{differ} in {count(integers, 'integer')}")
+    if found.unmeasured:
+        types = " and ".join(found.unmeasured)
+        texts.append(f"{differ} in values of {types}, which are told apart and not measured")
+    if found.nonfinite:
+        where = f"in {places(name for name, item in tensors.items() if item.nonfinite)}" if key == "gpt" else ""
+        values, verb = count(found.nonfinite, "value"), "is" if found.nonfinite == 1 else "are"
+        texts.append(f"{values} {verb} NaN or infinite {where}".rstrip())
+        if len(texts) == 1:
+            holds = _verb([title], "holds", "hold")
+            return f"the {title} {holds} {values} that {verb} NaN or infinite {where}".rstrip()
+    return f"the {title} {', '.join(texts)}"
+
+
+def _moved(key: str, found: Difference, report: ComparisonReport, tensors: dict[str, Difference]) -> str:
+    is_overflow = math.isnan(found.relative_l2)
+    text = f"moved by {'more than float64 can measure' if is_overflow else percent(found.relative_l2)}"
+    changed = [name for name, item in tensors.items() if item.changed]
+    if len(changed) <= _FEW:
+        elements = sum(report.tensors[name].changed for name in changed)
+        return f"{text}, all of it in {count(elements, 'element')} of {', '.join(changed)}"
+    if key != "gpt" or not report.layers:
+        return text
+    if not any(item.square_difference for item in report.layers.values()):
+        return f"{text}, all of it outside its layers"
+    layers = concentration(report.layers)
+    if layers is not None:
+        return f"{text}, most in {_range(*layers)}"
+    is_measured = all(math.isfinite(item.relative_l2) for item in report.layers.values())
+    return f"{text}, evenly across its layers" if is_measured else text
+
+
+def concentration(layers: dict[int, Difference]) -> tuple[int, int] | None:
+    """The layers that hold most of the change, if they are few.
+
+    Args:
+        layers: Differences by number of the layer.
+
+    Returns:
+        First and last of the shortest run of layers with 80 % of the sum of the squared relative distances, and of
+        neighbours that hold at least half of what its layers hold on average. None where that is not less than half
+        of all layers, or where the distance of one is not finite.
+    """
+    numbers = sorted(layers)
+    distances = [layers[number].relative_l2 for number in numbers]
+    weights = [distance * distance for distance in distances]  # where ** would raise, this overflows to infinity
+    everything = sum(weights)
+    if not math.isfinite(everything) or everything == 0:
+        return None
+    start, stop = _shortest_run(weights, _MOST * everything)
+    enough = math.fsum(weights[start:stop]) / (stop - start) / 2
+    while start > 0 and weights[start - 1] >= enough:
+        start -= 1
+    while stop < len(weights) and weights[stop] >= enough:
+        stop += 1
+    return (numbers[start], numbers[stop - 1]) if stop - start < _EVEN * len(numbers) else None
+
+
+def _shortest_run(weights: list[float], least: float) -> tuple[int, int]:
+    """Start and past-the-end of the shortest run whose sum is at least ``least``, the heaviest of its length."""
+    for length in range(1, len(weights)):
+        sums = [math.fsum(weights[start : start + length]) for start in range(len(weights) - length + 1)]
+        best = max(range(len(sums)), key=sums.__getitem__)
+        if sums[best] >= least:
+            return best, best + length
+    return 0, len(weights)
+
+
+def percent(value: float) -> str:
+    """A share as people read it: ``0.4 %``, ``140 %``, and never ``0 %`` for what is not zero.
+
+    Args:
+        value: The share; infinite where it is one of zero, NaN where it has no value or is too large for float64.
+    """
+    if math.isnan(value):
+        return "not measurable"
+    if math.isinf(value):
+        return "infinitely much (it was zero)"
+    return f"{value * 100:.0f} %" if _PLAIN <= value < _LONG else f"{value * 100:.2g} %"
+
+
+def places(names: Iterable[str]) -> str:
+    """Where in the model tensors are: ``layers 5 to 7, the audio head``."""
+    parts = [part_of(name) for name in names]
+    layers = sorted({part.layer for part in parts if part.layer is not None})
+    return places_of(layers, dict.fromkeys(part.title for part in parts if part.layer is None))
+
+
+def places_of(layers: Iterable[int], titles: Iterable[str]) -> str:
+    """The same from numbers of layers, in order, and titles of other parts."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    found = [_range(first, last) for first, last in runs] + [f"the {title}" for title in titles]
+    shown = ", ".join(found[:_FEW])
+    return f"{shown} and {len(found) - _FEW} more places" if len(found) > _FEW + 1 else ", ".join(found)
+
+
+def count(number: int, what: str) -> str:
+    """``1 step``, ``1,234 steps``."""
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
+
+
+def _list_of(titles: list[str]) -> str:
+    named = [f"the {title}" for title in titles]
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+
+
+def _verb(titles: list[str], one: str, many: str) -> str:
+    return one if len(titles) == 1 and not titles[0].endswith("s") else many
+
+
+def _range(first: int, last: int) -> str:
+    return f"layer {first}" if first == last else f"layers {first} to {last}"

@@ -1,0 +1,162 @@
+"""From a full checkpoint to an inference folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint import open_checkpoint
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES
+from xtts_export_callback.errors import ConfigError, OutputExistsError
+from xtts_export_callback.inference_folder.folder import (
+    FORMATS,
+    WrittenFolder,
+    describe_source,
+    folder_bytes,
+    provenance_of,
+    read_provenance,
+    training_state,
+    write_inference_folder,
+)
+from xtts_export_callback.run.checkpoints import DEFAULT_FOLDER, exports_folder
+from xtts_export_callback.tensors.computed import cast
+from xtts_export_callback.tensors.dtypes import CASTS
+from xtts_export_callback.xtts.assets import find_assets
+from xtts_export_callback.xtts.state_dict import inference_model
+
+if TYPE_CHECKING:
+    import os
+
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.checkpoint.writer import Progress
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str = "float32",
+    format: str = "pth",  # noqa: A002 - what users call it
+    vocab: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> WrittenFolder:
+    """Write the inference folder of a checkpoint. The checkpoint itself is never touched.
+
+    Args:
+        checkpoint: A Trainer checkpoint, an inference folder, a bare or official ``model.pth``, or ``.safetensors``.
+        output_dir: The folder to create; by default ``inference/NAME`` beside the checkpoint.
+        dtype: Type of the floating-point tensors: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        format: ``"pth"`` or ``"safetensors"``.
+        vocab: The training ``vocab.json``, where it cannot be found by the config or beside the checkpoint.
+        config: A ``config.json`` to use in place of the one in the checkpoint.
+        force: Replace a folder that is there.
+        progress: Called with the number of bytes written since the last call.
+
+    Returns:
+        The folder; ``written`` is False when an export of the same content is there already.
+
+    Raises:
+        CheckpointError: When the checkpoint is damaged or no XTTS model.
+        ConfigError: When an option is wrong or config or vocabulary cannot be found.
+        OutputExistsError: When something else is at ``output_dir`` and ``force`` is not given.
+        VerificationError, OSError: When writing fails; nothing is left behind.
+
+    Example:
+        >>> export_checkpoint("run/checkpoint_1000.pth").path
+        PosixPath('run/inference/checkpoint_1000')
+    """
+    check_choice("dtype", dtype, CASTS)
+    check_choice("format", format, tuple(FORMATS))
+    with open_checkpoint(checkpoint) as source:
+        output = Path(output_dir) if output_dir is not None else default_output(source.path)
+        return export_opened(
+            source, output, dtype=dtype, format=format, vocab=vocab, config=config, force=force, progress=progress
+        )
+
+
+def export_opened(  # noqa: PLR0913 - options of one command
+    source: Checkpoint,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    format: str = "pth",  # noqa: A002 - what users call it
+    vocab: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    trained_in: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> WrittenFolder:
+    """As `export_checkpoint`, of an open checkpoint: its ``path`` says what it is called and where its assets lie.
+
+    ``trained_in`` is as for `find_assets`.
+    """
+    model = inference_model(source)
+    if output.exists() and not force:
+        return _already_there(output, source, dtype, format)
+    tensors = cast(model.tensors, dtype)
+    assets = find_assets(
+        source,
+        model.tensors,
+        vocab=Path(vocab) if vocab else None,
+        config=Path(config) if config else None,
+        trained_in=trained_in,
+    )
+    provenance = provenance_of("export", [describe_source(source)], dtype=dtype, models=[model])
+    try:
+        return write_inference_folder(
+            output,
+            tensors,
+            origin=str(source.path),
+            assets=assets,
+            header=training_state(source),
+            provenance=provenance,
+            format=format,
+            force=force,
+            mode=source.mode,
+            progress=progress,
+        )
+    except OutputExistsError:
+        if force:
+            raise
+        return _already_there(output, source, dtype, format)  # another process was faster
+
+
+def default_output(checkpoint: Path) -> Path:
+    """Where a checkpoint's export goes: ``inference/NAME`` beside it, NAME being its stem or its folder's name.
+
+    Beside a checkpoint of a run whose config names another folder, that one: `exports_folder`.
+    """
+    if checkpoint.name in MODEL_NAMES:
+        return checkpoint.parent / DEFAULT_FOLDER / checkpoint.absolute().parent.name
+    return checkpoint.parent / exports_folder(checkpoint.parent) / checkpoint.stem
+
+
+def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the choices.
+
+    Raises:
+        ConfigError: Naming the option, the value and the choices.
+    """
+    if value not in choices:
+        msg = f"{option} {value!r}: expected one of {', '.join(choices)}"
+        raise ConfigError(msg)
+
+
+def is_export_of(folder: Path, source: Checkpoint, dtype: str, format: str = "pth") -> bool:  # noqa: A002
+    """Whether a folder is a whole export of these weights in this form."""
+    found = read_provenance(folder)
+    if found is None or found["kind"] != "export" or found.get("dtype") != dtype:
+        return False
+    sources = found["sources"]
+    described = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
+    same = isinstance(described, dict) and source.has_fingerprint(described.get("fingerprint"))
+    return same and (folder / FORMATS[format]).is_file()
+
+
+def _already_there(output: Path, source: Checkpoint, dtype: str, format: str) -> WrittenFolder:  # noqa: A002
+    if is_export_of(output, source, dtype, format):
+        return WrittenFolder(output, folder_bytes(output), written=False, provenance=read_provenance(output) or {})
+    msg = f"{output}: exists and is not this export (another source, dtype or format); use --force or another --output"
+    raise OutputExistsError(msg)

@@ -1,0 +1,320 @@
+"""The inference folder: what the callback and every command that makes a model write, published whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors
+from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError, VerificationError
+from xtts_export_callback.files.atomic import whole_directory
+from xtts_export_callback.files.json_file import read_json_object
+from xtts_export_callback.files.random_access import RandomFile
+from xtts_export_callback.xtts.companions import write_companion
+from xtts_export_callback.xtts.loadable import check_loadable
+from xtts_export_callback.xtts.state_dict import DROPPED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.checkpoint.writer import Progress
+    from xtts_export_callback.tensors.tensor import Tensor
+    from xtts_export_callback.xtts.assets import Assets
+    from xtts_export_callback.xtts.state_dict import InferenceModel
+
+PROVENANCE_FILE = "export.json"
+FORMATS = {"pth": "model.pth", "safetensors": "model.safetensors"}
+_PROVENANCE_VERSION = 1
+_LOSSES = ("train_loss", "eval_loss", "computed")
+_LARGEST = 1 << 63
+_BLOCK = 1 << 20
+_VERSIONS_OF = ("xtts-export-callback", "torch", "coqui-tts", "coqui-tts-trainer", "numpy")
+
+
+@dataclass(frozen=True)
+class WrittenFolder:
+    """An inference folder that was written or was there already.
+
+    Attributes:
+        path: The folder.
+        nbytes: Bytes of all its files.
+        written: False when an identical export was there already and nothing was done.
+        provenance: The content of its ``export.json``.
+        notes: What was left out, and why, in a line each.
+    """
+
+    path: Path
+    nbytes: int
+    written: bool
+    provenance: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def write_inference_folder(  # noqa: PLR0913 - one place knows everything that goes into a folder
+    path: Path,
+    tensors: dict[str, Tensor],
+    *,
+    origin: str,
+    assets: Assets,
+    header: dict[str, Any],
+    provenance: dict[str, Any],
+    format: str = "pth",  # noqa: A002 - what users call it
+    extra: Mapping[str, Any] | None = None,
+    force: bool = False,
+    mode: int = 0o666,
+    progress: Progress | None = None,
+) -> WrittenFolder:
+    """Write a folder that ``Xtts.load_checkpoint`` and ``TTS(model_path=...)`` take.
+
+    Args:
+        path: The folder to create.
+        tensors: The inference model.
+        origin: The file that it comes from, for errors.
+        assets: What goes beside it.
+        header: ``step``, ``epoch`` and ``model_loss`` as `training_state` gives them.
+        provenance: What `provenance_of` gave.
+        format: ``"pth"`` or ``"safetensors"``.
+        extra: Further ``.pth`` files: by name, what `write_pth` shall put into them where no asset has that name.
+        force: Replace an inference folder of ours, which stays whole until the new one is; never anything else.
+        mode: Permissions of the files, narrowed by the umask: those of the source, so that an export of what is
+            private is private too. The folder can be entered by whoever may read them.
+        progress: Called with the number of bytes of weights written since the last call.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: For an unknown format.
+        CheckpointError: When ``Xtts.load_checkpoint`` would not load the tensors with the config.
+        CheckpointError, OutputExistsError, VerificationError, OSError: As `write_pth`; nothing is left behind.
+    """
+    if format not in FORMATS:
+        msg = f"format {format!r}: expected one of {', '.join(FORMATS)}"
+        raise ConfigError(msg)
+    check_loadable(tensors, assets.config, origin)
+    _check_replaceable(path, force=force)
+    folder_mode = 0o700 | mode | (mode & 0o444) >> 2
+
+    def check(there: Path) -> None:
+        _check_replaceable(there, force=force, known_as=path)
+
+    with whole_directory(path, force=force, check=check, mode=folder_mode) as temporary:
+        weights = temporary / FORMATS[format]
+        document = {"config": assets.config, **header, "export": provenance}
+        if format == "pth":
+            write_pth(weights, {"model": tensors, **document}, mode=mode, progress=progress)
+        else:
+            write_safetensors(weights, tensors, document, mode=mode, progress=progress)
+        _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode(), mode)
+        _write(temporary / "vocab.json", assets.vocab, mode)
+        companions = assets.companions.items()
+        notes = _leftovers(provenance)
+        notes += [note for name, found in companions for note in write_companion(temporary / name, found, mode=mode)]
+        for name, content in (extra or {}).items():
+            if not (temporary / name).exists():
+                write_pth(temporary / name, content, mode=mode)
+        complete = {**provenance, "files": _describe_files(temporary, weights, tensors)}
+        _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode(), mode)
+        nbytes = folder_bytes(temporary)
+    return WrittenFolder(path, nbytes, written=True, provenance=complete, notes=tuple(notes))
+
+
+def _leftovers(provenance: dict[str, Any]) -> list[str]:
+    """A line on what was dropped that not every checkpoint of a training holds."""
+    parts = provenance["dropped"].items()
+    found = [f"{name} ({part['tensors']} tensors)" for name, part in parts if name not in DROPPED]
+    return [f"dropped what is left of a training: {', '.join(found)}"] if found else []
+
+
+def _check_replaceable(path: Path, *, force: bool, known_as: Path | None = None) -> None:
+    """Refuse to replace what is not wholly ours: a run, somebody's folder, an export that has got other files."""
+    shown = known_as or path
+    if path.name in {"", ".."}:
+        msg = f"{shown}: expected the name of a folder to create; name another output"
+        raise OutputExistsError(msg)
+    if not force or not path.is_dir():
+        return
+    foreign = not_ours(path)
+    if foreign:
+        msg = (
+            f"{shown}: not an inference folder and nothing else (it holds {', '.join(foreign[:3])}, not or not as this "
+            "package wrote it); name another output"
+        )
+        raise OutputExistsError(msg)
+
+
+def not_ours(folder: Path) -> list[str]:
+    """Say what in a folder is not, or is no longer, what this package wrote: somebody may need it.
+
+    Whatever removes or replaces a folder asks here, and leaves it where the answer is not empty.
+
+    Args:
+        folder: A folder that exists.
+
+    Returns:
+        Names of files of others, of folders, of links, and of files of ours that were changed since. Empty for an
+        inference folder that is wholly ours, whatever of it is missing, and for an empty folder.
+    """
+    if folder.is_symlink():
+        return [f"{folder.name}, a link"]
+    described = (read_provenance(folder) or {}).get("files")
+    files = described if isinstance(described, dict) else {}
+    known = {*files, PROVENANCE_FILE} if files else set()
+    names = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in names if name not in known]
+    if foreign:
+        return foreign  # and nothing has to be read
+    return [name for name in names if name in files and not _is_as_written(folder / name, files[name])]
+
+
+def _is_as_written(path: Path, described: Any) -> bool:
+    """Whether a file is what ``export.json`` says of it."""
+    if not isinstance(described, dict) or path.is_symlink() or not path.is_file():
+        return False
+    if path.name not in FORMATS.values():
+        return bool(described.get("sha256") == sha256_of(path))
+    try:
+        with open_checkpoint(path) as found:
+            return found.has_fingerprint(described.get("fingerprint"))
+    except CheckpointError:
+        return False
+
+
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """The provenance of an inference folder of ours, or None where the folder is not one."""
+    try:
+        value = read_json_object(folder / PROVENANCE_FILE)
+    except ConfigError:
+        return None
+    return value if "sources" in value and "kind" in value else None
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
+
+
+def training_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """``step``, ``epoch`` and ``model_loss`` of a checkpoint, None where it does not say.
+
+    ``model_loss`` is ``{"train_loss": ..., "eval_loss": ...}``; plain ``save_model`` calls leave it out.
+    """
+    state = {key: _plain(checkpoint.document.get(key)) for key in ("step", "epoch", "model_loss")}
+    if isinstance(checkpoint.document.get("model_loss"), dict):
+        losses = checkpoint.document["model_loss"]
+        state["model_loss"] = {key: _plain(losses[key]) for key in _LOSSES if key in losses}
+    return state
+
+
+def describe_source(checkpoint: Checkpoint, **more: Any) -> dict[str, Any]:
+    """How provenance names a source: by content, never by a path of this machine."""
+    name = checkpoint.path.parent.name if checkpoint.path.name in FORMATS.values() else checkpoint.path.name
+    name = "".join(filter(str.isprintable, name))
+    return {"name": name, "fingerprint": checkpoint.fingerprint(), **training_state(checkpoint), **more}
+
+
+def provenance_of(
+    kind: str, sources: list[dict[str, Any]], *, dtype: str, models: list[InferenceModel], rules: Any = None
+) -> dict[str, Any]:
+    """What a folder says about where its weights come from.
+
+    Args:
+        kind: ``"export"``, ``"average"`` or ``"merge"``.
+        sources: One `describe_source` for each input.
+        dtype: The type that was asked for.
+        models: The selections, for what was dropped and which prefix was stripped.
+        rules: How several were combined.
+
+    Returns:
+        Plain values. ``created`` honours ``SOURCE_DATE_EPOCH`` (reproducible-builds.org).
+    """
+    dropped: dict[str, dict[str, int]] = {}
+    for model in models:
+        for component, (count, nbytes) in model.dropped.items():
+            dropped[component] = {"tensors": count, "bytes": nbytes}
+    return {
+        "version": _PROVENANCE_VERSION,
+        "kind": kind,
+        "created": _created(),
+        "sources": sources,
+        "dtype": dtype,
+        "dropped": dropped,
+        "stripped_prefix": sorted({model.prefix for model in models}),
+        "rules": rules,
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _created() -> str:
+    """Now, or the time that ``SOURCE_DATE_EPOCH`` gives.
+
+    Raises:
+        ConfigError: When it gives none.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        now = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        msg = f"SOURCE_DATE_EPOCH: expected seconds from 1970 to the year 9999, found {epoch!r}; correct or unset it"
+        raise ConfigError(msg) from error
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _plain(value: Any) -> Any:
+    """A number that JSON has, None for anything else: a loss can be NaN or infinite, and a text can say anything."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) and abs(value) < _LARGEST else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _describe_files(folder: Path, weights: Path, tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Sizes and content hashes; opening the weights again also proves that they can be opened."""
+    files: dict[str, dict[str, Any]] = {}
+    with open_checkpoint(weights) as written:
+        expected = {name: (tensor.dtype.name, tensor.shape) for name, tensor in tensors.items()}
+        found = {name: (tensor.dtype.name, tensor.shape) for name, tensor in written.tensors.items()}
+        if found != expected:
+            msg = f"{weights}: read back with other tensors than were written; check the disk"
+            raise VerificationError(msg)
+        files[weights.name] = {"bytes": written.nbytes, "fingerprint": written.fingerprint()}
+    for entry in sorted(folder.iterdir()):
+        if entry != weights:
+            files[entry.name] = {"bytes": entry.stat().st_size, "sha256": sha256_of(entry)}
+    return files
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    with RandomFile(path, create=True, mode=mode) as out:
+        out.write_at(content, 0)
+        out.sync()
+    if path.read_bytes() != content:
+        msg = f"{path}: read back other bytes than were written; check the disk"
+        raise VerificationError(msg)

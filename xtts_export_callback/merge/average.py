@@ -1,0 +1,112 @@
+"""The mean of checkpoints: a better model than the last one at no training cost.
+
+Averaging the weights along one training run is what Izmailov et al., "Averaging Weights Leads to Wider Optima and
+Better Generalization" (2018) and, over the last checkpoints, Vaswani et al., "Attention Is All You Need" (2017) do.
+It is the simplest merge there is, and done by the engine of `merge`.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.merge.merge import plan_of, with_dtype, write_merge
+from xtts_export_callback.merge.methods.settings import check_weights
+from xtts_export_callback.merge.methods.weighted_sums import Linear
+from xtts_export_callback.merge.models import open_models
+from xtts_export_callback.merge.recipe import Recipe, model_sources
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    from xtts_export_callback.checkpoint.writer import Progress
+    from xtts_export_callback.inference_folder.folder import WrittenFolder
+    from xtts_export_callback.merge.models import OpenModel
+    from xtts_export_callback.merge.plan import Plan
+
+
+def average_checkpoints(  # noqa: PLR0913 - options of one command
+    checkpoints: Sequence[str | os.PathLike[str]],
+    output_dir: str | os.PathLike[str],
+    *,
+    weights: Sequence[float] | None = None,
+    dtype: str | None = None,
+    vocab: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    for_training: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> WrittenFolder:
+    """Write the mean of checkpoints as an inference folder.
+
+    Floating-point tensors are summed in float64 and rounded once; integers come from the newest checkpoint.
+
+    Args:
+        checkpoints: Two or more, of any kind; what is newest is decided by step, then by the order given.
+        output_dir: The folder to create.
+        weights: One for each; they are divided by their sum. Equal by default.
+        dtype: Type of the result: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default what the inputs have.
+        vocab: The training ``vocab.json``, where it cannot be found by the config or beside the newest.
+        config: A ``config.json`` to use in place of the newest checkpoint's.
+        for_training: Also write what GPTTrainer needs to go on from the result.
+        force: Replace a folder that is there.
+        progress: Called with the number of bytes written since the last call.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: When an input is damaged, holds NaN or infinity, or is no XTTS model.
+        ConfigError: When weights do not fit or config or vocabulary cannot be found.
+        IncompatibleError: When keys, shapes or vocabularies differ; all differences are named.
+        OutputExistsError, VerificationError, OSError: As `export_checkpoint`.
+    """
+    with planned_average(
+        checkpoints, weights=weights, dtype=dtype, vocab=vocab, config=config, for_training=for_training
+    ) as plan:
+        return write_merge(
+            plan, Path(output_dir), kind="average", for_training=for_training, force=force, progress=progress
+        )
+
+
+@contextmanager
+def planned_average(
+    checkpoints: Sequence[str | os.PathLike[str]],
+    *,
+    weights: Sequence[float] | None = None,
+    dtype: str | None = None,
+    vocab: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    for_training: bool = False,
+) -> Iterator[Plan]:
+    """Open checkpoints and settle their mean; nothing of their tensors is read.
+
+    Args and errors are those of `average_checkpoints`.
+
+    Yields:
+        The plan, whose checkpoints stay open until the block ends.
+    """
+    if len(checkpoints) < 2:
+        msg = f"expected at least 2 checkpoints to average, found {len(checkpoints)}"
+        raise ConfigError(msg)
+    checked = check_weights(weights, len(checkpoints))
+    with ExitStack() as stack:
+        opened = open_models(model_sources([Path(path) for path in checkpoints]), stack)
+        order = sorted(range(len(opened)), key=lambda index: _step(opened[index]))
+        models = [opened[index] for index in order]
+        newest = replace(
+            models[-1].source, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
+        )
+        models[-1] = replace(models[-1], source=newest)
+        settings = Linear(tuple(checked[index] for index in order))
+        recipe = Recipe(tuple(model.source for model in models), settings)
+        yield plan_of(with_dtype(recipe, dtype, for_training=for_training), models)
+
+
+def _step(model: OpenModel) -> int:
+    step = model.checkpoint.document.get("step")
+    return step if isinstance(step, int) else -1

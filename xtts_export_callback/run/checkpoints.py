@@ -1,0 +1,180 @@
+"""A run folder: the Trainer's checkpoints in it, our exports beside them, and which of those may go."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES
+from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.files.atomic import temporary_name
+from xtts_export_callback.files.json_file import read_json_object
+from xtts_export_callback.files.printable import training_logger
+from xtts_export_callback.inference_folder.folder import not_ours, read_provenance
+from xtts_export_callback.xtts.model_config import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+DEFAULT_FOLDER = "inference"
+SHORTCUT = "best_model.pth"
+"""What the Trainer calls the second copy of its best model."""
+_CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)")
+_kept: set[Path] = set()  # what the log has named already
+
+
+class Saved(NamedTuple):
+    """A checkpoint file of the Trainer or an export of one.
+
+    Attributes:
+        step: The number in its name.
+        kind: ``"checkpoint"`` or ``"best_model"``.
+        path: The file or folder.
+    """
+
+    step: int
+    kind: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What its export is called."""
+        return f"{self.kind}_{self.step}"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run of the Trainer rather than a model: its checkpoints decide, then a model of its own."""
+    if find_checkpoints(path):
+        return True
+    is_model = any((path / name).is_file() for name in MODEL_NAMES)
+    return not is_model and path.is_dir() and (path / exports_folder(path)).is_dir()
+
+
+def exports_folder(run: Path) -> str:
+    """Name of a run's folder of exports: ``export.folder`` in its ``config.json``, ``"inference"`` where none is named.
+
+    What is no plain name is not followed: a config of others must not lead out of the run.
+    """
+    try:
+        options: Any = read_json_object(run / CONFIG_FILE).get("export")
+    except ConfigError:
+        return DEFAULT_FOLDER
+    folder = options.get("folder") if isinstance(options, dict) else None
+    is_plain = isinstance(folder, str) and re.fullmatch(r"[^/\\\0]+", folder) and folder.strip(". ")
+    return str(folder) if is_plain else DEFAULT_FOLDER
+
+
+def refuse_folder_of_exports(path: Path) -> None:
+    """Say what to name in place of a folder of exports, which is neither a run nor a model.
+
+    Raises:
+        ConfigError: When ``path`` is one.
+    """
+    exports = find_exports(path)
+    if exports:
+        run = f"the run {path.parent}, or " if is_run(path.parent) else ""
+        msg = f"{path}: a folder of exports, not a run or a model; name {run}one of them, such as {exports[-1].path}"
+        raise ConfigError(msg)
+
+
+def find_checkpoints(run: Path) -> list[Saved]:
+    """The Trainer's numbered checkpoints at a run's root, by step; ``best_model.pth``, a copy, is left out."""
+    return _find(run, suffix=".pth")
+
+
+def find_exports(folder: Path) -> list[Saved]:
+    """Our exports in a folder of exports, by step. Folders that are not ours are left out."""
+    return [saved for saved in _find(folder, suffix="") if read_provenance(saved.path) is not None]
+
+
+def holds_anything(folder: Path) -> bool:
+    """Whether a folder of exports holds a model or anything else that somebody may need."""
+    return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
+
+
+def _find(folder: Path, *, suffix: str) -> list[Saved]:
+    found = []
+    if not folder.is_dir():
+        return []
+    for entry in folder.iterdir():
+        match = _CHECKPOINT.fullmatch(entry.name.removesuffix(suffix)) if entry.name.endswith(suffix) else None
+        if match is not None and entry.is_dir() == (suffix == ""):
+            found.append(Saved(int(match[2]), match[1], entry))
+    return sorted(found)
+
+
+def last_checkpoints(run: Path, count: int, *, folder: str | None = None) -> list[Saved]:
+    """The last checkpoints of a run by step, each from where it is most precise.
+
+    Args:
+        run: The run folder.
+        count: How many.
+        folder: Name of the folder of exports in it; by default the one that the run's config names.
+
+    Returns:
+        Oldest first. An export in float32 stands for its checkpoint (it is the same bits in a third of the size);
+        one in half precision only where the full checkpoint is gone.
+
+    Raises:
+        ConfigError: When there are fewer, with a list of what there is.
+    """
+    best: dict[int, Saved] = {}
+    exports = [saved for saved in find_exports(run / (folder or exports_folder(run))) if saved.kind == "checkpoint"]
+    full = [saved for saved in find_checkpoints(run) if saved.kind == "checkpoint"]
+    precise = [saved for saved in exports if (read_provenance(saved.path) or {}).get("dtype") == "float32"]
+    for saved in (*exports, *full, *precise):
+        best[saved.step] = saved
+    if count < 1:
+        msg = f"{run}: expected at least 1 checkpoint to be asked for, found {count}; choose a larger --last"
+        raise ConfigError(msg)
+    if len(best) < count:
+        there = ", ".join(str(step) for step in sorted(best)) or "none"
+        msg = (
+            f"{run}: expected at least {count} checkpoints, found {len(best)} (steps: {there}); choose a smaller --last"
+        )
+        raise ConfigError(msg)
+    return [best[step] for step in sorted(best)[-count:]]
+
+
+def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = ()) -> list[str]:
+    """Remove the oldest exports of ``checkpoint_*`` by step number.
+
+    Args:
+        folder: The folder of exports.
+        keep_last: How many to keep; 0 keeps all.
+        protected: Names that stay whatever their number.
+
+    Returns:
+        Names of the exports that were removed. Only folders that are wholly ours are ever touched.
+    """
+    if keep_last < 1:
+        return []
+    exports = [saved for saved in find_exports(folder) if saved.kind == "checkpoint"]
+    return [saved.name for saved in exports[:-keep_last] if saved.name not in protected and remove_export(saved.path)]
+
+
+def remove_export(path: Path) -> bool:
+    """Remove an export so that it is never seen in part: it loses its name first.
+
+    Returns:
+        False where the folder is not wholly ours. It stays then, and a line in the log says so, once.
+    """
+    names = {entry.name for entry in path.iterdir()}
+    foreign = not_ours(path)
+    if not foreign:
+        hidden = temporary_name(path)
+        path.rename(hidden)
+        foreign = sorted({entry.name for entry in hidden.iterdir()} - names)  # what was put there at the last moment
+        if not foreign:
+            shutil.rmtree(hidden, ignore_errors=True)
+            return True
+        hidden.rename(path)
+    if path not in _kept:
+        _kept.add(path)
+        what = ", ".join(foreign[:3])
+        line = " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it"
+        training_logger().warning(line, path, what)
+    return False

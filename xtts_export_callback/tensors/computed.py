@@ -1,0 +1,348 @@
+"""Tensors computed from tensors, as storages that compute while they are read.
+
+Sums run in float64 and are rounded once, to nearest even, so that a result is as exact as its type allows and
+independent of the order of blocks and threads.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import lru_cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.tensors.dtypes import BY_NAME, DType, from_float32, from_float64, to_float64
+from xtts_export_callback.tensors.tensor import GatheredStorage, Storage, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from xtts_export_callback.tensors.tensor import Reader
+
+    Bits: TypeAlias = npt.NDArray[Any]
+    Values: TypeAlias = npt.NDArray[np.float64]
+    NextValues: TypeAlias = Callable[[int], Values]
+
+_HALF_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
+_STEP = 1 << 18  # elements at a time: a block of float32; of fewer the threads wait for the interpreter's lock
+_WIDENED_BY_NUMPY = {"<f2", "<f4", "<f8"}
+
+
+class ComputedStorage(Storage):
+    """Elements that are computed in float64, block by block in row-major order, and rounded once."""
+
+    def __init__(self, name: str, inputs: Sequence[Tensor], dtype: DType, numel: int | None = None) -> None:
+        """Describe the result.
+
+        Args:
+            name: What the result is called, for errors.
+            inputs: Floating-point tensors that it is computed from.
+            dtype: The floating-point type of the result.
+            numel: Its number of elements; by default that of the first input.
+        """
+        self.name = name
+        self.inputs = list(inputs)
+        self.dtype = dtype
+        self.nbytes = (inputs[0].numel if numel is None else numel) * dtype.itemsize
+
+    @abstractmethod
+    def values(self) -> NextValues:
+        """A function that returns the given number of elements that follow the last call's, as a float64 array.
+
+        The array may be used again by the next call. The first call asks for the most elements.
+        """
+
+    @property
+    def times_read(self) -> list[int]:
+        """For each input, how often it is read."""
+        return [1] * len(self.inputs)
+
+    def reader(self) -> Reader:
+        """See `Storage.reader`.
+
+        Raises:
+            CheckpointError: From the reader, when an element of the result is NaN or infinite.
+        """
+        import numpy as np
+
+        next_values = self.values()
+
+        def fill(buffer: memoryview) -> None:
+            result = np.frombuffer(buffer, self.dtype.numpy)
+            for start in range(0, len(result), _STEP):
+                part = result[start : start + _STEP]
+                values = next_values(len(part))
+                from_float64(values, self.dtype, out=part)
+                if not all_finite(part, self.dtype):
+                    self.blame(values)
+
+        return fill
+
+    def blame(self, values: Values) -> None:
+        """Say why elements are not finite: they are too large for the type, an input holds such, or the weights.
+
+        Raises:
+            CheckpointError: Always.
+        """
+        import numpy as np
+
+        for tensor in self.inputs:
+            if not all(all_finite(bits, tensor.dtype) for bits in blocks(tensor)):
+                msg = f"{source_path(tensor)}: {self.name}: holds NaN or infinity; leave this checkpoint out"
+                raise CheckpointError(msg)
+        largest = float(np.abs(values).max())
+        if np.isfinite(largest) and self.dtype.name == "float16":
+            msg = f"{self.name}: {largest:.6g} is too large for float16; choose --dtype float32 or bfloat16"
+            raise CheckpointError(msg)
+        msg = f"{self.name}: the result is NaN, infinite or too large for {self.dtype.name}; check the weights"
+        raise CheckpointError(msg)
+
+
+class WeightedSum(ComputedStorage):
+    """The element-wise weighted sum of tensors, divided by a divisor.
+
+    A weight of 0 means that the tensor is not even read: its NaN does not count.
+    """
+
+    def __init__(
+        self, name: str, tensors: Sequence[Tensor], weights: Sequence[float], divisor: float, dtype: DType
+    ) -> None:
+        """Describe the sum.
+
+        Args:
+            name: What the result is called, for errors.
+            tensors: Floating-point tensors of one shape, of any dtypes and layouts.
+            weights: One for each, not all 0.
+            divisor: What the sum is divided by; the sum of the weights for a mean.
+            dtype: The type of the result.
+        """
+        terms = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0]
+        super().__init__(name, [tensor for tensor, _ in terms], dtype)
+        self._weights = [weight for _, weight in terms]
+        self._divisor = divisor
+
+    def values(self) -> NextValues:
+        """See `ComputedStorage.values`."""
+        if any(tensor.dtype.itemsize == 8 for tensor in self.inputs):
+            return self._differences()
+        return self._sums()
+
+    def _sums(self) -> NextValues:
+        import numpy as np
+
+        scratch = Scratch()  # one for all: memory must not grow with the number of models
+        terms = [
+            (BlockReader(tensor, scratch), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)
+        ]
+        factor = _reciprocal(self._divisor)
+        total = np.empty(0, np.float64)
+        product = np.empty(0, np.float64)
+
+        def next_values(count: int) -> Values:
+            nonlocal total, product
+            if len(total) < count:
+                total = np.empty(count, np.float64)
+                product = np.empty(count, np.float64)
+            part, scaled = total[:count], product[:count]
+            with np.errstate(invalid="ignore", over="ignore"):  # found in the result, where it is named
+                for index, (source, weight) in enumerate(terms):
+                    elements = source.widenable(count)
+                    term = part if index == 0 else scaled
+                    if weight != 1:  # in float64: left to itself, numpy multiplies in the type of the elements
+                        elements = np.multiply(elements, weight, out=term, dtype=np.float64)
+                    if index == 0 and elements is not part:
+                        part[:] = elements
+                    elif index > 0:
+                        part += elements
+                if factor is None:
+                    part /= self._divisor
+                elif factor != 1:
+                    part *= factor
+            return part
+
+        return next_values
+
+    def _differences(self) -> NextValues:
+        """As differences from the first term: the mean of equal float64 numbers is then that number exactly."""
+        import math
+
+        import numpy as np
+
+        sources = [BlockReader(tensor) for tensor in self.inputs]
+        factors = [weight / self._divisor for weight in self._weights]
+        whole = math.fsum(self._weights) / self._divisor
+
+        def next_values(count: int) -> Values:
+            first = sources[0].float64(count)
+            with np.errstate(invalid="ignore", over="ignore"):
+                total = first if whole == 1 else first * whole
+                for source, factor in zip(sources[1:], factors[1:], strict=True):
+                    total = total + (source.float64(count) - first) * factor
+            return total
+
+        return next_values
+
+
+@lru_cache(maxsize=64)  # a merge has a few divisors and a thousand tensors
+def _reciprocal(divisor: float) -> float | None:
+    """What to multiply with in place of a division, which takes three times as long; None where that would show.
+
+    With an error of at most 2^-54, ``divisor * x * reciprocal`` rounds to x for every float64 x: what lies halfway
+    between two numbers of the result's type still does.
+    """
+    reciprocal = 1 / divisor
+    if not isfinite(reciprocal):
+        return None
+    (above, below), (factor, power) = divisor.as_integer_ratio(), reciprocal.as_integer_ratio()
+    product, one = above * factor, below * power  # product / one is what comes instead of 1, exactly
+    return reciprocal if abs(product - one) << 54 <= abs(one) else None
+
+
+class Cast(ComputedStorage):
+    """The elements of one tensor in another type, rounded once; from float32 without the detour over float64."""
+
+    def values(self) -> NextValues:
+        """See `ComputedStorage.values`."""
+        return BlockReader(self.inputs[0]).float64
+
+    def reader(self) -> Reader:
+        """See `ComputedStorage.reader`."""
+        if self.inputs[0].dtype.name != "float32":
+            return super().reader()
+        source = BlockReader(self.inputs[0])
+
+        def fill(buffer: memoryview) -> None:
+            bits = source.bits(len(buffer) // self.dtype.itemsize)
+            result = from_float32(bits, self.dtype)
+            if not all_finite(result, self.dtype):
+                self.blame(to_float64(bits, self.inputs[0].dtype))
+            buffer[:] = result.data.cast("B")
+
+        return fill
+
+
+class Scratch:
+    """Memory that is used again and again."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._buffer = memoryview(bytearray())
+
+    def take(self, size: int) -> memoryview:
+        """``size`` bytes, the same ones as the last time."""
+        if len(self._buffer) < size:
+            self._buffer = memoryview(bytearray(size))
+        return self._buffer[:size]
+
+
+class BlockReader:
+    """Reads a tensor from front to back, in blocks of any size."""
+
+    def __init__(self, tensor: Tensor, scratch: Scratch | None = None) -> None:
+        """Start at the first element of ``tensor``, in row-major order.
+
+        Args:
+            tensor: What to read; floating-point for all but `bits`.
+            scratch: Where elements stay until the next read; readers that are used in turn may share it.
+        """
+        self._fill = tensor.packed().reader()
+        self._dtype = tensor.dtype
+        self._scratch = scratch or Scratch()
+
+    def bits(self, count: int) -> Bits:
+        """The next ``count`` elements as they stand in the file, valid until the next call."""
+        import numpy as np
+
+        raw = self._scratch.take(count * self._dtype.itemsize)
+        self._fill(raw)
+        return np.frombuffer(raw, self._dtype.numpy)
+
+    def widenable(self, count: int) -> Bits:
+        """The next ``count`` elements as an array that numpy widens to float64 inside an operation, without a copy."""
+        bits = self.bits(count)
+        return bits if self._dtype.numpy in _WIDENED_BY_NUMPY else to_float64(bits, self._dtype)
+
+    def float64(self, count: int) -> Values:
+        """The next ``count`` elements as a float64 array of the caller's own."""
+        return to_float64(self.bits(count), self._dtype)
+
+
+def blocks(tensor: Tensor) -> Iterable[Bits]:
+    """All elements of a tensor as they stand in the file, in row-major order, a block at a time."""
+    source = BlockReader(tensor)
+    for count in block_sizes(tensor.numel):
+        yield source.bits(count)
+
+
+def block_sizes(numel: int) -> Iterable[int]:
+    """Numbers of elements to take at a time, for methods that go over their inputs before the first result."""
+    for start in range(0, numel, _STEP):
+        yield min(_STEP, numel - start)
+
+
+def all_finite(bits: Bits, dtype: DType) -> bool:
+    """Whether no element is NaN or infinite.
+
+    Args:
+        bits: Elements as they stand in a file, any shape.
+        dtype: Their type; only float64, float32, float16 and bfloat16 can hold either.
+    """
+    import numpy as np
+
+    exponent = _HALF_EXPONENTS.get(dtype.name)
+    if exponent is not None:  # all ones: several times as fast as asking numpy
+        return bool(((bits.view("<u2") & exponent) != exponent).all())
+    return dtype.numpy[1] != "f" or bool(np.isfinite(bits).all())
+
+
+def source_path(tensor: Tensor) -> str:
+    """The file that a tensor is read from, for messages."""
+    storage = tensor.storage
+    file = getattr(storage, "file", None) or getattr(getattr(storage, "base", None), "file", None)
+    return str(file.path) if file is not None else "a source"
+
+
+def bytes_read(tensor: Tensor) -> int:
+    """Bytes that reading a tensor takes from its file: all of its storage, whose checksum is over all of it."""
+    packed = tensor.packed()
+    if isinstance(packed, GatheredStorage):
+        return 0 if tensor.numel == 0 else tensor.storage.nbytes
+    return tensor.storage.nbytes if packed.nbytes else 0
+
+
+def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Cast the floating-point tensors of a model; the others, and those that have the type, stay what they are.
+
+    Ties stay ties.
+
+    Args:
+        tensors: The state_dict.
+        dtype: The type to cast to.
+
+    Returns:
+        The mapping, nothing read yet.
+    """
+    target = BY_NAME[dtype]
+    done: dict[tuple[Any, ...], Tensor] = {}
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not tensor.dtype.is_float or tensor.dtype is target:
+            result[name] = tensor
+            continue
+        if tensor.view_key not in done:
+            storage = Cast(name, [tensor], target)
+            done[tensor.view_key] = Tensor.contiguous(storage, target, tensor.shape)
+        result[name] = done[tensor.view_key]
+    return result
+
+
+def widest(dtypes: Iterable[DType]) -> DType:
+    """The type that loses the least among floating-point types: float32 for float16 with bfloat16."""
+    found = list(dict.fromkeys(dtypes))
+    if len(found) > 1 and all(dtype.itemsize <= 2 for dtype in found):
+        return BY_NAME["float32"]
+    return max(found, key=lambda dtype: dtype.itemsize)

@@ -1,0 +1,61 @@
+"""Which bytes have to be written for a set of tensors, and how the tensors lie in them.
+
+Tied tensors and overlapping views share storage in the result as they do in the source; the rest of a large storage
+that only a small view refers to is left behind; an expanded tensor stays as small as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from xtts_export_callback.tensors.tensor import SliceStorage, Storage, Tensor, row_major
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def pack(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
+    """Re-base tensors on the smallest storages that keep what they share.
+
+    Args:
+        tensors: Any views of any storages.
+
+    Returns:
+        By ``id`` of each given tensor, a tensor of the same values on a storage that holds no more than is needed.
+    """
+    groups: dict[tuple[int, str], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((id(tensor.storage), tensor.dtype.name), []).append(tensor)
+    packed: dict[int, Tensor] = {}
+    for group in groups.values():
+        for start, stop, members in _connected(group):
+            packed.update(_rebase(start, stop, members))
+    return packed
+
+
+def _connected(group: list[Tensor]) -> list[tuple[int, int, list[Tensor]]]:
+    """Views of one storage in sets that touch common bytes, each set with its range of bytes."""
+    runs: list[tuple[int, int, list[Tensor]]] = []
+    for tensor in sorted(group, key=lambda tensor: tensor.extent):
+        start, stop = tensor.extent
+        if runs and start < runs[-1][1] and stop > start:
+            first, last, members = runs[-1]
+            members.append(tensor)
+            runs[-1] = (first, max(last, stop), members)
+        else:
+            runs.append((start, stop, [tensor]))
+    return runs
+
+
+def _rebase(start: int, stop: int, members: list[Tensor]) -> dict[int, Tensor]:
+    lead = members[0]
+    is_one_view = len({tensor.view_key for tensor in members}) == 1
+    if is_one_view and (lead.numel == 0 or lead.nbytes < stop - start):
+        # A view with gaps, such as a column: written out on its own it takes less.
+        tight = replace(lead, storage=lead.packed(), stride=row_major(lead.shape), offset=0)
+        return {id(tensor): tight for tensor in members}
+    whole = (start, stop) == (0, lead.storage.nbytes)
+    storage: Storage = lead.storage if whole else SliceStorage(lead.storage, start, stop)
+    shift = start // lead.dtype.itemsize
+    return {id(tensor): replace(tensor, storage=storage, offset=tensor.offset - shift) for tensor in members}

@@ -1,0 +1,316 @@
+"""The Trainer callback: whole saves, an inference folder beside each of them, and their average at the end.
+
+The Trainer has no event for a save, but its methods `save_checkpoint` and `save_best_model` are public in every
+version; they are wrapped on the instance. Exports live in a subfolder of the run, under names that neither the
+Trainer's retention (`trainer.io.keep_n_checkpoints`) nor its resume (`trainer.io.get_last_checkpoint`) looks at.
+
+The training thread saves, as it would without us, and queues the export; a thread (`background`) waits for the helper
+process (`worker`) that writes it. A hard link keeps the source there when the Trainer's retention removes it meanwhile.
+"""
+
+from __future__ import annotations
+
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint import open_checkpoint
+from xtts_export_callback.errors import ConfigError, XttsExportError
+from xtts_export_callback.files import disk
+from xtts_export_callback.files.atomic import remove_leftovers
+from xtts_export_callback.files.printable import training_logger
+from xtts_export_callback.run.checkpoints import Saved, find_checkpoints
+from xtts_export_callback.training.dashboard import Dashboard
+from xtts_export_callback.training.exporter import Exporter, guarded, log_failure
+from xtts_export_callback.training.hooks import (
+    is_main_process,
+    looks_like_pattern,
+    protect_from_removal,
+    saves_into,
+    wrap_saves,
+)
+from xtts_export_callback.training.restore import as_losses, choose_checkpoint, loss_of, restore_from_weights
+from xtts_export_callback.training.saving import TrainerSaves
+from xtts_export_callback.units import human_size
+from xtts_export_callback.xtts.state_dict import has_trainer_prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from xtts_export_callback.training.config import ExportConfig
+
+    Event = Callable[[Any], None]
+
+# A child of the Trainer's logger: our lines go where its lines go, console and trainer_0_log.txt.
+logger = training_logger()
+
+
+def export_callbacks(config: Any, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:
+    """The callbacks to give the Trainer; the one line that a training script needs.
+
+    Args:
+        config: A config with the field ``export``, such as `XttsExportTrainerConfig`.
+        existing: Callbacks the script has already; they are kept and run after ours.
+
+    Returns:
+        For ``Trainer(callbacks=...)``. Just the existing ones when the export is disabled, also on the command line.
+
+    Raises:
+        ConfigError: When an option of the export has a value that it cannot take.
+
+    Example:
+        >>> trainer = Trainer(args, config, model=model, callbacks=export_callbacks(config))
+    """
+    # The Trainer reads its command line and the config of a continued run only after it has its callbacks.
+    import sys
+
+    may_be_enabled_later = any(arg.startswith(("--coqpit.export.", "--continue_path")) for arg in sys.argv[1:])
+    if not config.export.enabled and not may_be_enabled_later:
+        return dict(existing or {})
+    return ExportCallback(config).as_callbacks(existing)
+
+
+_NO_LOCAL_FOLDER = (
+    "exports need a local folder, but the Trainer does not save into a folder of this name; training goes on as "
+    "without this callback. To export, set output_path to a plain path, not a URL and not starting with ~"
+)
+_LOOKS_LIKE_PATTERN = (
+    "the Trainer reads *, ? and [ in this path as a pattern and will not find the run again. Rename the folder before "
+    "you continue the run, and choose an output_path and a run_name without these characters"
+)
+
+
+def _never_ends_training(event: Callable[[ExportCallback, Any], None]) -> Callable[[ExportCallback, Any], None]:
+    @wraps(event)
+    def call(self: ExportCallback, trainer: Any) -> None:
+        guarded(f"{event.__name__} was not finished", partial(event, self, trainer))
+
+    return call
+
+
+class ExportCallback:
+    """Exports what a Trainer saves.
+
+    Rank 0 only. Errors are logged and never end training; only a wrong configuration is refused, at start-up.
+
+    Example:
+        >>> trainer = Trainer(args, config, model=model, callbacks=ExportCallback(config).as_callbacks())
+    """
+
+    def __init__(self, config: Any) -> None:
+        """Take the options from ``config.export``, or ``config`` itself when it is an `ExportConfig`.
+
+        Raises:
+            ConfigError: When an option has a value that it cannot take.
+        """
+        self._options: ExportConfig = getattr(config, "export", config)
+        self._options.check_values()
+        self._run = Path()
+        self._has_started = False
+        self._best_loss: Any = None
+        self._dashboard: Dashboard
+        self._exporter: Exporter
+        self._saves: TrainerSaves
+
+    def as_callbacks(self, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:
+        """Callbacks for ``Trainer(callbacks=...)``.
+
+        Args:
+            existing: Callbacks to keep: where both listen to an event, ours runs first, then the existing one.
+
+        Returns:
+            One callable for each event.
+        """
+        merged = dict(existing or {})
+        ours: dict[str, Event] = {
+            "on_init_start": self.on_init_start,
+            "on_init_end": self.on_init_end,
+            "on_epoch_start": self.on_epoch_start,
+            "on_train_step_end": self.on_train_step_end,
+            "on_epoch_end": self.on_epoch_end,
+            "on_keyboard_interrupt": self.on_keyboard_interrupt,
+        }
+        for event, callback in ours.items():
+            merged[event] = _in_turn(callback, merged[event]) if event in merged else callback
+        return merged
+
+    # Events
+
+    def on_init_start(self, trainer: Any) -> None:
+        """Check the configuration and hook the saves, before anything is restored or trained.
+
+        Raises:
+            ConfigError: For an option that cannot be used, a ``restore_path`` that restores nothing, or a run without
+                a whole checkpoint to continue from.
+        """
+        options: Any = getattr(trainer.config, "export", self._options)
+        options.check_values()
+        self._options = options
+        self._has_started = False
+        if not options.enabled:
+            return
+        try:
+            self._begin(trainer)
+        except XttsExportError:
+            raise
+        except Exception as error:
+            log_failure("training goes on without exports", error)
+
+    def _begin(self, trainer: Any) -> None:
+        self._run = Path(trainer.output_path)
+        if not saves_into(self._run):
+            if is_main_process():
+                logger.warning(" ! EXPORT : %s: %s", self._run, _NO_LOCAL_FOLDER)
+            return
+        if trainer.args.continue_path:
+            self._choose_checkpoint(trainer)
+        _refuse_inference_export(trainer.args.restore_path)
+        if is_main_process() and looks_like_pattern(self._run):
+            logger.warning(" ! EXPORT : %s: %s", self._run, _LOOKS_LIKE_PATTERN)
+        self._dashboard = Dashboard(trainer)
+        self._exporter = Exporter(self._run, self._options, self._dashboard)
+        self._exporter.keeps_all_best = trainer.config.save_all_best
+        self._saves = TrainerSaves(trainer, self._options, copy_later=self._exporter.copy_later)
+        protect_from_removal(self._run, self._exporter, self._saves)
+        if is_main_process():
+            wrap_saves(trainer, partial(self._save, trainer))
+        self._has_started = True
+
+    @_never_ends_training
+    def on_init_end(self, trainer: Any) -> None:
+        """Show the options; clean up after a killed run and export what it left unexported."""
+        if not self._has_started:
+            return
+        if trainer.args.continue_path:
+            self._exporter.resumed_from = Path(trainer.args.restore_path).stem
+            guarded("the learning rate was not restored", lambda: restore_from_weights(trainer))
+        if not self._is_active:
+            return
+        guarded("the dashboard got no card", lambda: self._dashboard.show_options(self._options))
+        if trainer.args.continue_path:
+            for folder in (self._run, self._exporter.folder):
+                guarded("clean-up of leftovers", partial(remove_leftovers, folder))
+            guarded("best_model.pth was not checked", lambda: self._saves.shortcut.renew(self._best()))
+            guarded("missing exports were not looked for", self._exporter.export_missing)
+
+    @_never_ends_training
+    def on_epoch_start(self, trainer: Any) -> None:
+        """A run that went back before its best model must still not replace it by a worse one."""
+        if self._best_loss is not None:
+            trainer.best_loss, self._best_loss = self._best_loss, None
+        if self._has_started:
+            trainer.best_loss = as_losses(trainer.best_loss, is_evaluated=trainer.config.run_eval)
+
+    @_never_ends_training
+    def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
+        """Hand the dashboard what the background has noted."""
+        if self._is_active:
+            guarded("the dashboard was not told", self._dashboard.hand_over)
+
+    @_never_ends_training
+    def on_epoch_end(self, trainer: Any) -> None:
+        """After the last epoch: the last event of a normal run."""
+        if self._is_active and trainer.epochs_done + 1 >= trainer.config.epochs:
+            self._finish(trainer)
+
+    @_never_ends_training
+    def on_keyboard_interrupt(self, trainer: Any) -> None:
+        """After the save that Ctrl-C causes, before the Trainer ends the process: most fine-tunes end like this.
+
+        A second Ctrl-C ends the wait.
+        """
+        if not self._is_active:
+            return
+        try:
+            self._finish(trainer)
+        except KeyboardInterrupt:
+            self._exporter.give_up()
+
+    # The Trainer's saves
+
+    @property
+    def _is_active(self) -> bool:
+        return self._has_started and is_main_process()
+
+    def _save(self, trainer: Any, kind: str, save: Callable[..., None], *args: Any, **options: Any) -> None:
+        """Let the Trainer save, and queue the export of what it saved (`trainer.io.save_checkpoint`)."""
+        step = trainer.total_steps_done
+        saved = Saved(step, kind, self._run / f"{kind}_{step}.pth")
+        guarded(f"nothing was awaited before {saved.name}", self._exporter.before_save)
+        is_new = self._saves.perform(partial(save, *args, **options), saved, make_room=self._exporter.make_room)
+        if is_new and (kind == "checkpoint" or self._options.export_best):
+            self._exporter.export(saved, overhead=self._saves.overhead)
+
+    # The end
+
+    def _finish(self, trainer: Any) -> None:
+        """Have everything done and say how it went; Ctrl-C ends the wait."""
+        try:
+            guarded("exports were not finished", self._exporter.finish)
+            guarded("saves may not be whole on the disk", self._saves.wait)
+        except KeyboardInterrupt:
+            self._exporter.give_up()  # the Trainer calls `on_keyboard_interrupt` now, which would wait again
+            raise
+        guarded("the summary was not written", lambda: self._summarize(trainer))
+        guarded("the helper process was not ended", self._exporter.end)
+
+    def _summarize(self, trainer: Any) -> None:
+        self._dashboard.hand_over()
+        if not self._saves.full_bytes:
+            return
+        use = disk.use_of(self._run, self._exporter.folder, self._saves.full_bytes)
+        self._dashboard.note_disk(trainer.total_steps_done, use.checkpoints + use.exports, use.stock)
+        self._dashboard.hand_over()
+        logger.info(
+            " > EXPORT : the run takes %s: checkpoints %s (stock recipe: %s), exports %s",
+            human_size(use.checkpoints + use.exports),
+            human_size(use.checkpoints),
+            human_size(use.stock),
+            human_size(use.exports),
+        )
+
+    # Continuing
+
+    def _choose_checkpoint(self, trainer: Any) -> None:
+        if is_main_process():  # what was held for a save that never reached the disk comes back
+            guarded("clean-up of leftovers", partial(remove_leftovers, self._run))
+        stock = Path(trainer.args.restore_path)
+        chosen = choose_checkpoint(self._run, stock, may_rename=is_main_process())
+        if chosen == stock:
+            return
+        trainer.args.restore_path = str(chosen)
+        best = self._best()
+        if not Path(trainer.args.best_path).exists():
+            trainer.args.best_path = str(best or chosen)
+        if best is not None and chosen.name.startswith("checkpoint"):
+            self._best_loss = guarded(f"the loss of {best.name} is not known", partial(loss_of, best))
+
+    def _best(self) -> Path | None:
+        """The newest best model of the run."""
+        found = [saved.path for saved in find_checkpoints(self._run) if saved.kind == "best_model"]
+        return found[-1] if found else None
+
+
+def _in_turn(first: Event, second: Event) -> Event:
+    def both(trainer: Any) -> None:
+        first(trainer)
+        second(trainer)
+
+    return both
+
+
+def _refuse_inference_export(restore_path: str | None) -> None:
+    if not restore_path:
+        return
+    try:
+        with open_checkpoint(restore_path) as checkpoint:
+            restorable = has_trainer_prefix(checkpoint)
+    except XttsExportError:
+        return  # unreadable here, remote or damaged: the Trainer will say so in its own words
+    if not restorable:
+        msg = (
+            f"{restore_path}: an inference model: its names lack the prefix 'xtts.', so the Trainer would restore 0 "
+            f"layers and train from scratch; to fine-tune from it set model_args.xtts_checkpoint to this path and "
+            "leave restore_path and continue_path empty"
+        )
+        raise ConfigError(msg)

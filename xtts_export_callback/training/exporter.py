@@ -1,0 +1,383 @@
+"""Exports of one run: queued by the training, written in the background, pruned to what may stay."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint import open_checkpoint
+from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.files import disk
+from xtts_export_callback.files.atomic import hard_link, temporary_name
+from xtts_export_callback.files.printable import training_logger
+from xtts_export_callback.inference_folder.folder import folder_bytes, read_provenance
+from xtts_export_callback.run.checkpoints import (
+    Saved,
+    find_checkpoints,
+    find_exports,
+    last_checkpoints,
+    prune_exports,
+    remove_export,
+)
+from xtts_export_callback.training.background import Background, Helper, HelperError, HungError, Work
+from xtts_export_callback.units import human_size
+from xtts_export_callback.xtts.assets import VOCAB_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from xtts_export_callback.training.config import ExportConfig
+    from xtts_export_callback.training.dashboard import Dashboard
+
+logger = training_logger()
+
+
+class Exporter:
+    """The exports of one run.
+
+    Methods are for the training thread and return at once, except those that say that they wait. No error leaves them:
+    each becomes one line in the training log.
+
+    Attributes:
+        folder: The folder of exports.
+        resumed_from: Name of the export whose checkpoint the run was continued from; it is never removed.
+        keeps_all_best: Whether the exports of earlier best models stay, as the Trainer's ``save_all_best`` has it.
+    """
+
+    def __init__(self, run: Path, options: ExportConfig, dashboard: Dashboard) -> None:
+        self.folder = run / options.folder
+        self.resumed_from = ""
+        self.keeps_all_best = True
+        self._run = run
+        self._options = options
+        self._dashboard = dashboard
+        self._helper = Helper()
+        self._background: Background | None = None
+        self._unprotected = False
+        self._to_copy: Path | None = None
+        self._latest = ""
+        self._gives_up = False
+        self._trained_in: str | None = None  # a folder that is gone is no place to look for files
+        with contextlib.suppress(OSError):
+            self._trained_in = os.getcwd()  # noqa: PTH109 - as the text that the helper gets
+        self._is_ending = False
+
+    # Exports
+
+    def before_save(self) -> None:
+        """Wait for exports whose source the Trainer's retention, which runs with the save, could remove."""
+        if self._unprotected:
+            self.wait()
+
+    def export(self, saved: Saved, *, overhead: float = 0.0) -> None:
+        """Queue the export of what was just saved, and keep its file there until it is done.
+
+        Args:
+            saved: The Trainer's file.
+            overhead: Seconds that its save has held up training beyond the Trainer's own writing.
+        """
+        started = time.perf_counter()
+        if saved.kind == "checkpoint":
+            self._latest = saved.name
+        if self._gives_up:
+            _say_not_exported(saved)
+            return
+
+        def queue() -> None:
+            source = self._hold(saved.path)
+            waited = time.perf_counter() - started + overhead
+            run, skip = partial(self._run_export, saved, source, waited), partial(self._skip, saved, source)
+            try:
+                self._submit(Work(saved.name, run, skip, partial(log_failure, f"{saved.name} was not exported")))
+            except BaseException:
+                _let_go(source, saved)
+                raise
+
+        guarded(f"{saved.name} was not exported", queue)
+
+    def _hold(self, path: Path) -> Path:
+        """Another name for a file, so that it outlives the Trainer's retention; itself where there are no links."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        link = temporary_name(self.folder / path.name)
+        try:
+            hard_link(path, link)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            self._unprotected = True
+            return path
+        return link
+
+    def _run_export(self, saved: Saved, source: Path, waited: float) -> None:
+        try:
+            self._write_export(saved, source, waited)
+        finally:
+            guarded("optimizer state was not dropped", lambda: self._drop_optimizers(saved))
+
+    def _write_export(self, saved: Saved, source: Path, waited: float) -> None:
+        started = time.perf_counter()
+        target = self.folder / saved.name
+        try:
+            guarded("retention", lambda: self._honour_budget(room_for=True))
+            done = self._perform(
+                "export",
+                source=str(source),
+                known_as=str(saved.path),
+                target=str(target),
+                dtype=self._options.dtype,
+                trained_in=self._trained_in,
+            )
+        finally:
+            _let_go(source, saved)
+        seconds = time.perf_counter() - started
+        if done["written"]:
+            size = human_size(done["nbytes"])
+            logger.info(" > EXPORT : %s (%s in %.1f s, training waited %.3f s)", target, size, seconds, waited)
+            self._dashboard.note(saved.step, seconds, done["nbytes"], waited)
+        for note in done["notes"]:
+            logger.warning(" ! EXPORT : %s: %s", target, note)
+        guarded("retention", lambda: self._after_export(saved))
+
+    def _after_export(self, saved: Saved) -> None:
+        if saved.kind == "best_model":
+            self._prune_best(saved)
+        else:
+            self._prune(self._keep, written=saved.name)
+        self._honour_budget()
+
+    def _drop_optimizers(self, saved: Saved) -> None:
+        keep = self._options.keep_optimizer_for
+        if saved.kind != "checkpoint" or not keep or self._options.checkpoint_state == "weights":
+            return
+        done = self._perform("drop_optimizer", run=str(self._run), keep=keep)
+        if done["names"]:
+            freed = human_size(done["freed"])
+            logger.info(" > Optimizer state dropped from %s (%s freed)", ", ".join(done["names"]), freed)
+
+    def _skip(self, saved: Saved, source: Path) -> None:
+        _let_go(source, saved)
+        if self._gives_up:
+            _say_not_exported(saved)
+            return
+        logger.warning(" ! EXPORT : %s is put off: the disk is slower than the saves come", saved.name)
+        self._make_up(saved)
+
+    def _make_up(self, saved: Saved) -> None:
+        """Export when there is nothing else to do what should have been exported before."""
+
+        def run() -> None:
+            if not saved.path.exists():
+                logger.warning(" ! EXPORT : %s was not exported: its file was removed meanwhile", saved.name)
+            elif self._is_missing(saved) and self._has_room_for_older():
+                self._run_export(saved, self._hold(saved.path), 0.0)
+
+        failure = partial(log_failure, f"{saved.name} was not exported")
+        self._when_idle(Work(saved.name, run, partial(_say_not_exported, saved), failure))
+
+    def export_missing(self) -> None:
+        """Queue what a killed run, a slow disk or an error has left unexported."""
+        saved_files = find_checkpoints(self._run)
+        wanted = [saved for saved in saved_files if saved.kind == "checkpoint"][-self._keep or None :]
+        if self._options.export_best:
+            wanted += [saved for saved in saved_files if saved.kind == "best_model"]
+        for saved in wanted:
+            if guarded(f"{saved.name} was not exported", partial(self._is_missing, saved)):
+                self._make_up(saved)
+
+    def _is_missing(self, saved: Saved) -> bool:
+        found = read_provenance(self.folder / saved.name)
+        if found is None:
+            return True
+        with open_checkpoint(saved.path) as checkpoint:
+            return not checkpoint.has_fingerprint(found["sources"][0].get("fingerprint"))
+
+    def _perform(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """Have the helper do a job. One that hangs while the end of the training waits is the last one."""
+        try:
+            return self._helper.perform(task, **arguments)
+        except HungError:
+            if self._is_ending:
+                self.give_up()
+            raise
+
+    # Retention
+
+    @property
+    def _keep(self) -> int:
+        """Exports kept while training: the average at the end still needs its inputs."""
+        return max(self._options.keep_last, self._options.average_last) if self._options.keep_last else 0
+
+    @property
+    def _protected(self) -> set[str]:
+        best = {f"checkpoint_{saved.step}" for saved in find_checkpoints(self._run) if saved.kind == "best_model"}
+        return {*best, self.resumed_from, self._latest}
+
+    def _prune(self, keep: int, *, written: str = "") -> None:
+        """Apply ``keep_last``; what was just written may be older than all the rest, in a run that went back."""
+        for name in prune_exports(self.folder, keep, protected={*self._protected, written}):
+            logger.info(" > Export %s removed: keep_last is %i", name, self._options.keep_last)
+
+    def _honour_budget(self, *, room_for: bool = False) -> None:
+        """Prune to the budget, or so far below it that an export as large as the largest still fits."""
+        if not self._options.max_disk_gb:
+            return
+        coming = max((folder_bytes(saved.path) for saved in find_exports(self.folder)), default=0) if room_for else 0
+        for name in disk.prune_to(self.folder, self._options.max_disk_gb * disk.GB - coming):
+            logger.info(" > Export %s removed: max_disk_gb is %g", name, self._options.max_disk_gb)
+
+    def _has_room_for_older(self) -> bool:
+        """Whether one more export fits into the budget: one made up for must not push out a newer one."""
+        if not self._options.max_disk_gb:
+            return True
+        coming = max((folder_bytes(saved.path) for saved in find_exports(self.folder)), default=0)
+        return disk.exports_bytes(self.folder) + coming <= self._options.max_disk_gb * disk.GB
+
+    def _prune_best(self, newest: Saved) -> None:
+        """Keep the exports of best models that the Trainer keeps, and its newest in any case."""
+        if self.keeps_all_best or read_provenance(self.folder / newest.name) is None:
+            return
+        kept = {saved.name for saved in find_checkpoints(self._run)} | {newest.name, self.resumed_from}
+        for saved in find_exports(self.folder):
+            if saved.kind == "best_model" and saved.name not in kept:
+                remove_export(saved.path)
+
+    # Room on the disk
+
+    def make_room(self, needed: int) -> bool:
+        """Remove old exports if the user has said that they may go; whether there is room now."""
+        if not self._options.max_disk_gb:
+            return False
+        lacking = needed - disk.free_bytes(self._run)
+        removed = disk.prune_to(self.folder, disk.exports_bytes(self.folder) - lacking, protected=self._protected)
+        for name in removed:
+            logger.warning(" ! EXPORT : export %s removed to make room for a save", name)
+        return bool(removed)
+
+    def copy_later(self, source: Path, target: Path) -> None:
+        """Have a file copied in place of a link to it."""
+        self._to_copy = source
+
+        def run() -> None:
+            if source != self._to_copy or not source.exists():
+                return  # a better model has come meanwhile
+            try:
+                self._perform("copy", source=str(source), target=str(target))
+            except HelperError:
+                if source.exists():  # else it came during the copy
+                    raise
+
+        def skipped() -> None:
+            logger.info(" > EXPORT : %s stays a link to %s for now", target.name, source.name)
+
+        failure = f"{target.name} was not copied"
+        guarded(failure, lambda: self._when_idle(Work(target.name, run, skipped, partial(log_failure, failure))))
+
+    # The end
+
+    def finish(self) -> None:
+        """Have everything done, the average included, and wait for it."""
+        self._is_ending = True
+        self.wait()
+        if not self._gives_up:
+            guarded("missing exports were not looked for", self.export_missing)  # what failed is tried once more
+            self.wait()
+        if self._gives_up:
+            return
+        if not self._options.average_last or guarded("the average was not written", self._average):
+            guarded("retention", lambda: self._prune(self._options.keep_last))
+            guarded("retention", self._honour_budget)
+
+    def _average(self) -> bool:
+        """Write the average; whether nothing needs its inputs any more."""
+        available = sum(1 for saved in find_exports(self.folder) if saved.kind == "checkpoint")
+        count = min(self._options.average_last, available)
+        if count < 2:
+            logger.info(" > No average: %i of %i exports are there", available, self._options.average_last)
+            return True
+        started = time.perf_counter()
+        sources = last_checkpoints(self._run, count, folder=self._options.folder)
+        vocab = find_exports(self.folder)[-1].path / VOCAB_FILE
+        target = self.folder / f"average_last_{count}"
+        is_written = False
+
+        def run() -> None:
+            nonlocal is_written
+            paths = [str(saved.path) for saved in sources]
+            written = self._perform(
+                "average", sources=paths, target=str(target), dtype=self._options.dtype, vocab=str(vocab)
+            )
+            seconds = time.perf_counter() - started
+            steps = ", ".join(str(saved.step) for saved in sources)
+            size = human_size(written["nbytes"])
+            logger.info(" > AVERAGE : %s of steps %s (%s in %.1f s)", target, steps, size, seconds)
+            is_written = True
+
+        failure = "the average was not written"
+        self._submit(Work(target.name, run, lambda: None, partial(log_failure, failure)))
+        self.wait()
+        return is_written
+
+    def end(self) -> None:
+        """Finish what is queued and let the helper go; a later save starts both again."""
+        self._is_ending = True
+        self.wait()
+        if self._background is not None:
+            self._background.close()
+            self._background = None
+        self._helper.close()
+        self._is_ending = False
+
+    def give_up(self) -> None:
+        """Stop what is at work and forget what waits."""
+        if self._background is not None:
+            self._background.give_up()
+
+    def _stop(self) -> None:
+        self._gives_up = True  # also at the exit of a process that did not come to its end
+        self._helper.stop()
+
+    def _started(self) -> Background:
+        if self._background is None:
+            self._background = Background(stop=self._stop)
+        return self._background
+
+    def _submit(self, work: Work) -> None:
+        self._started().submit(work)
+
+    def _when_idle(self, work: Work) -> None:
+        self._started().when_idle(work)
+
+    def wait(self) -> None:
+        """Wait until everything queued is done."""
+        if self._background is not None:
+            self._background.wait()
+        self._unprotected = False
+
+
+def _say_not_exported(saved: Saved) -> None:
+    logger.warning(" ! EXPORT : %s was not exported; continue the run to make up for it", saved.name)
+
+
+def _let_go(source: Path, saved: Saved) -> None:
+    if source != saved.path:
+        with contextlib.suppress(OSError):
+            source.unlink()
+
+
+def guarded(failure: str, action: Callable[[], Any]) -> Any:
+    """Run ``action``; whatever goes wrong becomes one line in the log, and training goes on."""
+    try:
+        return action()
+    except Exception as error:
+        log_failure(failure, error)
+    return None
+
+
+def log_failure(failure: str, error: Exception) -> None:
+    """Say in one line what did not work and why."""
+    what = str(error) if isinstance(error, XttsExportError) else f"{type(error).__name__}: {error}"
+    logger.error(" ! EXPORT : %s: %s", failure, " ".join(what.split()))

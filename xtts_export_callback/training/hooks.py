@@ -1,0 +1,163 @@
+"""The Trainer's own functions, exchanged where it has no event: its saves, and the removal of a run.
+
+The Trainer finds and writes its files through fsspec, which reads a path in its own way: as a URL, a home folder or a
+pattern. What that means for a run is answered here as well.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.files.printable import training_logger
+from xtts_export_callback.run.checkpoints import SHORTCUT, holds_anything
+from xtts_export_callback.training.exporter import guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from xtts_export_callback.training.exporter import Exporter
+    from xtts_export_callback.training.saving import TrainerSaves
+
+    Save = Callable[..., None]
+
+logger = training_logger()
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process of a training that saves."""
+    from trainer.utils.distributed import get_rank
+
+    return bool(get_rank() == 0)
+
+
+def saves_into(folder: Path) -> bool:
+    """Whether the Trainer saves into the folder of this name.
+
+    A URL and ``~`` lead fsspec elsewhere, and so does ``*`` in its older versions. By the time of the first event
+    `trainer.io.copy_model_files` has written the config there, wherever that is.
+    """
+    return (folder / "config.json").is_file()
+
+
+def looks_like_pattern(folder: Path) -> bool:
+    """Whether the Trainer, which searches its files with a glob of the whole path, may not find those in a folder."""
+    path = os.path.abspath(folder)  # noqa: PTH100 - as fsspec does: without resolving links
+    return glob.escape(path) != path
+
+
+def wrap_saves(trainer: Any, save: Callable[..., None]) -> None:
+    """Have ``save`` called in place of the Trainer's saves.
+
+    Args:
+        trainer: A Trainer.
+        save: Takes ``"checkpoint"`` or ``"best_model"``, the Trainer's own method, and what that is called with.
+    """
+    for kind in ("checkpoint", "best_model"):
+        setattr(trainer, f"save_{kind}", partial(save, kind, getattr(trainer, f"save_{kind}")))
+
+
+@contextmanager
+def exchanged_writing(
+    trainer: Any, run: Path, *, save: Callable[..., None], make_shortcut: Callable[[Path, Path], None]
+) -> Iterator[None]:
+    """Within the block the Trainer writes with our functions, and finds in its run what lies there.
+
+    Args:
+        trainer: A Trainer.
+        run: Its run folder.
+        save: Writes a checkpoint: called with the Trainer's own function, the state, the path, and further options.
+        make_shortcut: Called with the best model and ``best_model.pth``, in place of a copy.
+
+    Yields:
+        Nothing. The functions of the Trainer are its own again afterwards. It writes with them if they cannot be
+        exchanged.
+    """
+    with ExitStack() as undo:
+        guarded("saves are written as without us", lambda: _exchange_writing(undo, trainer, run, save, make_shortcut))
+        yield
+
+
+def _exchange_writing(
+    undo: ExitStack, trainer: Any, run: Path, save: Callable[..., None], make_shortcut: Callable[[Path, Path], None]
+) -> None:
+    import fsspec
+    from trainer import io
+
+    def is_in_run(path: Any) -> bool:
+        return Path(path).parent == run
+
+    def copying(original: Save) -> Save:
+        def copy(path1: Any, path2: Any, *args: Any, **options: Any) -> None:
+            if is_in_run(path2) and Path(path2).name == SHORTCUT:
+                guarded(f"{SHORTCUT} was not renewed", lambda: make_shortcut(Path(path1), Path(path2)))
+            else:
+                original(path1, path2, *args, **options)
+
+        return copy
+
+    def globbing(original: Callable[..., Any]) -> Callable[..., Any]:
+        # With brackets in the name of a run the Trainer's retention would find nothing there, or the files of others.
+        def find(pattern: Any, *args: Any, **options: Any) -> Any:
+            if not is_in_run(pattern):
+                return original(pattern, *args, **options)
+            return sorted(path.as_posix() for path in run.absolute().glob(Path(pattern).name))
+
+        return find
+
+    file_system = fsspec.get_mapper(str(run)).fs
+    _exchange(undo, io, "save_fsspec", lambda original: partial(save, original))
+    _exchange(undo, file_system, "copy", copying)
+    _exchange(undo, file_system, "glob", globbing)
+    # Up to trainer 0.3 it is the dashboard logger that writes the file.
+    _exchange(undo, trainer.dashboard_logger, "save_model", lambda original: partial(save, original))
+
+
+def _exchange(undo: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put what ``make`` makes of a function in its place, until ``undo`` is closed."""
+    original = getattr(owner, name, None)
+    if original is None:
+        return
+    is_own = name in vars(owner)  # else a method of its class, which shows again
+    undo.callback(lambda: setattr(owner, name, original) if is_own else vars(owner).pop(name, None))
+    setattr(owner, name, make(original))
+
+
+_RUNS: dict[Path, tuple[Exporter, TrainerSaves]] = {}
+
+
+def protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) -> None:
+    """Stop the Trainer from deleting a run that holds models, and have everything finished first.
+
+    On Ctrl-C and on every exception `trainer.generic_utils.remove_experiment_folder` deletes a run where a glob for
+    ``*.pth`` finds nothing, on every rank: also one that holds nothing but exports, or whose name is a pattern. A
+    marker file there would change what resume finds, so the function is wrapped. It is also the only thing that the
+    Trainer calls when training ends with an exception.
+    """
+    import trainer.trainer as module
+
+    _RUNS[run.resolve()] = exporter, saves
+    remove = module.remove_experiment_folder
+    if getattr(remove, "keeps_models", False):
+        return
+
+    def remove_without_models(experiment_path: Any) -> None:
+        run = Path(experiment_path)
+        exporter, saves = _RUNS.pop(run.resolve(), (None, None))
+        if exporter is None or saves is None:
+            remove(experiment_path)
+            return
+        guarded("exports were not finished", exporter.end)
+        guarded("saves may not be whole on the disk", saves.wait)
+        folder = exporter.folder
+        if guarded("the run was not searched", lambda: not any(run.glob("*.pth")) and not holds_anything(folder)):
+            remove(experiment_path)
+        else:
+            logger.info(" ! Run is kept in %s", experiment_path)
+
+    remove_without_models.keeps_models = True  # type: ignore[attr-defined]
+    module.remove_experiment_folder = remove_without_models

@@ -1,0 +1,96 @@
+"""Configs of a training with exports: Coqui's ``GPTTrainerConfig`` with the field ``export``, and that of our recipe.
+
+A module of its own because the base class comes with ``import TTS``, which takes seconds. Coqpit reads the annotations
+of its dataclasses as objects, so their evaluation must not be postponed with a ``__future__`` import.
+"""
+
+# ruff: noqa: I002
+from dataclasses import dataclass, field
+from typing import Any
+
+from coqpit import Coqpit
+from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainerConfig
+
+from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.training.config import ExportConfig
+
+
+@dataclass
+class XttsExportTrainerConfig(GPTTrainerConfig):  # type: ignore[misc]
+    """``GPTTrainerConfig`` with the options of the export.
+
+    ``--coqpit.export.enabled true`` sets them from the command line, and ``config.json`` carries them.
+
+    Args:
+        export: What to export, and how.
+    """
+
+    export: ExportConfig = field(
+        default_factory=ExportConfig, metadata={"help": "Export of inference folders during training"}
+    )
+
+    def check_values(self) -> None:
+        """Check the fields, the export options among them.
+
+        Coqpit calls this on the outermost config alone after it has parsed JSON or a command line.
+
+        Raises:
+            ConfigError: If an export option has a value that it cannot take.
+        """
+        super().check_values()
+        options: Any = self.export
+        if not isinstance(options, ExportConfig):  # a plain dict from Python, or null from JSON
+            self.export = ExportConfig.new_from_dict(options)
+        self.export.check_values()
+
+
+@dataclass
+class RecipeTrainerArgs(Coqpit):  # type: ignore[misc]
+    """What the stock recipe passes to the Trainer as ``TrainerArgs``, beside the config.
+
+    The Trainer's own ``TrainerArgs`` are not part of a run's ``config.json``, and a continued run would fall back to no
+    gradient accumulation.
+
+    Raises:
+        ConfigError: If ``grad_accum_steps`` is less than 1.
+    """
+
+    grad_accum_steps: int = field(
+        default=1, metadata={"help": "Batches whose gradients make one optimizer step. Defaults to 1"}
+    )
+    start_with_eval: bool = field(
+        default=False, metadata={"help": "Evaluate before the first training epoch. Defaults to False"}
+    )
+    skip_train_epoch: bool = field(default=False, metadata={"help": "Evaluate only. Defaults to False"})
+
+    def check_values(self) -> None:
+        """Refuse values that the Trainer cannot work with.
+
+        Raises:
+            ConfigError: If ``grad_accum_steps`` is less than 1.
+        """
+        if self.grad_accum_steps < 1:
+            msg = f"trainer_args.grad_accum_steps is {self.grad_accum_steps!r}, allowed: a whole number, 1 or more"
+            raise ConfigError(msg)
+
+
+@dataclass
+class RecipeConfig(XttsExportTrainerConfig):
+    """What the JSON of ``xtts-export train`` holds: the whole training.
+
+    Args:
+        trainer_args: Arguments for the Trainer that are not in its config.
+    """
+
+    trainer_args: RecipeTrainerArgs = field(
+        default_factory=RecipeTrainerArgs, metadata={"help": "Arguments for the Trainer beside its config"}
+    )
+
+    def check_values(self) -> None:
+        """Check the fields, the export options and the Trainer's arguments among them.
+
+        Raises:
+            ConfigError: If one of these has a value that it cannot take.
+        """
+        super().check_values()
+        self.trainer_args.check_values()

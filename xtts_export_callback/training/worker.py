@@ -1,0 +1,266 @@
+"""The helper process that exports while training goes on: one job a line on stdin, one answer a line on stdout.
+
+Jobs and answers carry a number, for whatever prints to stdout as Python starts must not be taken for an answer.
+
+It imports numpy and the standard library, neither torch nor Coqui, so that it starts in a quarter of a second and stays
+small. It lives in a session of its own, out of reach of the terminal's Ctrl-C; when the training is gone it finishes
+the job at hand and ends.
+
+`background.COMMAND` starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from xtts_export_callback.checkpoint import open_checkpoint, write_pth
+from xtts_export_callback.errors import CheckpointError, OutputExistsError, XttsExportError
+from xtts_export_callback.export.export import export_opened
+from xtts_export_callback.files.atomic import whole_file
+from xtts_export_callback.files.random_access import Moved, RandomFile
+from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.process import prepare_process
+from xtts_export_callback.run.checkpoints import find_checkpoints
+from xtts_export_callback.run.lr_schedule import RESUME_KEY, position_in_document
+from xtts_export_callback.tensors.tensor import skip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+
+_NICE = 5  # training comes first
+_POLL = 1.0  # seconds
+_BEAT = 1.0  # seconds between two signs of progress
+_PRIVATE = 0o600
+
+
+def export(*, source: str, known_as: str, target: str, dtype: str, trained_in: str | None = None) -> dict[str, Any]:
+    """Export one checkpoint.
+
+    Args:
+        source: The file to read, which may be a link held against the Trainer's retention.
+        known_as: Where the Trainer saved it.
+        target: The folder to write. Only an export of ours is ever replaced: a run that was continued saves some
+            steps a second time.
+        dtype: As for `export_checkpoint`.
+        trained_in: The working directory of the training.
+
+    Returns:
+        ``nbytes``, ``notes`` and ``written``: False when the same export was there already.
+    """
+    folder = Path(trained_in) if trained_in else None
+    with open_checkpoint(source) as checkpoint:
+        checkpoint.path = Path(known_as)
+        try:
+            written = export_opened(checkpoint, Path(target), dtype=dtype, trained_in=folder)
+        except OutputExistsError:
+            if read_provenance(Path(target)) is None:
+                raise
+            written = export_opened(checkpoint, Path(target), dtype=dtype, trained_in=folder, force=True)
+    return {"nbytes": written.nbytes, "written": written.written, "notes": written.notes}
+
+
+def average(*, sources: list[str], target: str, dtype: str, vocab: str | None = None) -> dict[str, Any]:
+    """Average checkpoints or exports; the arguments are those of `average_checkpoints`."""
+    from xtts_export_callback.merge.average import average_checkpoints
+
+    is_ours = read_provenance(Path(target)) is not None
+    return {"nbytes": average_checkpoints(sources, target, dtype=dtype, vocab=vocab, force=is_ours).nbytes}
+
+
+def copy(*, source: str, target: str) -> dict[str, Any]:
+    """Copy a file so that the copy appears whole, with its mode and owner, in place of one that is there."""
+    with (
+        whole_file(Path(target), force=True, like=Path(source)) as temporary,
+        RandomFile(Path(source)) as file,
+        RandomFile(temporary, create=True, mode=_PRIVATE) as out,
+    ):
+        step = 8 << 20  # left alone, the system would keep gigabytes for the last sync
+        for start in range(0, file.size, step):
+            out.copy_range_from(file, start, start, min(step, file.size - start))
+            out.start_sync()
+        out.sync()
+        return {"nbytes": out.size}
+
+
+def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
+    """Rewrite all but the newest checkpoints of a run as weights.
+
+    Mode and owner of the files stay as they are. Links stay too, and what they point to.
+
+    Args:
+        run: The run folder.
+        keep: How many keep their optimizer state.
+
+    Returns:
+        ``names`` of the files that were rewritten, and ``freed``, in bytes.
+
+    Raises:
+        CheckpointError: When the newest checkpoint is not whole; then nothing is rewritten.
+    """
+    checkpoints = [saved.path for saved in find_checkpoints(Path(run)) if saved.kind == "checkpoint"]
+    names, freed = [], 0
+    for path in checkpoints[:-keep]:
+        if path.is_symlink():
+            continue  # what lies elsewhere may be in use elsewhere
+        try:
+            saved = _rewrite_as_weights(path, newest=checkpoints[-1])
+        except (CheckpointError, OSError):
+            if path.exists():
+                raise
+            continue  # removed by the Trainer's retention meanwhile
+        if saved:
+            names.append(path.name)
+            freed += saved
+    return {"names": names, "freed": freed}
+
+
+def _rewrite_as_weights(path: Path, *, newest: Path) -> int:
+    """Rewrite one checkpoint once the newest is verified, and return the bytes freed: 0 with nothing to drop."""
+    with open_checkpoint(path) as checkpoint:
+        if not checkpoint.document.get("optimizer") or checkpoint.others:  # what was not read would be lost
+            return 0
+        before = checkpoint.nbytes
+    _verify(newest)
+    # Fails where the Trainer's retention has removed it meanwhile: renaming would bring it back.
+    with whole_file(path, force=True, like=path) as temporary, open_checkpoint(path) as checkpoint:
+        write_pth(temporary, _as_weights(checkpoint), mode=_PRIVATE)
+    return before - path.stat().st_size
+
+
+def _as_weights(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `trainer_state.weights_only` makes of it before it is written."""
+    document = checkpoint.document
+    empty: dict[str, Any] = {"optimizer": [], "scheduler": [], "scaler": None}
+    return {**document, "model": checkpoint.tensors, **empty, RESUME_KEY: position_in_document(document)}
+
+
+def _verify(path: Path) -> None:
+    """Read every tensor of a file, those of the optimizer included, and compare the checksums."""
+    with open_checkpoint(path) as checkpoint:
+        if not checkpoint.document.get("optimizer"):
+            msg = f"{path}: the newest checkpoint holds no optimizer state, so older ones keep theirs"
+            raise CheckpointError(msg)
+        storages = {id(storage): storage for storage in _storages([checkpoint.tensors, checkpoint.document])}
+        for storage in storages.values():
+            skip(storage.reader(), storage.nbytes)
+
+
+def _storages(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _storages(item)
+    elif hasattr(value, "storage"):
+        yield value.storage
+
+
+TASKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "export": export,
+    "average": average,
+    "copy": copy,
+    "drop_optimizer": drop_optimizer,
+}
+
+
+def perform(job: dict[str, Any]) -> dict[str, Any]:
+    """Do one job.
+
+    Args:
+        job: ``task``, a name in `TASKS`, and its arguments.
+
+    Returns:
+        ``ok`` and what the task gave, or ``error`` in one line.
+    """
+    arguments = dict(job)
+    task = TASKS[arguments.pop("task")]
+    try:
+        return {"ok": True, **task(**arguments)}
+    except XttsExportError as error:
+        return {"ok": False, "error": str(error)}
+    except Exception as error:
+        return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+
+
+def main() -> None:
+    """Do the jobs that come in until there is nobody left to send one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
+    prepare_process()
+    answers = _Answers(os.dup(1))
+    os.dup2(2, 1)  # what others print is no answer
+    sys.stdout = sys.stderr
+    threading.Thread(target=answers.report_progress, name="xtts-export-progress", daemon=True).start()
+    # Whether the training still listens or not: what is done is done.
+    with contextlib.suppress(BrokenPipeError):
+        for line in _lines():
+            job = json.loads(line)
+            answers.job = job.pop("job")
+            answers.send({"ok": False, **perform(job)})
+    os._exit(0)  # closing a broken pipe would complain
+
+
+class _Answers:
+    """What goes back to the training: a line for each job with its number, and before that some that say it gets on."""
+
+    def __init__(self, fd: int) -> None:
+        self.job = 0
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        # What was printed as Python started may have left half a line in the pipe.
+        rest = b"\n" + json.dumps({"job": self.job, **message}).encode() + b"\n"
+        with self._lock:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+
+    def report_progress(self) -> None:
+        """Tell of bytes moved, as long as there are any: a slow disk is waited for, a dead one is not."""
+        told = -1
+        with contextlib.suppress(OSError):  # the training is gone
+            while True:
+                if told != Moved.nbytes:
+                    told = Moved.nbytes
+                    self.send({"moved": told})
+                time.sleep(_BEAT)
+
+
+def _lines() -> Iterator[bytes]:
+    if sys.platform == "win32":
+        yield from sys.stdin.buffer
+        return
+    # A process forked by the training, such as a data loader's, also holds the pipe, which then stays open.
+    import select
+
+    parent = os.getppid()
+    fd = sys.stdin.fileno()
+    pending = b""
+    while True:
+        while b"\n" in pending:
+            line, _, pending = pending.partition(b"\n")
+            yield line
+        if not select.select([fd], [], [], _POLL)[0]:
+            if os.getppid() != parent:
+                return
+            continue
+        received = os.read(fd, 1 << 16)
+        if not received:
+            return
+        pending += received
+
+
+def _end(number: int, _frame: Any) -> NoReturn:
+    sys.exit(128 + number)  # the way out cleans up

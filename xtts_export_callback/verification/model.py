@@ -1,0 +1,148 @@
+"""Whether one file or inference folder is whole and usable: `verify_model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES, Checkpoint, open_checkpoint
+from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.verification.contents import content_faults
+from xtts_export_callback.verification.faults import Fault, fault_for_each
+from xtts_export_callback.verification.folder import companion_faults, folder_faults, vocabulary_check
+from xtts_export_callback.verification.weights_only import ALLOWED as _ALLOWED
+from xtts_export_callback.verification.weights_only import load_faults, name_faults
+from xtts_export_callback.verification.zip_directory import directory_faults
+from xtts_export_callback.xtts.architecture import architecture_of
+from xtts_export_callback.xtts.loadable import differences, guessed_args
+from xtts_export_callback.xtts.model_config import known_config, model_args
+from xtts_export_callback.xtts.state_dict import OLDER_NAMES, TEXT_EMBEDDING, bare_name, dropped_component
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xtts_export_callback.tensors.tensor import Tensor
+
+
+_MOST_NOTES = 10
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What was found in a file or a folder.
+
+    Attributes:
+        path: What was verified.
+        faults: Everything that is wrong, in the order of the checks; empty when it is fine.
+        notes: What could not be checked, and what is worth knowing.
+        nbytes: Size of the file with the weights.
+        tensors: Number of tensors of the model in it; 0 where it cannot be opened.
+    """
+
+    path: Path
+    faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
+    nbytes: int = 0
+    tensors: int = 0
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "fine": self.is_fine,
+            "faults": [fault._asdict() for fault in self.faults],
+            "notes": list(self.notes),
+            "bytes": self.nbytes,
+            "tensors": self.tensors,
+        }
+
+
+def verify_model(
+    path: Path, *, load: bool = False, progress: Callable[[int], None] | None = None
+) -> VerificationReport:
+    """Check a file or an inference folder in every way that needs no model to run.
+
+    Args:
+        path: A checkpoint of any kind, or an inference folder. It must exist.
+        load: Hand the file to ``torch.load(weights_only=True)`` too, which imports torch.
+        progress: Called with the number of bytes read since the last call, from any thread.
+
+    Returns:
+        The report. A file that cannot be opened at all is a fault, not an error.
+
+    Raises:
+        CheckpointError: When permissions forbid to read the file: that says nothing about what is in it.
+    """
+    try:
+        checkpoint = open_checkpoint(path)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        message = str(error).removeprefix(f"{path}: ")
+        return VerificationReport(path, (Fault("file", message),), nbytes=path.stat().st_size if path.is_file() else 0)
+    with checkpoint:
+        faults, notes = _file_faults(checkpoint, progress)
+        tensors = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
+        more, remarks = _tensor_faults(checkpoint, tensors)
+        faults += more
+        notes += remarks
+        faults += name_faults(checkpoint, notes)
+        more, remarks = vocabulary_check(checkpoint, tensors, required=path.is_dir())
+        faults += more
+        notes += remarks
+        if checkpoint.path.name in MODEL_NAMES:
+            more, remarks = folder_faults(checkpoint)
+            faults += more
+            faults += companion_faults(checkpoint.path.parent, _ALLOWED)
+            notes += remarks
+        if load and checkpoint.format != "safetensors":
+            faults += load_faults(checkpoint.path, mmap=checkpoint.format == "pth")
+        return VerificationReport(path, tuple(faults), tuple(notes), checkpoint.nbytes, len(checkpoint.tensors))
+
+
+def _file_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None) -> tuple[list[Fault], list[str]]:
+    faults = []
+    notes = []
+    if checkpoint.format == "pth" and checkpoint.file is not None:
+        faults += [Fault("directory", message) for message in directory_faults(checkpoint.file)]
+    for name, found in list(checkpoint.others.items())[:_MOST_NOTES]:
+        notes.append(f"{name} is {found}, which is not read: inference does not need it")
+    if not checkpoint.has_checksums:
+        notes.append("the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone")
+    older = sum(name.endswith(OLDER_NAMES) for name in checkpoint.tensors)
+    if older:
+        notes.append(f"{older} weights have the names of older PyTorch (weight_g, weight_v), which loading renames")
+    return faults + content_faults(checkpoint, progress), notes
+
+
+def _tensor_faults(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> tuple[list[Fault], list[str]]:
+    """The tensor set against the architecture in the file's own config, or in the one beside it."""
+    if TEXT_EMBEDDING not in tensors and not any(name.startswith("gpt.") for name in tensors):
+        return [Fault("tensors", f"no XTTS v2 model: none of its {len(tensors)} tensors belongs to a GPT")], []
+    speaking = {name: tensor for name, tensor in tensors.items() if dropped_component(name) is None}
+    architecture = architecture_of(speaking)
+    args = model_args(known_config(checkpoint))
+    notes = []
+    if not args:
+        notes.append("no config in the file or beside it: its tensors were checked against their own shapes")
+        args = {**guessed_args(speaking), "gpt_n_heads": 1}  # heads leave no trace in the shapes
+    rows = args.get("gpt_number_text_tokens") or architecture.text_tokens or 0
+    try:
+        found = differences(speaking, args, rows)
+    except ValueError as error:
+        return [Fault("tensors", f"config: {error}")], notes
+    missing = [f"{name} is missing" for name in found.missing]
+    extra = [f"{name} is not part of the model that the config describes" for name in found.extra]
+    reshaped = [
+        f"{name} is {list(speaking[name].shape)}, the config asks for {list(shape)}"
+        for name, shape in found.reshaped.items()
+    ]
+    faults = fault_for_each("tensors", missing, "tensors are missing")
+    faults += fault_for_each("tensors", extra, "tensors are not part of the model that the config describes")
+    return faults + fault_for_each("tensors", reshaped, "tensors have another shape than the config asks for"), notes

@@ -1,0 +1,151 @@
+"""What an inference folder needs beside the weights: a config without local paths, the training vocabulary, voices.
+
+A config names files, and the config of a download could name any file of this machine. So nothing is ever copied: a
+file is taken only if it is a vocabulary of exactly the size of the model's, or mel statistics, or voices, and the last
+two are written anew. Voices can be somebody's own, and are taken only from beside the checkpoint, from above it, and,
+where the run was trained here, from beside the files that its config names. The working directory is no such place,
+whatever a name from another system looks like here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.errors import CheckpointError, ConfigError
+from xtts_export_callback.files.json_file import read_small_file
+from xtts_export_callback.xtts.companions import COMPANIONS, MEL_STATS
+from xtts_export_callback.xtts.model_config import clean_config, find_config, local_path, model_args, places
+from xtts_export_callback.xtts.state_dict import TEXT_EMBEDDING
+from xtts_export_callback.xtts.vocab import NAME_VOCAB, Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.tensors.tensor import Tensor
+
+VOCAB_FILE = "vocab.json"
+_NAMED_FILES = ("tokenizer_file", "xtts_checkpoint", "dvae_checkpoint", "mel_norm_file")
+
+
+@dataclass
+class Assets:
+    """What is written beside the weights.
+
+    Attributes:
+        config: For ``config.json``, free of local paths.
+        vocab: The ``vocab.json``.
+        companions: By the name it gets, where each further file may lie; the first that can be read counts.
+    """
+
+    config: dict[str, Any]
+    vocab: bytes
+    companions: dict[str, list[Path]] = field(default_factory=dict)
+
+
+def find_assets(
+    checkpoint: Checkpoint,
+    tensors: dict[str, Tensor],
+    *,
+    vocab: Path | None = None,
+    config: Path | None = None,
+    trained_in: Path | None = None,
+) -> Assets:
+    """Find what belongs to a checkpoint: by its own config, then beside the file.
+
+    Args:
+        checkpoint: The source.
+        tensors: Its inference model; the vocabulary must have as many tokens as its text embedding has rows.
+        vocab: Use this ``vocab.json``.
+        config: Use this ``config.json`` instead of the one in the checkpoint.
+        trained_in: The working directory of the training that has just saved the checkpoint, which is what relative
+            paths in its config are relative to.
+
+    Returns:
+        The assets.
+
+    Raises:
+        CheckpointError: When the text embedding is no matrix.
+        ConfigError: When there is no config or no vocabulary that fits.
+    """
+    shape = tensors[TEXT_EMBEDDING].shape
+    if len(shape) != 2:
+        msg = f"{checkpoint.path}: {TEXT_EMBEDDING}: expected [tokens, channels], found {list(shape)}; no XTTS v2 model"
+        raise CheckpointError(msg)
+    raw = find_config(checkpoint, config)
+    if not raw:
+        msg = (
+            f"{checkpoint.path}: holds no config and has no config.json beside it; name one "
+            "(--config of export and average; config of a model in a merge recipe)"
+        )
+        raise ConfigError(msg)
+    args = model_args(raw)
+    named = {key: path for key in _NAMED_FILES if (path := local_path(args.get(key), trained_in)) is not None}
+    beside = [place.absolute().parent for place in places(checkpoint.path)]
+    near = [folder for each in beside for folder in (each, each.parent)]
+    beside_named = [path.parent for path in named.values()]
+    vocabularies = (
+        [vocab] if vocab else [*_listed(named, "tokenizer_file"), *_within([*beside_named, *near], VOCAB_FILE)]
+    )
+    own = beside_named if trained_in is not None or _was_trained_here(beside[0], raw) else []
+    companions = {name: _within([*own, *near], name) for name in COMPANIONS}
+    companions[MEL_STATS] = [*_listed(named, "mel_norm_file"), *companions[MEL_STATS]]
+    return Assets(
+        clean_config(raw, shape[0]),
+        _find_vocab(checkpoint.path, raw, vocabularies, shape[0], explicit=vocab is not None).content,
+        {name: found for name, paths in companions.items() if (found := list(filter(_is_there, paths)))},
+    )
+
+
+def find_vocabulary(checkpoint: Checkpoint) -> Path | None:
+    """The vocabulary that lies beside a checkpoint, or else the one that its config names, whether it fits or not."""
+    named = local_path(model_args(checkpoint.document.get("config")).get("tokenizer_file"))
+    beside = [place.with_name(VOCAB_FILE) for place in places(checkpoint.path)]
+    candidates = [*beside, *([named] if named else [])]
+    return next(filter(_is_there, candidates), None)
+
+
+def _find_vocab(path: Path, config: dict[str, Any], candidates: list[Path], rows: int, *, explicit: bool) -> Vocabulary:
+    misfits = []
+    for candidate in dict.fromkeys(candidates):
+        if not explicit and not _is_there(candidate):
+            continue
+        try:
+            found = read_vocabulary(read_small_file(candidate), str(candidate))
+        except ConfigError as error:
+            if explicit:
+                raise
+            misfits.append(str(error).removesuffix(f"; {NAME_VOCAB}"))
+            continue
+        if found.size == rows:
+            return found
+        misfits.append(f"{candidate} has {found.size}")
+    what = "; ".join(misfits) or f"none (the config says {model_args(config).get('tokenizer_file') or 'none'!s:.200})"
+    msg = f"{path}: expected a vocab.json of {rows} tokens, found {what}; {NAME_VOCAB}"
+    raise ConfigError(msg)
+
+
+def _listed(named: dict[str, Path], key: str) -> list[Path]:
+    return [named[key]] if key in named else []
+
+
+def _within(folders: list[Path], name: str) -> list[Path]:
+    return [folder / name for folder in dict.fromkeys(folders)]
+
+
+def _was_trained_here(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a checkpoint still lies where its Trainer put it: in a run in the config's ``output_path``.
+
+    Whoever offers a checkpoint for download cannot know where on this machine it will lie.
+    """
+    output = local_path(config.get("output_path"))
+    return output is not None and os.path.realpath(output) == os.path.realpath(folder.parent)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything, also where it may not be looked at, such as in the home of whoever trained."""
+    try:
+        return os.path.exists(path)  # noqa: PTH110 - unlike Path.exists, it takes what may not be looked at for nothing
+    except ValueError:
+        return False

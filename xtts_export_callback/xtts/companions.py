@@ -1,0 +1,156 @@
+"""``speakers_xtts.pth`` and ``mel_stats.pth``, which come with a release and go beside the weights of an export.
+
+They are read by the reader of checkpoints and written anew, so that an export holds the voices and numbers they should
+hold and nothing else: no cut download, no pointer of Git LFS, no pickle that runs code, no file that is private.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.document import check_tensors
+from xtts_export_callback.checkpoint.reader import open_document
+from xtts_export_callback.checkpoint.unpickler import describe
+from xtts_export_callback.checkpoint.writer import write_pth
+from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.tensors.tensor import Tensor, skip
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SPEAKERS, MEL_STATS = "speakers_xtts.pth", "mel_stats.pth"
+COMPANIONS = (SPEAKERS, MEL_STATS)
+VOICE = ("gpt_cond_latent", "speaker_embedding")
+"""What a voice has, in the order in which ``Xtts.synthesize`` unpacks it."""
+
+_MOST_BYTES = {SPEAKERS: 256 << 20, MEL_STATS: 1 << 20}  # the release has 7.8 MB for 58 voices, and 1 kB
+_MEL_SHAPE = (80,)  # Xtts.__init__: register_buffer("mel_stats", torch.ones(80))
+_PLAIN_NAME = re.compile(r"\w[\w .,'()&+-]{0,99}")
+
+
+@contextmanager
+def open_companion(path: Path, name: str) -> Iterator[Any]:
+    """Open such a file.
+
+    Args:
+        path: The file.
+        name: Which of `COMPANIONS` it should be.
+
+    Yields:
+        What to write in its place: a tensor, or for each voice a dict of `VOICE`. Nothing of the tensors is read.
+
+    Raises:
+        CheckpointError: When it is something else.
+    """
+    with open_document(path, most=_MOST_BYTES[name]) as (document, _):
+        _check(path, name, document)
+        if name == MEL_STATS:
+            yield document
+        else:
+            yield {voice: _in_order(latents) for voice, latents in document.items()}
+
+
+def write_companion(path: Path, candidates: list[Path], *, mode: int) -> list[str]:
+    """Write such a file anew, from the first candidate that is one.
+
+    Args:
+        path: The file to create, called as one of `COMPANIONS`.
+        candidates: Where it may lie.
+        mode: Permissions, narrowed by those of the file that is taken.
+
+    Returns:
+        What was left out, and why, in a line each.
+
+    Raises:
+        OSError, VerificationError: When writing fails.
+    """
+    notes = []
+    for candidate in candidates:
+        try:
+            with open_companion(candidate, path.name) as document:
+                plain = _with_plain_names(document) if path.name == SPEAKERS else document
+                if path.name == MEL_STATS or plain:
+                    narrowed = mode & stat.S_IMODE(candidate.stat().st_mode)
+                    write_pth(path, plain, mode=narrowed)
+            if path.name == SPEAKERS and len(plain) < len(document):
+                count = len(document) - len(plain)
+                notes.append(f"{candidate}: {count} of {len(document)} voices were left out: their names are no names")
+            break
+        except CheckpointError as error:
+            notes.append(f"{path.name} was left out: {error}")
+    return notes
+
+
+def _with_plain_names(voices: dict[str, Any]) -> dict[str, Any]:
+    """Voices with the name of a person or a thing: programs also take the paths of recordings for names."""
+    return {name: latents for name, latents in voices.items() if _PLAIN_NAME.fullmatch(name)}
+
+
+def companion_fault(path: Path, name: str, allowed: re.Pattern[str]) -> str | None:
+    """Why Coqui could not use such a file, read in full; None where it can.
+
+    Args:
+        path: The file.
+        name: Which of `COMPANIONS` it should be.
+        allowed: Globals that ``torch.load(weights_only=True)`` takes.
+    """
+    try:
+        with open_document(path, most=_MOST_BYTES[name]) as (document, names):
+            _check(path, name, document)
+            refused = next((each for each in sorted(names) if not allowed.fullmatch(each)), None)
+            if refused is not None:
+                return f"{name}: {refused} is refused by torch.load(weights_only=True)"
+            voices = {} if name == MEL_STATS else document
+            for voice, latents in voices.items():
+                if list(latents) != list(_in_order(latents)):
+                    return f"{name}: expected {' and '.join(VOICE)} of {describe(voice)}, in this order and alone"
+            tensors = [latent for latents in voices.values() for latent in latents.values()]
+            tensors += [document] if name == MEL_STATS else []
+            for tensor in tensors:
+                skip(tensor.storage.reader(), tensor.storage.nbytes)
+    except (CheckpointError, OSError, EOFError) as error:
+        return str(error)
+    return None
+
+
+def _check(path: Path, name: str, document: Any) -> None:
+    if name == MEL_STATS:
+        _check_mel_stats(path, document)
+    else:
+        _check_voices(path, document)
+
+
+def _check_mel_stats(path: Path, document: Any) -> None:
+    if not isinstance(document, Tensor) or document.shape != _MEL_SHAPE or not document.dtype.is_float:
+        found = f"{document.dtype.name} {list(document.shape)}" if isinstance(document, Tensor) else describe(document)
+        msg = f"{path}: expected floating-point mel statistics of shape {list(_MEL_SHAPE)}, found {found}"
+        raise CheckpointError(msg)
+
+
+def _in_order(latents: dict[str, Any]) -> dict[str, Any]:
+    return {key: latents[key] for key in VOICE if key in latents}
+
+
+def _check_voices(path: Path, document: Any) -> None:
+    """A voice may have no latents at all, of which Coqui lists the name; half of them it could not use."""
+    if not isinstance(document, dict) or not document:
+        msg = f"{path}: expected voices by name, found {describe(document)}"
+        raise CheckpointError(msg)
+    for voice, latents in document.items():
+        is_voice = isinstance(voice, str) and isinstance(latents, dict)
+        if not is_voice or (latents and not all(_is_latent(latents.get(key)) for key in VOICE)):
+            msg = f"{path}: expected {' and '.join(VOICE)} for each voice, found other things for {describe(voice)}"
+            raise CheckpointError(msg)
+    voices = enumerate(document.values())
+    flat = {f"{number}.{key}": latent for number, latents in voices for key, latent in _in_order(latents).items()}
+    if flat:
+        check_tensors(path, path.stat().st_size, flat)
+
+
+def _is_latent(value: Any) -> bool:
+    """Of shape [1, frames, channels] or [1, channels, 1]."""
+    return isinstance(value, Tensor) and value.dtype.is_float and len(value.shape) == 3 and value.numel > 0

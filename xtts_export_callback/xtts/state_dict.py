@@ -1,0 +1,155 @@
+"""Which tensors of a checkpoint make XTTS speak, and what they are called without the Trainer's prefixes.
+
+Facts from ``TTS.tts.layers.xtts.trainer.gpt_trainer.GPTTrainer`` (the modules that only training needs) and
+``TTS.tts.models.xtts.Xtts.get_compatible_checkpoint_state_dict`` (what loading strips and drops).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from xtts_export_callback.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.tensors.tensor import Tensor
+
+TRAINER_PREFIX = "xtts."
+_WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and accelerate; torch.compile
+
+_WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+"""``torch.nn.utils.weight_norm`` to ``torch.nn.utils.parametrizations.weight_norm``, whose loading renames the same."""
+
+OLDER_NAMES = tuple(f".{name}" for name in _WEIGHT_NORM)
+"""How names of weights end that `bare_name` brings up to date."""
+
+DROPPED = {
+    "dvae": "the DVAE: turns speech into training targets, silent at inference",
+    "torch_mel_spectrogram_style_encoder": "a mel filter bank for training; inference computes its own",
+    "torch_mel_spectrogram_dvae": "a mel filter bank for training; inference computes its own",
+    "gpt.gpt_inference": "leftover of a test run in training: a second set of names for the GPT",
+    "gpt.gpt.wte": "leftover of a test run in training: a second name for the mel embedding",
+}
+"""First name components that inference does not load, with the reason."""
+
+_LEFTOVER = re.compile(r"(optim\w*|\w*scheduler|scaler|criterion|\w*disc(riminator)?s?|m[psr]s?d)(?=\.|$)")
+"""First name components of what trained a model: optimizers, losses, discriminators. They hold none of its voice."""
+
+_REFUSED = (
+    (
+        re.compile(r"(^|\.)((lora|dora|ia3|hada|lokr|oft|vera)_\w+|base_layer|modules_to_save|base_model)(\.|$)"),
+        "part of an adapter (LoRA), and the model alone has another voice; merge the adapter into the model first",
+    ),
+    (
+        re.compile(r"(^|\.)(\w*_)?(ema|swa|shadow\w*|averaged_model|n_averaged)(_\w*)?(\.|$)"),
+        "part of a second set of weights (EMA), which has another voice; save a checkpoint of the set you want",
+    ),
+    (
+        re.compile(r"(^|\.)(_fsdp_wrapped_module|_forward_module|_flat_param|ds_\w+|deepspeed\w*)(\.|$)"),
+        "a part of a model that DeepSpeed or FSDP has split; gather it first (zero_to_fp32.py)",
+    ),
+)
+"""Names that no XTTS has and that say that its own names are not the whole voice, with the reason."""
+
+_SPEAKING = ("gpt", "hifigan_decoder", "mel_stats")
+"""First name components of ``TTS.tts.models.xtts.Xtts``."""
+
+TEXT_EMBEDDING = "gpt.text_embedding.weight"
+_REQUIRED = (TEXT_EMBEDDING, "gpt.mel_embedding.weight", "hifigan_decoder.waveform_decoder.conv_pre.weight")
+
+
+class InferenceModel(NamedTuple):
+    """The part of a checkpoint that speaks.
+
+    Attributes:
+        tensors: By the names that ``Xtts.load_state_dict(strict=True)`` expects, in file order.
+        dropped: Number of tensors and bytes left out, by what `dropped_component` calls them.
+        prefix: What was stripped from the names, empty for a file that had none.
+    """
+
+    tensors: dict[str, Tensor]
+    dropped: dict[str, tuple[int, int]]
+    prefix: str
+
+
+def bare_name(name: str) -> str:
+    """A tensor's name without wrappers and the Trainer's prefix, as today's modules call it.
+
+    Example:
+        >>> bare_name("module.xtts.gpt._orig_mod.text_head.bias")
+        'gpt.text_head.bias'
+    """
+    name = name[len(prefix_of(name)) :].replace("_orig_mod.", "")
+    module, _, last = name.rpartition(".")
+    if last in _WEIGHT_NORM:
+        name = f"{module}.{_WEIGHT_NORM[last]}"
+    return sys.intern(name)  # many open checkpoints have the same ones
+
+
+def prefix_of(name: str) -> str:
+    """The wrappers and the Trainer's prefix that a tensor's name starts with."""
+    rest = name
+    while rest.startswith(_WRAPPERS):
+        rest = rest.partition(".")[2]
+    return name[: len(name) - len(rest.removeprefix(TRAINER_PREFIX))]
+
+
+def dropped_component(name: str) -> str | None:
+    """What of `DROPPED`, or which leftover of a training, a bare name belongs to; None where inference needs it."""
+    for component in DROPPED:
+        if name == component or name.startswith(f"{component}."):
+            return component
+    leftover = _LEFTOVER.match(name)
+    return leftover[1] if leftover else None
+
+
+def speaks(name: str) -> bool:
+    """Whether a name of a file is one of the tensors that inference needs; a module's extra state is none."""
+    bare = bare_name(name)
+    component, _, _ = bare.partition(".")
+    return component in _SPEAKING and dropped_component(bare) is None and not bare.endswith("._extra_state")
+
+
+def inference_model(checkpoint: Checkpoint) -> InferenceModel:
+    """Select and rename the tensors that speak; nothing is read.
+
+    Args:
+        checkpoint: A checkpoint of any kind.
+
+    Returns:
+        The selection.
+
+    Raises:
+        CheckpointError: When the file is no XTTS model, two names become one, or its voice is not in these names alone.
+    """
+    tensors: dict[str, Tensor] = {}
+    dropped: dict[str, tuple[int, int]] = {}
+    prefix = ""
+    for name, tensor in checkpoint.tensors.items():
+        bare = bare_name(name)
+        component = dropped_component(bare)
+        if component is not None:
+            count, nbytes = dropped.get(component, (0, 0))
+            dropped[component] = (count + 1, nbytes + tensor.nbytes)
+            continue
+        for pattern, reason in _REFUSED:
+            if pattern.search(bare):
+                msg = f"{checkpoint.path}: {name} is {reason}"
+                raise CheckpointError(msg)
+        if bare in tensors:
+            msg = f"{checkpoint.path}: two tensors are called {bare} once prefixes are stripped; not an XTTS checkpoint"
+            raise CheckpointError(msg)
+        tensors[bare] = tensor
+        prefix = prefix or prefix_of(name)
+    for name in _REQUIRED:
+        if name not in tensors:
+            msg = f"{checkpoint.path}: no tensor {name}, found {len(tensors)} others; not an XTTS v2 checkpoint"
+            raise CheckpointError(msg)
+    return InferenceModel(tensors, dropped, prefix)
+
+
+def has_trainer_prefix(checkpoint: Checkpoint) -> bool:
+    """Whether the Trainer can restore from the file: whether its names carry the prefix that GPTTrainer gives."""
+    return any(name.startswith(TRAINER_PREFIX) or f".{TRAINER_PREFIX}" in name for name in checkpoint.tensors)
