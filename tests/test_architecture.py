@@ -1,4 +1,4 @@
-"""What may import what, and what importing the package costs."""
+"""The house: one folder for each question, imports that point one way, and what importing the package costs."""
 
 from __future__ import annotations
 
@@ -14,36 +14,44 @@ import pytest
 PACKAGE = "xtts_export_callback"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
-# Lowest first. A module imports from its own layer and from those below it, never from above. Subpackages are named as
-# one. A new module is entered here.
-LAYERS = (
-    {"errors", "sizes", "process", "printable", "paths"},
-    {"checkpoint"},
-    {"json_file", "model_config", "architecture", "expected_shapes", "loadable", "vocab", "companions"},
-    {
-        *("assets", "combine", "folder", "runs", "next_resume", "disk", "schedule", "export", "average"),
-        *("merge", "inspection", "comparison", "verification"),
-    },
-    {"config", "trainer_config", "recipe_config", "speech_samples", "tiny_model", "load"},
-    {
-        *("worker", "background", "dashboard", "exporter", "hooks"),
-        *("saving", "save_errors", "shortcut", "trainer_state", "resume"),
-    },
-    {"callback", "evaluate", "report", "train_gpt_xtts"},
-    {"demo"},
-    {"commands", "cli"},
-    {"__init__"},
-)
+# Read from the top: a module imports its own folder and those above it. A new module is entered here.
+HOUSE = {
+    "": "errors units process",
+    "files": "random_access atomic crc32 threads processes disk json_file paths printable",
+    "tensors": "tensor dtypes computed cast weighted_sum shared_storage",
+    "checkpoint": (
+        "reader writer zip_format zip_reader zip_writer unpickler pickler torch_objects document safetensors legacy "
+        "numbers"
+    ),
+    "xtts": ("state_dict components architecture expected_shapes assets loadable companions model_config vocab parts"),
+    "inference_folder": "folder provenance load",
+    "run": "checkpoints retention resume lr_schedule log",
+    "export": "export",
+    "merge": "merge average recipe yaml plan models patterns vocabulary",
+    "merge.methods": "registry settings slerp ties weighted_sums",
+    "inspection": "checkpoint run tree table",
+    "comparison": "follow models trajectory distance metadata summary table plot figure",
+    "verification": "model run contents folder zip_directory faults weights_only",
+    "training": (
+        "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
+        "dashboard log best_model_copy save_errors trainer_state restore"
+    ),
+    "train_gpt_xtts": "",
+    "demo": "demo tiny_model speech_samples",
+    "cli": ("main options progress json_output merge_output average compare demo export inspect merge train verify"),
+}
+# What stands at the door: the command, and the names that the package offers.
+DOOR = {"__main__", "__init__"}
 
 COQUI = {"TTS", "trainer", "coqpit"}
 KNOW_COQUI = {
-    *("config", "trainer_config", "hooks"),
-    *("evaluate", "train_gpt_xtts", "tiny_model", "demo", "load"),
+    *("training.config", "training.trainer_config", "training.hooks"),
+    *("train_gpt_xtts", "demo.tiny_model", "demo.demo", "inference_folder.load"),
 }
-IMPORT_TTS = KNOW_COQUI - {"config", "hooks"}
+IMPORT_TTS = KNOW_COQUI - {"training.config", "training.hooks"}
 
 # Modules that are imported only together with a training or a model, when the seconds are spent anyway.
-MAY_COST_SECONDS = {"trainer_config"}
+MAY_COST_SECONDS = {"training.trainer_config"}
 SLOW = {"TTS", "trainer", "torch", "torchaudio", "transformers"}
 
 
@@ -83,9 +91,9 @@ def _targets(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         if node.level:
             pytest.fail(f"line {node.lineno}: relative import; write it in full")
-        if node.module == PACKAGE:
-            return [f"{PACKAGE}.{alias.name}" for alias in node.names]
-        return [node.module or ""]
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+        modules = [name for name in names if name.removeprefix(f"{PACKAGE}.") in MODULES]
+        return names if node.module == PACKAGE else modules or [node.module or ""]
     if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in {"import_module", "__import__"}:
         return [argument.value for argument in node.args[:1] if _is_text(argument)]  # type: ignore[attr-defined]
     return []
@@ -95,19 +103,28 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def top(name: str) -> str:
-    """``xtts_export_callback.checkpoint.reader`` and ``checkpoint.read`` are part of ``checkpoint``."""
-    return name.removeprefix(f"{PACKAGE}.").partition(".")[0]
-
-
 def is_ours(target: str) -> bool:
     return target.partition(".")[0] == PACKAGE
 
 
-def layer(name: str) -> int:
-    return next((number for number, names in enumerate(LAYERS) if top(name) in names), -1)
+def own_name(target: str) -> str:
+    """The module of ours that an import reaches: ``tensors.tensor`` for ``PACKAGE.tensors.tensor``."""
+    name = target.removeprefix(f"{PACKAGE}.")
+    return name if name in MODULES else name.rpartition(".")[0] if name.rpartition(".")[0] in MODULES else name
 
 
+def folder(module: str) -> str:
+    return "" if module in HOUSE[""].split() else module if module in HOUSE else module.rpartition(".")[0]
+
+
+def floor(module: str) -> int:
+    """How far down in the house a module stands; its methods belong to merging."""
+    return [name.partition(".")[0] for name in HOUSE].index(folder(module).partition(".")[0])
+
+
+MODULES = {name.removesuffix(".__init__") for name in module_names()}
+LISTED = {f"{room}.{name}".lstrip(".") for room, names in HOUSE.items() for name in names.split()}
+LISTED |= {room for room in HOUSE if room} | DOOR
 ALL = [statement for module in module_names() for statement in imports(module)]
 
 
@@ -115,20 +132,27 @@ def offenders(found: list[Import]) -> list[str]:
     return sorted({f"{statement.module} imports {statement.target}" for statement in found})
 
 
-def test_every_module_has_a_layer() -> None:
-    assert [name for name in module_names() if layer(name) < 0] == []
+def test_every_module_has_its_room_and_every_room_its_modules() -> None:
+    assert MODULES == LISTED
 
 
-def test_imports_point_one_way() -> None:
-    modules = {top(name) for name in module_names()}
-    ours = [s for s in ALL if is_ours(s.target) and top(s.target) in modules]
+def test_every_file_says_in_a_sentence_what_it_is_for() -> None:
+    first = {name: ROOT.joinpath(*name.split(".")).with_suffix(".py").read_text("utf-8") for name in module_names()}
 
-    assert offenders([s for s in ours if layer(s.target) > layer(s.module)]) == []
+    assert [name for name, text in first.items() if not text.startswith('"""')] == []
+
+
+def test_a_module_imports_its_own_folder_and_those_above_it() -> None:
+    ours = [
+        (s, own_name(s.target)) for s in ALL if is_ours(s.target) and s.module.removesuffix(".__init__") not in DOOR
+    ]
+    inside = [(s, target) for s, target in ours if target in MODULES - DOOR and target not in ("", PACKAGE)]
+
+    assert offenders([s for s, target in inside if floor(target) > floor(s.module.removesuffix(".__init__"))]) == []
 
 
 def test_modules_import_each_other_and_not_the_names_that_the_package_offers() -> None:
-    modules = {top(name) for name in module_names()}
-    offered = [s for s in ALL if s.target == PACKAGE or (is_ours(s.target) and top(s.target) not in modules)]
+    offered = [s for s in ALL if is_ours(s.target) and own_name(s.target) not in MODULES]
     others = [s for s in offered if s.target != f"{PACKAGE}.__version__"]
 
     # the recipe shows the lines that users add to their own script
@@ -152,7 +176,12 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 def test_reading_and_writing_checkpoints_takes_numpy_and_the_standard_library_alone() -> None:
     allowed = set(sys.stdlib_module_names) | {PACKAGE, "numpy", "isal"}  # isal in place of zlib, where it is installed
-    foreign = [s for s in ALL if top(s.module) == "checkpoint" and s.target.partition(".")[0] not in allowed]
+    foreign = [
+        s
+        for s in ALL
+        if s.module.partition(".")[0] in ("files", "tensors", "checkpoint")
+        and s.target.partition(".")[0] not in allowed
+    ]
 
     assert offenders(foreign) == []
     assert offenders([s for s in foreign if not s.lazy and not s.typing_only]) == []
@@ -161,16 +190,14 @@ def test_reading_and_writing_checkpoints_takes_numpy_and_the_standard_library_al
 def test_few_modules_know_coqui() -> None:
     found = [s for s in ALL if s.target.partition(".")[0] in COQUI]
 
-    assert offenders([s for s in found if top(s.module) not in KNOW_COQUI]) == []
-    assert (
-        offenders([s for s in found if s.target.partition(".")[0] == "TTS" and top(s.module) not in IMPORT_TTS]) == []
-    )
+    assert offenders([s for s in found if s.module not in KNOW_COQUI]) == []
+    assert offenders([s for s in found if s.target.partition(".")[0] == "TTS" and s.module not in IMPORT_TTS]) == []
 
 
 def test_imports_that_take_seconds_stand_inside_functions() -> None:
     found = [s for s in ALL if s.target.partition(".")[0] in SLOW and not s.lazy and not s.typing_only]
 
-    assert offenders([s for s in found if top(s.module) not in MAY_COST_SECONDS]) == []
+    assert offenders([s for s in found if s.module not in MAY_COST_SECONDS]) == []
 
 
 def imported_by(code: str) -> set[str]:
@@ -188,7 +215,7 @@ def imported_by(code: str) -> set[str]:
     [
         pytest.param(f"import {PACKAGE}", id="import of the package"),
         pytest.param(
-            f"from {PACKAGE}.cli import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code",
+            f"from {PACKAGE}.cli.main import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code",
             id="xtts-export --help",
         ),
     ],

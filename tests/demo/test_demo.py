@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Demo
 from xtts_export_callback.demo.demo import _Highlights, run_demo
 from xtts_export_callback.errors import ConfigError, OutputExistsError
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.units import human_size
 
 

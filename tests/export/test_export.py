@@ -18,7 +18,7 @@ from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 
 
 @pytest.fixture(scope="module")
@@ -372,7 +372,8 @@ def test_no_file_command_imports_torch(checkpoint: Path, run: Path) -> None:
     import subprocess
 
     code = (
-        "import sys; from tests.models.small_decoder import small_decoder; from xtts_export_callback.cli.main import main; "
+        "import sys; from tests.models.small_decoder import small_decoder; "
+        "from xtts_export_callback.cli.main import main; "
         "small = small_decoder(); small.__enter__(); "
         f"main(['export', {str(checkpoint)!r}]); main(['average', {str(run)!r}, '--last', '2']); "
         "sys.exit('torch' in sys.modules or 'TTS' in sys.modules)"

@@ -31,7 +31,7 @@ from typing import NamedTuple
 from tests.faults.points import PHASES, SAVES, TASKS, Point, arm_training
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import XttsExportError
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.run.checkpoints import find_checkpoints, find_exports
 
 OPTIONS = {"enabled": True, "average_last": 2, "keep_optimizer_for": 1}
@@ -227,7 +227,7 @@ def start(folder: Path, *, point: Point | None = None, run: Path | None = None, 
     except BaseException:
         traceback.print_exc()
     finally:
-        from xtts_export_callback import background  # noqa: F401 - its clean-up is registered with atexit
+        from xtts_export_callback.training import background  # noqa: F401 - its clean-up is registered with atexit
 
         with contextlib.suppress(BaseException):
             import atexit

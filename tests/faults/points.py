@@ -69,9 +69,9 @@ def arm_training(point: Point) -> None:
     """Have a training process stop at the point, and its helper as well."""
     import torch
 
-    from xtts_export_callback.training import background, saving
+    from xtts_export_callback.training import saving, worker_client
 
-    background.COMMAND = (sys.executable, "-m", "tests.faults.points", point.write, point.phase, str(point.folder))
+    worker_client.COMMAND = (sys.executable, "-m", "tests.faults.points", point.write, point.phase, str(point.folder))
     save, write = saving.TrainerSaves._save, torch.save
 
     def save_at_point(self: Any, write_function: Any, state: Any, path: Any, options: Any) -> None:

@@ -13,7 +13,7 @@ from tests.benchmarks.files import write_run
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.json_file import MOST_BYTES, parse_json, read_json_object, read_small_file
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.merge.yaml import load_yaml
 from xtts_export_callback.run.checkpoints import DEFAULT_FOLDER, exports_folder
 from xtts_export_callback.training.recipe_config import read_config

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.models.small_xtts import small_state, write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.cli.main import main
-from xtts_export_callback.cli.options import say
+from xtts_export_callback.cli.progress import say
 from xtts_export_callback.files.printable import printable, training_logger
 
 

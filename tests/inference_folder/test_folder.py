@@ -19,10 +19,10 @@ from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import OutputExistsError
 from xtts_export_callback.files import atomic
-from xtts_export_callback.files.disk import prune_to
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.inference_folder.folder import not_ours
-from xtts_export_callback.run.checkpoints import holds_anything, prune_exports, remove_export
+from xtts_export_callback.run.checkpoints import holds_anything
+from xtts_export_callback.run.retention import prune_exports, prune_to, remove_export
 from xtts_export_callback.training.worker import copy, drop_optimizer
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX systems")

@@ -17,7 +17,7 @@ from xtts_export_callback import average_checkpoints, export_checkpoint
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import ConfigError, OutputExistsError
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.merge.average import planned_average
 from xtts_export_callback.merge.merge import differing_dvaes
 from xtts_export_callback.tensors.tensor import FileStorage

@@ -18,8 +18,8 @@ from tests.models.generated import SPECIFICATION, bits
 from tests.models.least import EMBEDDING, StateDict, load, recipe, save_all, state_dict
 from xtts_export_callback import average_checkpoints, merge_checkpoints
 from xtts_export_callback.checkpoint import Tensor
-from xtts_export_callback.tensors.computed import WeightedSum
 from xtts_export_callback.tensors.tensor import ArrayStorage
+from xtts_export_callback.tensors.weighted_sum import WeightedSum
 
 pytestmark = pytest.mark.usefixtures("least_models")
 

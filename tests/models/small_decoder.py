@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xtts_export_callback.training import background
+from xtts_export_callback.training import worker_client
 from xtts_export_callback.xtts import expected_shapes
 
 TOKENS, WIDTH, LAYERS = 6, 8, 2
@@ -45,7 +45,7 @@ REAL: dict[str, Any] = {
     if name.lstrip("_").isupper() or name == "expected_tensors"
 }
 """What `expected_shapes` has without any of this."""
-_REAL_HELPER = background.COMMAND
+_REAL_HELPER = worker_client.COMMAND
 START = (sys.executable, "-m", "tests.models.small_decoder")
 """Starts a module in a process of its own that expects the small decoder."""
 _HELPER = "import sys; sys.path.append(sys.argv[1]); from tests.models.small_decoder import run_helper; run_helper()"
@@ -70,14 +70,14 @@ def real_decoder() -> Iterator[None]:
 def expecting(sizes: Mapping[str, Any], helper: tuple[str, ...] | None = None) -> Iterator[None]:
     """Have the package expect other sizes, by their names in `expected_shapes`."""
     before = {name: getattr(expected_shapes, name) for name in sizes}
-    command = background.COMMAND
+    command = worker_client.COMMAND
     vars(expected_shapes).update(sizes)
-    background.COMMAND = helper or command
+    worker_client.COMMAND = helper or command
     try:
         yield
     finally:
         vars(expected_shapes).update(before)
-        background.COMMAND = command
+        worker_client.COMMAND = command
 
 
 def run_helper() -> None:

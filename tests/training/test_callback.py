@@ -17,7 +17,7 @@ from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.random_access import RandomFile
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.training import worker
 from xtts_export_callback.training.background import Helper, HelperError
 from xtts_export_callback.training.exporter import Exporter

@@ -17,15 +17,15 @@ import torch
 from tests.models.small_xtts import write_small
 from tests.training.test_background import refuse_thread
 from tests.training.test_saving import steps
-from xtts_export_callback.files.disk import exports_bytes
 from xtts_export_callback.inference_folder.folder import folder_bytes
 from xtts_export_callback.run.checkpoints import Saved, find_exports
-from xtts_export_callback.training import background, saving
+from xtts_export_callback.run.retention import exports_bytes
 from xtts_export_callback.training import exporter as exporter_module
-from xtts_export_callback.training.background import Helper, HelperError
+from xtts_export_callback.training import saving, worker_client
 from xtts_export_callback.training.config import ExportConfig
 from xtts_export_callback.training.dashboard import Dashboard
 from xtts_export_callback.training.exporter import Exporter
+from xtts_export_callback.training.worker_client import Helper, HelperError
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +75,7 @@ def test_a_failing_look_at_the_budget_costs_no_export(light: LightRun, monkeypat
     def fail(*args: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("xtts_export_callback.files.disk.prune_to", fail)
+    monkeypatch.setattr("xtts_export_callback.run.retention.prune_to", fail)
     run = light({**ON, "max_disk_gb": 1.0}, save_best_after=100)
     assert exported(run) == [2, 4, 6]
     assert list((run / "inference").glob(".*")) == []
@@ -209,14 +209,14 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     """A helper that hangs at every export."""
     if sys.platform == "win32":
         pytest.skip("signals of POSIX systems")
-    monkeypatch.setattr(background, "COMMAND", (sys.executable, "-c", HANGS))
+    monkeypatch.setattr(worker_client, "COMMAND", (sys.executable, "-c", HANGS))
 
 
 @pytest.mark.usefixtures("hanging")
 def test_training_ends_although_the_helper_hangs(
     light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "GIVEN_UP_AFTER", 1.0)
+    monkeypatch.setattr(worker_client, "GIVEN_UP_AFTER", 1.0)
     run = light({**ON, "average_last": 2, "keep_optimizer_for": 1}, save_best_after=100)
     assert steps(run, "checkpoint") == [4, 6]
     assert exported(run) == []
@@ -228,7 +228,7 @@ def test_training_ends_although_the_helper_hangs(
 def test_the_end_of_the_training_gives_a_helper_up_once(
     tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "GIVEN_UP_AFTER", 1.0)
+    monkeypatch.setattr(worker_client, "GIVEN_UP_AFTER", 1.0)
     exporter = small_exporter(tmp_path / "run", 1, 2, 3, average_last=2, keep_optimizer_for=1)
     exporter.finish()
     exporter.end()

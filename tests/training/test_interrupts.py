@@ -17,7 +17,7 @@ import pytest
 
 from tests.models.trainings import start_recipe
 from xtts_export_callback.checkpoint import open_checkpoint
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.training.config import ExportConfig
 
 pytestmark = [
@@ -30,8 +30,8 @@ TIMEOUT = 180  # seconds
 # An export that takes seconds, so that there is time to interrupt it.
 SLOW_EXPORT = """
 import sys
-import xtts_export_callback.training.background as background
-background.COMMAND = (sys.executable, "-c", '''
+import xtts_export_callback.training.worker_client as worker_client
+worker_client.COMMAND = (sys.executable, "-c", '''
 import time
 import xtts_export_callback.checkpoint.writer as write
 write_job = write._write_job

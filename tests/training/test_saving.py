@@ -15,9 +15,9 @@ import pytest
 from tests.models.trainings import close_trainer_logs
 from tests.training.test_background import refuse_thread
 from xtts_export_callback.checkpoint import open_checkpoint
-from xtts_export_callback.files.disk import exports_bytes
-from xtts_export_callback.run.checkpoints import Saved, find_checkpoints, find_exports, remove_export
+from xtts_export_callback.run.checkpoints import Saved, find_checkpoints, find_exports
 from xtts_export_callback.run.lr_schedule import RESUME_KEY
+from xtts_export_callback.run.retention import exports_bytes, remove_export
 from xtts_export_callback.training import callback, hooks, saving, trainer_state
 from xtts_export_callback.training.best_model_copy import Shortcut
 from xtts_export_callback.training.callback import ExportCallback
@@ -334,7 +334,7 @@ def test_an_export_made_up_for_is_one_too_many_once_the_average_is_written(light
 
 
 def test_what_is_not_an_export_of_ours_is_never_pruned(light: LightRun, tmp_path: Path) -> None:
-    from xtts_export_callback.files.disk import prune_to
+    from xtts_export_callback.run.retention import prune_to
 
     run = light(ON)
     users = run / "inference" / "checkpoint_1"

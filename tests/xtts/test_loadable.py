@@ -21,7 +21,7 @@ from tests.models.small_xtts import small_state, write_small
 from xtts_export_callback import average_checkpoints, export_checkpoint, merge_checkpoints
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import CheckpointError, XttsExportError
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.training.worker import export as worker_export
 
 State: TypeAlias = dict[str, Any]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback.checkpoint.numbers import number_of, numpy_number
 from xtts_export_callback.checkpoint.unpickler import Global, Opaque, describe
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.tensors.tensor import Tensor
-from xtts_export_callback.xtts.state_dict import speaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,12 +32,12 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
         root: What it holds.
 
     Returns:
-        The state_dict, the rest of the file as plain values, and what else stands in the state_dict that the model
-        can speak without, by name in a few words: the extra state of a module, a tensor of another kind.
+        The state_dict, the rest of the file as plain values, and what else stands in the state_dict, by name in a few
+        words: the extra state of a module, a tensor of another kind.
 
     Raises:
-        CheckpointError: When there is no state_dict, one of the tensors that speak is no plain tensor, or anything in
-            the file is beyond reason.
+        CheckpointError: When there is no state_dict, nothing in it is a plain tensor, or anything in the file is beyond
+            reason.
     """
     if isinstance(root, Tensor):
         msg = f"{path}: expected a dict with a state_dict, found one tensor, as mel_stats.pth holds; name a checkpoint"
@@ -68,13 +67,21 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
         else:
             others[name] = describe(tensor)
     check_names(path, others)
-    for name, found in others.items():
-        if not tensors or speaks(name):
-            msg = f"{path}: {name}: expected a plain tensor, found {found}; save it again as a plain tensor"
-            raise CheckpointError(msg)
+    if others and not tensors:
+        refuse_as_tensor(path, *next(iter(others.items())))
     check_tensors(path, nbytes, tensors)
     rest = {} if is_bare else {key: value for key, value in root.items() if key != "model"}
     return tensors, with_numbers(to_plain(path, nbytes, rest)), others
+
+
+def refuse_as_tensor(path: Path, name: str, found: str) -> NoReturn:
+    """Say that a weight is no plain tensor.
+
+    Raises:
+        CheckpointError: Always.
+    """
+    msg = f"{path}: {name}: expected a plain tensor, found {found}; save it again as a plain tensor"
+    raise CheckpointError(msg)
 
 
 def check_tensors(path: Path, nbytes: int, tensors: dict[str, Tensor]) -> None:

@@ -44,8 +44,8 @@ class Checkpoint:
             there are `Tensor` too. The config of an official release, pickled as an object, comes as a dict.
         has_checksums: Whether the file holds checksums of its records.
         names: Globals that the file's pickle mentions, as ``module.name``; none of them was looked up.
-        others: What else stands in the state_dict and no inference needs, in a few words by name: the extra state of a
-            module, tensors of other kinds than dense ones.
+        others: What else stands in the state_dict, in a few words by name: the extra state of a module, tensors of
+            other kinds than dense ones. `xtts.state_dict` refuses those that inference needs.
     """
 
     path: Path

@@ -10,22 +10,35 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from xtts_export_callback.checkpoint.zip_format import (
+    ENCRYPTED_FLAG,
+    END,
+    END64,
+    END64_MAGIC,
+    END_MAGIC,
+    ENTRY,
+    ENTRY_MAGIC,
+    FOLDER_ATTRIBUTE,
+    FULL16,
+    FULL32,
+    LOCAL,
+    LOCAL_MAGIC,
+    LOCATOR64,
+    LOCATOR64_MAGIC,
+    MAX_COMMENT,
+    ZIP64_EXTRA,
+    End,
+    End64,
+    Entry,
+    Local,
+    Locator64,
+)
 from xtts_export_callback.errors import CheckpointError, DamagedError
 
 if TYPE_CHECKING:
     from xtts_export_callback.files.random_access import RandomFile
 
-_END = struct.Struct("<4s4H2LH")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
-_LOCAL = struct.Struct("<4s2B4HL2L2H")
-_MAX_COMMENT = 0xFFFF
 _MAX_DIRECTORY = 32 << 20  # a full-size training checkpoint has 0.2 MB
-_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
-_ZIP64_EXTRA = 1
-_ENCRYPTED = 0x1
-_DIRECTORY = 0x10
 
 
 class Record(NamedTuple):
@@ -84,14 +97,14 @@ def data_offset(file: RandomFile, label: str, header: int, nbytes: int) -> int:
         DamagedError: When the local header is damaged.
     """
     try:
-        fields = _LOCAL.unpack(file.read(header, _LOCAL.size))
-        start = header + _LOCAL.size + int(fields[-2]) + int(fields[-1])
-        if fields[0] == b"PK\x03\x04" and start + nbytes > file.size:
+        local = Local._make(LOCAL.unpack(file.read(header, LOCAL.size)))
+        start = header + LOCAL.size + local.name_size + local.extra_size
+        if local.magic == LOCAL_MAGIC and start + nbytes > file.size:
             raise EOFError
     except EOFError as error:
         msg = f"{file.path}: {label}: truncated; get the file again or use another checkpoint"
         raise DamagedError(msg) from error
-    if fields[0] != b"PK\x03\x04":
+    if local.magic != LOCAL_MAGIC:
         msg = f"{file.path}: {label}: damaged local header; get the file again or use another checkpoint"
         raise DamagedError(msg)
     return start
@@ -104,76 +117,73 @@ class _BadRecordError(Exception):
 def _locate_directory(file: RandomFile) -> tuple[int, int, int, int]:
     """Offset and size of the directory, number of entries, and where the records must have ended."""
     size = file.size
-    tail_start = max(0, size - _END.size - _MAX_COMMENT)
+    tail_start = max(0, size - END.size - MAX_COMMENT)
     tail = file.read(tail_start, size - tail_start)
-    position = tail.rfind(b"PK\x05\x06")
-    if position < 0 or len(tail) - position < _END.size:
+    position = tail.rfind(END_MAGIC)
+    if position < 0 or len(tail) - position < END.size:
         msg = (
             f"{file.path}: truncated: {size} bytes without the zip directory that ends a whole checkpoint; "
-            "get the file again or use an earlier checkpoint"
+            "download it again or use an earlier checkpoint"
         )
         raise DamagedError(msg)
-    _, disk, directory_disk, _, count, directory_size, start, _ = _END.unpack_from(tail, position)
+    found: End | End64 = End._make(END.unpack_from(tail, position))
     end = tail_start + position
-    locator = tail[max(position - _END64_LOCATOR.size, 0) : position]
-    # torch writes the zip64 records always, needed or not.
-    if count == _FULL16 or _FULL32 in (directory_size, start) or locator.startswith(b"PK\x06\x07"):
-        end, disk, directory_disk, count, directory_size, start = _read_end64(file, end)
-    if disk or directory_disk or directory_size > _MAX_DIRECTORY or start + directory_size != end:
+    locator = tail[max(position - LOCATOR64.size, 0) : position]
+    if found.entries == FULL16 or FULL32 in (found.size, found.start) or locator.startswith(LOCATOR64_MAGIC):
+        end, found = _read_end64(file, end)
+    if found.disk or found.directory_disk or found.size > _MAX_DIRECTORY or found.start + found.size != end:
         msg = (
-            f"{file.path}: the zip directory should lie at {start} to {start + directory_size}, found its end at "
-            f"{end}; the file is damaged, get it again or use another checkpoint"
+            f"{file.path}: the zip directory should lie at {found.start} to {found.start + found.size}, found its end "
+            f"at {end}; the file is damaged, download it again or use another checkpoint"
         )
         raise DamagedError(msg)
-    return start, directory_size, count, start
+    return found.start, found.size, found.entries, found.start
 
 
-def _read_end64(file: RandomFile, end: int) -> tuple[int, int, int, int, int, int]:
-    locator_start = end - _END64_LOCATOR.size
+def _read_end64(file: RandomFile, end: int) -> tuple[int, End64]:
+    locator_start = end - LOCATOR64.size
     try:
-        magic, _, end64, _ = _END64_LOCATOR.unpack(file.read(max(locator_start, 0), _END64_LOCATOR.size))
-        if magic != b"PK\x06\x07" or end64 + _END64.size > locator_start:
+        locator = Locator64._make(LOCATOR64.unpack(file.read(max(locator_start, 0), LOCATOR64.size)))
+        if locator.magic != LOCATOR64_MAGIC or locator.end64 + END64.size > locator_start:
             raise EOFError
-        fields = _END64.unpack(file.read(end64, _END64.size))
+        found = End64._make(END64.unpack(file.read(locator.end64, END64.size)))
+        if found.magic != END64_MAGIC:
+            raise EOFError
     except EOFError as error:
-        msg = f"{file.path}: the zip64 directory is damaged; get the file again or use another checkpoint"
+        msg = f"{file.path}: the zip64 directory is damaged; download the file again or use another checkpoint"
         raise DamagedError(msg) from error
-    magic, _, _, _, disk, directory_disk, _, count, size, start = fields
-    if magic != b"PK\x06\x06":
-        msg = f"{file.path}: the zip64 directory is damaged; get the file again or use another checkpoint"
-        raise DamagedError(msg)
-    return end64, disk, directory_disk, count, size, start
+    return locator.end64, found
 
 
 def _parse_entries(raw: bytes, count: int) -> list[Record]:
     records = []
     position = 0
     for _ in range(count):
-        fields = _CENTRAL.unpack_from(raw, position)
-        magic, flags, method, crc32, packed, nbytes = fields[0], fields[5], fields[6], fields[9], fields[10], fields[11]
-        name_size, extra_size, comment_size, header = fields[12], fields[13], fields[14], fields[18]
-        position += _CENTRAL.size
-        name = raw[position : position + name_size].decode("utf-8")
-        extra = raw[position + name_size : position + name_size + extra_size]
-        position += name_size + extra_size + comment_size
-        if magic != b"PK\x01\x02" or position > len(raw):
+        entry = Entry._make(ENTRY.unpack_from(raw, position))
+        position += ENTRY.size
+        name = raw[position : position + entry.name_size].decode("utf-8")
+        position += entry.name_size
+        extra = raw[position : position + entry.extra_size]
+        position += entry.extra_size + entry.comment_size
+        if entry.magic != ENTRY_MAGIC or position > len(raw):
             msg = "bad entry"
             raise struct.error(msg)
-        if _FULL32 in (packed, nbytes, header):
+        nbytes, packed, header = entry.nbytes, entry.packed, entry.header
+        if FULL32 in (packed, nbytes, header):
             nbytes, packed, header = _zip64_numbers(extra, nbytes, packed, header)
-        if flags & _ENCRYPTED:
+        if entry.flags & ENCRYPTED_FLAG:
             msg = f"record {name!r} is encrypted, expected a plain checkpoint; decrypt it first"
             raise _BadRecordError(msg)
-        if method != 0 or packed != nbytes:
+        if entry.method != 0 or packed != nbytes:
             msg = f"record {name!r} is compressed, expected stored records; save it again with torch.save"
             raise _BadRecordError(msg)
-        if fields[17] & _DIRECTORY:  # torch would read nothing there
+        if entry.external & FOLDER_ATTRIBUTE:  # torch would read nothing there
             msg = f"record {name!r} is marked as a folder, which torch never does; save it again with torch.save"
             raise _BadRecordError(msg)
-        if nbytes == 0 and crc32 != 0:  # nobody reads nothing to find out
-            msg = f"record {name!r} is empty with checksum {crc32:08x}; the file is damaged, get it again"
+        if nbytes == 0 and entry.crc32 != 0:  # nobody reads nothing to find out
+            msg = f"record {name!r} is empty with checksum {entry.crc32:08x}; the file is damaged, get it again"
             raise _BadRecordError(msg)
-        records.append(Record(name, header, nbytes, crc32))
+        records.append(Record(name, header, nbytes, entry.crc32))
     return records
 
 
@@ -181,12 +191,12 @@ def _zip64_numbers(extra: bytes, nbytes: int, packed: int, header: int) -> tuple
     position = 0
     while position + 4 <= len(extra):
         kind, size = struct.unpack_from("<HH", extra, position)
-        if kind == _ZIP64_EXTRA:
+        if kind == ZIP64_EXTRA:
             values = list(struct.unpack_from(f"<{size // 8}Q", extra, position + 4))
             wanted = (nbytes, packed, header)
-            if len(values) < wanted.count(_FULL32):
+            if len(values) < wanted.count(FULL32):
                 break
-            found = [values.pop(0) if value == _FULL32 else value for value in wanted]
+            found = [values.pop(0) if value == FULL32 else value for value in wanted]
             return found[0], found[1], found[2]
         position += 4 + size
     msg = "zip64 sizes missing"
@@ -202,7 +212,7 @@ def _check_layout(file: RandomFile, records: list[Record], end_of_data: int) -> 
             msg = f"{file.path}: records {previous!r} and {record.name!r} overlap; the file is damaged or hostile"
             raise DamagedError(msg)
         previous = record.name
-        previous_end = record.header + _LOCAL.size + len(record.name.encode()) + record.nbytes
+        previous_end = record.header + LOCAL.size + len(record.name.encode()) + record.nbytes
     if previous_end > end_of_data:
         msg = f"{file.path}: record {previous!r} runs into the directory; the file is damaged or hostile"
         raise DamagedError(msg)

@@ -10,16 +10,30 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from xtts_export_callback.checkpoint.zip_format import (
+    END,
+    END64,
+    END64_MAGIC,
+    END_MAGIC,
+    ENTRY,
+    ENTRY_MAGIC,
+    FULL16,
+    FULL32,
+    LOCAL,
+    LOCAL_MAGIC,
+    LOCATOR64,
+    LOCATOR64_MAGIC,
+    UTF8_FLAG,
+    End,
+    End64,
+    Entry,
+    Local,
+    Locator64,
+)
+
 _ALIGNMENT = 64
-_LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_UTF8_NAME = 0x800
 _DATE = 0x21  # 1980-01-01, the earliest a zip can say: the same input gives the same bytes
 _VERSION, _VERSION64 = 20, 45
-_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 
 
 @dataclass
@@ -44,25 +58,26 @@ class Slot:
     def local_header(self) -> bytes:
         """The local header with everything that is known now."""
         name = self.name.encode()
-        big = self.nbytes >= _FULL32
-        size = _FULL32 if big else self.nbytes
+        big = self.nbytes >= FULL32
+        size = FULL32 if big else self.nbytes
         extra = struct.pack("<HHQQ", 1, 16, self.nbytes, self.nbytes) if big else b""
-        padding = self.data - self.header - _LOCAL.size - len(name) - len(extra) - 4
+        padding = self.data - self.header - LOCAL.size - len(name) - len(extra) - 4
         extra += struct.pack("<2sH", b"FB", padding) + b"Z" * padding
         version = _VERSION64 if big else _VERSION
-        fixed = (b"PK\x03\x04", version, _UTF8_NAME, 0, 0, _DATE, self.crc32, size, size, len(name), len(extra))
-        return _LOCAL.pack(*fixed) + name + extra
+        local = Local(LOCAL_MAGIC, version, UTF8_FLAG, 0, 0, _DATE, self.crc32, size, size, len(name), len(extra))
+        return LOCAL.pack(*local) + name + extra
 
     @property
     def central_entry(self) -> bytes:
         """Its entry in the directory."""
         name = self.name.encode()
-        numbers = [value for value in (self.nbytes, self.nbytes, self.header) if value >= _FULL32]
+        numbers = [value for value in (self.nbytes, self.nbytes, self.header) if value >= FULL32]
         extra = struct.pack(f"<HH{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
-        size, header = min(self.nbytes, _FULL32), min(self.header, _FULL32)
+        size, header = min(self.nbytes, FULL32), min(self.header, FULL32)
         version = _VERSION64 if numbers else _VERSION
-        fixed = (b"PK\x01\x02", version, version, _UTF8_NAME, 0, 0, _DATE, self.crc32, size, size, len(name))
-        return _CENTRAL.pack(*fixed, len(extra), 0, 0, 0, 0, header) + name + extra
+        fixed = (version, version, UTF8_FLAG, 0, 0, _DATE, self.crc32, size, size)
+        entry = Entry(ENTRY_MAGIC, *fixed, len(name), len(extra), 0, 0, 0, 0, header)
+        return ENTRY.pack(*entry) + name + extra
 
 
 def lay_out(records: list[tuple[str, int]]) -> list[Slot]:
@@ -77,7 +92,7 @@ def lay_out(records: list[tuple[str, int]]) -> list[Slot]:
     slots = []
     position = 0
     for name, nbytes in records:
-        fixed = position + _LOCAL.size + len(name.encode()) + (20 if nbytes >= _FULL32 else 0) + 4
+        fixed = position + LOCAL.size + len(name.encode()) + (20 if nbytes >= FULL32 else 0) + 4
         data = -(-fixed // _ALIGNMENT) * _ALIGNMENT
         slots.append(Slot(name, nbytes, position, data))
         position = data + nbytes
@@ -97,9 +112,10 @@ def directory(slots: list[Slot]) -> bytes:
     entries = b"".join(slot.central_entry for slot in slots)
     count = len(slots)
     tail = b""
-    if start >= _FULL32 or count >= _FULL16:
+    if start >= FULL32 or count >= FULL16:
         end64 = start + len(entries)
-        tail = _END64.pack(b"PK\x06\x06", 44, _VERSION64, _VERSION64, 0, 0, count, count, len(entries), start)
-        tail += _END64_LOCATOR.pack(b"PK\x06\x07", 0, end64, 1)
-    few, where = min(count, _FULL16), min(start, _FULL32)
-    return entries + tail + _END.pack(b"PK\x05\x06", 0, 0, few, few, len(entries), where, 0)
+        rest = END64.size - 12  # the record's size is counted from behind the field that says it
+        record = End64(END64_MAGIC, rest, _VERSION64, _VERSION64, 0, 0, count, count, len(entries), start)
+        tail = END64.pack(*record) + LOCATOR64.pack(*Locator64(LOCATOR64_MAGIC, 0, end64, 1))
+    few, where = min(count, FULL16), min(start, FULL32)
+    return entries + tail + END.pack(*End(END_MAGIC, 0, 0, few, few, len(entries), where, 0))

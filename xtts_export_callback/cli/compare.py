@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.cli.json_output import print_json
-from xtts_export_callback.cli.options import progress_bar
+from xtts_export_callback.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     import argparse

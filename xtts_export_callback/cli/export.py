@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.cli.options import add_asset_options, add_output_options, human_size, progress_bar, say
+from xtts_export_callback.cli.options import add_asset_options, add_output_options
+from xtts_export_callback.cli.progress import progress_bar, say
+from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
     import argparse

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.cli.merge_output import add_merge_options, write_and_report
-from xtts_export_callback.cli.options import add_output_options, say
+from xtts_export_callback.cli.options import add_output_options
+from xtts_export_callback.cli.progress import say
 
 if TYPE_CHECKING:
     import argparse

@@ -6,7 +6,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.cli.options import progress_bar, say
+from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.cli.json_output import print_json
-from xtts_export_callback.cli.options import human_size, progress_bar, say
+from xtts_export_callback.cli.progress import progress_bar, say
+from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
     import argparse

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.comparison import figure
+from xtts_export_callback.comparison import figure as canvas
 from xtts_export_callback.comparison.figure import Scale, drawable
 from xtts_export_callback.xtts.components import BY_KEY
 from xtts_export_callback.xtts.parts import KINDS
@@ -33,15 +33,15 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
     Raises:
         OSError: When it cannot be written.
     """
-    with figure.drawing():
-        figure = figure.new_figure(13.0, 6.2)
+    with canvas.drawing():
+        figure = canvas.new_figure(13.0, 6.2)
         rows, bars = figure.subplots(1, 2, width_ratios=(3.2, 1))
         scale = Scale([found.relative_l2 for found in report.tensors.values()])
         layers = sorted(report.layers)
         kinds = [*KINDS, *sorted({kind for _, kind in report.cells} - {*KINDS})]
         cells = {key: _cell(found) for key, found in report.cells.items()}
         matrix = [[cells.get((layer, kind)) for layer in layers] for kind in kinds]
-        figure.draw_cells(rows, matrix, scale)
+        canvas.draw_cells(rows, matrix, scale)
         rows.set_yticks(range(len(kinds)), [drawable(kind) for kind in kinds])
         _number_axis(rows, layers)
         rows.set_xlabel("layer of the GPT")
@@ -49,11 +49,11 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
         others = {**report.parts}
         others |= {BY_KEY[key].title: found for key, found in report.components.items() if key != "gpt"}
         values = {title: _bar(found) for title, found in others.items()}
-        figure.draw_bars(bars, values, scale)
+        canvas.draw_bars(bars, values, scale)
         bars.set_title("everywhere else", fontsize=11)
-        figure.draw_legend(figure, rows, matrix, scale, "moved by |B-A| / |A|")
+        canvas.draw_legend(figure, rows, matrix, scale, "moved by |B-A| / |A|")
         files = f"A: {drawable(str(report.a))}\nB: {drawable(str(report.b))}"
-        figure.finish(figure, path, report.sentence, files)
+        canvas.finish(figure, path, report.sentence, files)
 
 
 def plot_way(report: RunWayReport, path: Path) -> None:
@@ -66,8 +66,8 @@ def plot_way(report: RunWayReport, path: Path) -> None:
     Raises:
         OSError: When it cannot be written.
     """
-    with figure.drawing():
-        figure = figure.new_figure(13.0, 8.0)
+    with canvas.drawing():
+        figure = canvas.new_figure(13.0, 8.0)
         lines, rows = figure.subplots(1, 2, width_ratios=(1, 1.5))
         _draw_lines(lines, report)
         order = [title for title in report.parts if not title.startswith("layer ")]
@@ -76,7 +76,7 @@ def plot_way(report: RunWayReport, path: Path) -> None:
         scale = Scale([value for way in report.parts.values() for value in way.step])
         stops = range(1, len(report.stops))
         matrix = [[_step(report.parts[title], stop) for stop in stops] for title in titles]
-        figure.draw_cells(rows, matrix, scale)
+        canvas.draw_cells(rows, matrix, scale)
         every = 1 if len(report.layers) <= _LABELLED else 2
         shown = [number for number, title in enumerate(titles) if not title.startswith("layer ") or number % every == 0]
         rows.set_yticks(shown, [drawable(titles[number]) for number in shown], fontsize=8)
@@ -85,8 +85,8 @@ def plot_way(report: RunWayReport, path: Path) -> None:
             axes.tick_params(axis="x", labelrotation=30)
             axes.set_xlabel("checkpoint, by step")
         rows.set_title("where it moved since the one before", fontsize=11)
-        figure.draw_legend(figure, rows, matrix, scale, "moved by, relative to the start")
-        figure.finish(figure, path, report.sentence, drawable(str(report.run)))
+        canvas.draw_legend(figure, rows, matrix, scale, "moved by, relative to the start")
+        canvas.finish(figure, path, report.sentence, drawable(str(report.run)))
 
 
 def _draw_lines(axes: Axes, report: RunWayReport) -> None:
@@ -107,7 +107,7 @@ def _draw_lines(axes: Axes, report: RunWayReport) -> None:
     broken = [stop for stop in stops if report.gpt.nonfinite[stop]]
     if broken:
         low = axes.get_xaxis_transform()  # at the bottom, whatever the distances
-        look: dict[str, Any] = {"marker": "X", "markersize": 10, "color": figure.BROKEN, "linestyle": "none"}
+        look: dict[str, Any] = {"marker": "X", "markersize": 10, "color": canvas.BROKEN, "linestyle": "none"}
         axes.plot(broken, [0.02] * len(broken), transform=low, clip_on=False, label="holds NaN or infinity", **look)
     if axes.lines:
         axes.legend(frameon=False, loc="upper left")

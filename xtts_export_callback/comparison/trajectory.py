@@ -164,7 +164,7 @@ def stops_of(run: Path) -> list[tuple[str, int, Path]]:
 
 
 def _is_float32(folder: Path) -> bool:
-    from xtts_export_callback.inference_folder.folder import read_provenance
+    from xtts_export_callback.inference_folder.provenance import read_provenance
 
     return (read_provenance(folder) or {}).get("dtype") == "float32"
 

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError, OutputExistsError
-from xtts_export_callback.inference_folder.folder import (
+from xtts_export_callback.inference_folder.folder import WrittenFolder, folder_bytes, write_inference_folder
+from xtts_export_callback.inference_folder.provenance import (
     FORMATS,
-    WrittenFolder,
     describe_source,
-    folder_bytes,
     provenance_of,
     read_provenance,
     training_state,
-    write_inference_folder,
 )
 from xtts_export_callback.run.checkpoints import DEFAULT_FOLDER, exports_folder
-from xtts_export_callback.tensors.computed import cast
+from xtts_export_callback.tensors.cast import cast
 from xtts_export_callback.tensors.dtypes import CASTS
 from xtts_export_callback.xtts.assets import find_assets
 from xtts_export_callback.xtts.state_dict import inference_model

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.errors import OutputExistsError
+from xtts_export_callback.files.processes import is_running
 from xtts_export_callback.files.random_access import sync_directory
 
 if TYPE_CHECKING:
@@ -285,42 +286,9 @@ def _rename(first: Path, second: Path, flag: int) -> bool:
 
 def _is_in_progress(entry: Path, host: str, pid: int) -> bool:
     if host == _HOST:
-        return entry.name in _given_out if pid == os.getpid() else _is_running(pid)
+        return entry.name in _given_out if pid == os.getpid() else is_running(pid)
     try:
         changes = [path.lstat().st_mtime for path in (entry, *entry.rglob("*"))]
     except OSError:
         return True  # it changes under our eyes
     return max(changes) > time.time() - _ABANDONED
-
-
-def _is_running(pid: int) -> bool:
-    if sys.platform == "win32":
-        return _is_running_on_windows(pid)
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Whether a process has ended and waits to be asked for its exit code, as the init of a container may never do."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state == b"Z"
-
-
-def _is_running_on_windows(pid: int) -> bool:
-    """``os.kill`` with signal 0 sends Ctrl-C there."""
-    kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
-    synchronize, access_denied, timed_out = 0x100000, 5, 0x102
-    handle = kernel32.OpenProcess(synchronize, False, pid)
-    if not handle:
-        return bool(ctypes.get_last_error() == access_denied)  # type: ignore[attr-defined]
-    state = kernel32.WaitForSingleObject(handle, 0)
-    kernel32.CloseHandle(handle)
-    return bool(state == timed_out)

@@ -7,10 +7,6 @@ retitle windows and hide what stands before them.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import logging
 
 # Control characters (C0, C1), marks and overrides of the writing direction, separators of lines, halves of a pair.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,17 +20,3 @@ def printable(text: object) -> str:
         'run\\x1b[2J'
     """
     return _UNFIT.sub(lambda found: repr(found[0])[1:-1], str(text))
-
-
-def training_logger() -> logging.Logger:
-    """The log of a training, to which every record of ours goes as one printable line."""
-    import logging  # commands do without
-
-    logger = logging.getLogger("trainer.xtts_export")
-    logger.addFilter(_make_printable)  # once, however often it is asked for
-    return logger
-
-
-def _make_printable(record: logging.LogRecord) -> bool:
-    record.msg, record.args = printable(record.getMessage()), ()
-    return True

@@ -12,7 +12,13 @@ from xtts_export_callback.tensors.tensor import Tensor
 from xtts_export_callback.xtts.architecture import Architecture, architecture_of
 from xtts_export_callback.xtts.components import BY_KEY, COMPONENTS, component_of
 from xtts_export_callback.xtts.model_config import model_args
-from xtts_export_callback.xtts.state_dict import bare_name, dropped_component, has_trainer_prefix, prefix_of
+from xtts_export_callback.xtts.state_dict import (
+    bare_name,
+    check_weights,
+    dropped_component,
+    has_trainer_prefix,
+    prefix_of,
+)
 
 if TYPE_CHECKING:
     import os
@@ -157,6 +163,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
 
 def report_on(checkpoint: Checkpoint) -> CheckpointReport:
     """`inspect_checkpoint` for a checkpoint that is open."""
+    check_weights(checkpoint)
     bare = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
     speaking = {name: tensor for name, tensor in bare.items() if BY_KEY[component_of(name)].speaks}
     config = checkpoint.document.get("config")

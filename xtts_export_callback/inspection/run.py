@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import Checkpoint, open_checkpoint
 from xtts_export_callback.errors import XttsExportError
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.inspection.checkpoint import report_on
 from xtts_export_callback.run.checkpoints import (
     DEFAULT_FOLDER,

@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint.reader import fingerprint
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.export.export import check_choice
-from xtts_export_callback.inference_folder.folder import (
-    WrittenFolder,
-    describe_source,
-    provenance_of,
-    training_state,
-    write_inference_folder,
-)
+from xtts_export_callback.inference_folder.folder import WrittenFolder, write_inference_folder
+from xtts_export_callback.inference_folder.provenance import describe_source, provenance_of, training_state
 from xtts_export_callback.merge.models import OpenModel, check_compatible, check_same_vocab, open_models
 from xtts_export_callback.merge.plan import Plan, make_plan
 from xtts_export_callback.merge.recipe import Recipe, load_recipe

@@ -1,29 +1,21 @@
-"""A run folder: the Trainer's checkpoints in it, our exports beside them, and which of those may go."""
+"""A run folder: the Trainer's checkpoints in it, and our exports beside them."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.files.atomic import temporary_name
 from xtts_export_callback.files.json_file import read_json_object
-from xtts_export_callback.files.printable import training_logger
-from xtts_export_callback.inference_folder.folder import not_ours, read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.xtts.model_config import CONFIG_FILE
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
 
 DEFAULT_FOLDER = "inference"
 SHORTCUT = "best_model.pth"
 """What the Trainer calls the second copy of its best model."""
 _CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)")
-_kept: set[Path] = set()  # what the log has named already
 
 
 class Saved(NamedTuple):
@@ -137,44 +129,3 @@ def last_checkpoints(run: Path, count: int, *, folder: str | None = None) -> lis
         )
         raise ConfigError(msg)
     return [best[step] for step in sorted(best)[-count:]]
-
-
-def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = ()) -> list[str]:
-    """Remove the oldest exports of ``checkpoint_*`` by step number.
-
-    Args:
-        folder: The folder of exports.
-        keep_last: How many to keep; 0 keeps all.
-        protected: Names that stay whatever their number.
-
-    Returns:
-        Names of the exports that were removed. Only folders that are wholly ours are ever touched.
-    """
-    if keep_last < 1:
-        return []
-    exports = [saved for saved in find_exports(folder) if saved.kind == "checkpoint"]
-    return [saved.name for saved in exports[:-keep_last] if saved.name not in protected and remove_export(saved.path)]
-
-
-def remove_export(path: Path) -> bool:
-    """Remove an export so that it is never seen in part: it loses its name first.
-
-    Returns:
-        False where the folder is not wholly ours. It stays then, and a line in the log says so, once.
-    """
-    names = {entry.name for entry in path.iterdir()}
-    foreign = not_ours(path)
-    if not foreign:
-        hidden = temporary_name(path)
-        path.rename(hidden)
-        foreign = sorted({entry.name for entry in hidden.iterdir()} - names)  # what was put there at the last moment
-        if not foreign:
-            shutil.rmtree(hidden, ignore_errors=True)
-            return True
-        hidden.rename(path)
-    if path not in _kept:
-        _kept.add(path)
-        what = ", ".join(foreign[:3])
-        line = " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it"
-        training_logger().warning(line, path, what)
-    return False

@@ -7,13 +7,11 @@ independent of the order of blocks and threads.
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import lru_cache
-from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xtts_export_callback.errors import CheckpointError
-from xtts_export_callback.tensors.dtypes import BY_NAME, DType, from_float32, from_float64, to_float64
-from xtts_export_callback.tensors.tensor import GatheredStorage, Storage, Tensor
+from xtts_export_callback.tensors.dtypes import BY_NAME, DType, from_float64, to_float64
+from xtts_export_callback.tensors.tensor import GatheredStorage, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from xtts_export_callback.tensors.tensor import Reader
+    from xtts_export_callback.tensors.tensor import Reader, Tensor
 
     Bits: TypeAlias = npt.NDArray[Any]
     Values: TypeAlias = npt.NDArray[np.float64]
@@ -100,129 +98,6 @@ class ComputedStorage(Storage):
             raise CheckpointError(msg)
         msg = f"{self.name}: the result is NaN, infinite or too large for {self.dtype.name}; check the weights"
         raise CheckpointError(msg)
-
-
-class WeightedSum(ComputedStorage):
-    """The element-wise weighted sum of tensors, divided by a divisor.
-
-    A weight of 0 means that the tensor is not even read: its NaN does not count.
-    """
-
-    def __init__(
-        self, name: str, tensors: Sequence[Tensor], weights: Sequence[float], divisor: float, dtype: DType
-    ) -> None:
-        """Describe the sum.
-
-        Args:
-            name: What the result is called, for errors.
-            tensors: Floating-point tensors of one shape, of any dtypes and layouts.
-            weights: One for each, not all 0.
-            divisor: What the sum is divided by; the sum of the weights for a mean.
-            dtype: The type of the result.
-        """
-        terms = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0]
-        super().__init__(name, [tensor for tensor, _ in terms], dtype)
-        self._weights = [weight for _, weight in terms]
-        self._divisor = divisor
-
-    def values(self) -> NextValues:
-        """See `ComputedStorage.values`."""
-        if any(tensor.dtype.itemsize == 8 for tensor in self.inputs):
-            return self._differences()
-        return self._sums()
-
-    def _sums(self) -> NextValues:
-        import numpy as np
-
-        scratch = Scratch()  # one for all: memory must not grow with the number of models
-        terms = [
-            (BlockReader(tensor, scratch), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)
-        ]
-        factor = _reciprocal(self._divisor)
-        total = np.empty(0, np.float64)
-        product = np.empty(0, np.float64)
-
-        def next_values(count: int) -> Values:
-            nonlocal total, product
-            if len(total) < count:
-                total = np.empty(count, np.float64)
-                product = np.empty(count, np.float64)
-            part, scaled = total[:count], product[:count]
-            with np.errstate(invalid="ignore", over="ignore"):  # found in the result, where it is named
-                for index, (source, weight) in enumerate(terms):
-                    elements = source.widenable(count)
-                    term = part if index == 0 else scaled
-                    if weight != 1:  # in float64: left to itself, numpy multiplies in the type of the elements
-                        elements = np.multiply(elements, weight, out=term, dtype=np.float64)
-                    if index == 0 and elements is not part:
-                        part[:] = elements
-                    elif index > 0:
-                        part += elements
-                if factor is None:
-                    part /= self._divisor
-                elif factor != 1:
-                    part *= factor
-            return part
-
-        return next_values
-
-    def _differences(self) -> NextValues:
-        """As differences from the first term: the mean of equal float64 numbers is then that number exactly."""
-        import math
-
-        import numpy as np
-
-        sources = [BlockReader(tensor) for tensor in self.inputs]
-        factors = [weight / self._divisor for weight in self._weights]
-        whole = math.fsum(self._weights) / self._divisor
-
-        def next_values(count: int) -> Values:
-            first = sources[0].float64(count)
-            with np.errstate(invalid="ignore", over="ignore"):
-                total = first if whole == 1 else first * whole
-                for source, factor in zip(sources[1:], factors[1:], strict=True):
-                    total = total + (source.float64(count) - first) * factor
-            return total
-
-        return next_values
-
-
-@lru_cache(maxsize=64)  # a merge has a few divisors and a thousand tensors
-def _reciprocal(divisor: float) -> float | None:
-    """What to multiply with in place of a division, which takes three times as long; None where that would show.
-
-    With an error of at most 2^-54, ``divisor * x * reciprocal`` rounds to x for every float64 x: what lies halfway
-    between two numbers of the result's type still does.
-    """
-    reciprocal = 1 / divisor
-    if not isfinite(reciprocal):
-        return None
-    (above, below), (factor, power) = divisor.as_integer_ratio(), reciprocal.as_integer_ratio()
-    product, one = above * factor, below * power  # product / one is what comes instead of 1, exactly
-    return reciprocal if abs(product - one) << 54 <= abs(one) else None
-
-
-class Cast(ComputedStorage):
-    """The elements of one tensor in another type, rounded once; from float32 without the detour over float64."""
-
-    def values(self) -> NextValues:
-        """See `ComputedStorage.values`."""
-        return BlockReader(self.inputs[0]).float64
-
-    def reader(self) -> Reader:
-        """See `ComputedStorage.reader`."""
-        if self.inputs[0].dtype.name != "float32":
-            return super().reader()
-        source = BlockReader(self.inputs[0])
-
-        def fill(buffer: memoryview) -> None:
-            bits = source.bits(len(buffer) // self.dtype.itemsize)
-            result = from_float32(bits, self.dtype)
-            if not all_finite(result, self.dtype):
-                self.blame(to_float64(bits, self.inputs[0].dtype))
-            buffer[:] = result.data.cast("B")
-
-        return fill
 
 
 class Scratch:
@@ -312,32 +187,6 @@ def bytes_read(tensor: Tensor) -> int:
     if isinstance(packed, GatheredStorage):
         return 0 if tensor.numel == 0 else tensor.storage.nbytes
     return tensor.storage.nbytes if packed.nbytes else 0
-
-
-def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Cast the floating-point tensors of a model; the others, and those that have the type, stay what they are.
-
-    Ties stay ties.
-
-    Args:
-        tensors: The state_dict.
-        dtype: The type to cast to.
-
-    Returns:
-        The mapping, nothing read yet.
-    """
-    target = BY_NAME[dtype]
-    done: dict[tuple[Any, ...], Tensor] = {}
-    result: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if not tensor.dtype.is_float or tensor.dtype is target:
-            result[name] = tensor
-            continue
-        if tensor.view_key not in done:
-            storage = Cast(name, [tensor], target)
-            done[tensor.view_key] = Tensor.contiguous(storage, target, tensor.shape)
-        result[name] = done[tensor.view_key]
-    return result
 
 
 def widest(dtypes: Iterable[DType]) -> DType:

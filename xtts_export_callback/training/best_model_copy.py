@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.files.atomic import temporary_name
-from xtts_export_callback.files.printable import training_logger
 from xtts_export_callback.files.random_access import sync_directory, sync_file
 from xtts_export_callback.run.checkpoints import SHORTCUT
+from xtts_export_callback.run.log import training_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable

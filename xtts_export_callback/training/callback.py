@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import ConfigError, XttsExportError
-from xtts_export_callback.files import disk
 from xtts_export_callback.files.atomic import remove_leftovers
-from xtts_export_callback.files.printable import training_logger
 from xtts_export_callback.run.checkpoints import Saved, find_checkpoints
+from xtts_export_callback.run.log import training_logger
+from xtts_export_callback.run.retention import use_of
 from xtts_export_callback.training.dashboard import Dashboard
-from xtts_export_callback.training.exporter import Exporter, guarded, log_failure
+from xtts_export_callback.training.exporter import Exporter
 from xtts_export_callback.training.hooks import (
     is_main_process,
     looks_like_pattern,
@@ -29,7 +29,9 @@ from xtts_export_callback.training.hooks import (
     saves_into,
     wrap_saves,
 )
+from xtts_export_callback.training.log import guarded, log_failure
 from xtts_export_callback.training.restore import as_losses, choose_checkpoint, loss_of, restore_from_weights
+from xtts_export_callback.training.retention import ExportRetention
 from xtts_export_callback.training.saving import TrainerSaves
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.state_dict import has_trainer_prefix
@@ -168,8 +170,13 @@ class ExportCallback:
         if is_main_process() and looks_like_pattern(self._run):
             logger.warning(" ! EXPORT : %s: %s", self._run, _LOOKS_LIKE_PATTERN)
         self._dashboard = Dashboard(trainer)
-        self._exporter = Exporter(self._run, self._options, self._dashboard)
-        self._exporter.keeps_all_best = trainer.config.save_all_best
+        retention = ExportRetention(
+            self._run,
+            self._options,
+            keeps_all_best=trainer.config.save_all_best,
+            resumed_from=Path(trainer.args.restore_path).stem if trainer.args.continue_path else "",
+        )
+        self._exporter = Exporter(self._run, self._options, self._dashboard, retention)
         self._saves = TrainerSaves(trainer, self._options, copy_later=self._exporter.copy_later)
         protect_from_removal(self._run, self._exporter, self._saves)
         if is_main_process():
@@ -182,7 +189,6 @@ class ExportCallback:
         if not self._has_started:
             return
         if trainer.args.continue_path:
-            self._exporter.resumed_from = Path(trainer.args.restore_path).stem
             guarded("the learning rate was not restored", lambda: restore_from_weights(trainer))
         if not self._is_active:
             return
@@ -237,7 +243,9 @@ class ExportCallback:
         step = trainer.total_steps_done
         saved = Saved(step, kind, self._run / f"{kind}_{step}.pth")
         guarded(f"nothing was awaited before {saved.name}", self._exporter.before_save)
-        is_new = self._saves.perform(partial(save, *args, **options), saved, make_room=self._exporter.make_room)
+        is_new = self._saves.perform(
+            partial(save, *args, **options), saved, make_room=self._exporter.retention.make_room
+        )
         if is_new and (kind == "checkpoint" or self._options.export_best):
             self._exporter.export(saved, overhead=self._saves.overhead)
 
@@ -258,7 +266,7 @@ class ExportCallback:
         self._dashboard.hand_over()
         if not self._saves.full_bytes:
             return
-        use = disk.use_of(self._run, self._exporter.folder, self._saves.full_bytes)
+        use = use_of(self._run, self._exporter.folder, self._saves.full_bytes)
         self._dashboard.note_disk(trainer.total_steps_done, use.checkpoints + use.exports, use.stock)
         self._dashboard.hand_over()
         logger.info(

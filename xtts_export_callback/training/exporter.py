@@ -1,4 +1,4 @@
-"""Exports of one run: queued by the training, written in the background, pruned to what may stay."""
+"""Exports of one run: queued by the training and written in the background."""
 
 from __future__ import annotations
 
@@ -9,29 +9,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
-from xtts_export_callback.errors import XttsExportError
-from xtts_export_callback.files import disk
 from xtts_export_callback.files.atomic import hard_link, temporary_name
-from xtts_export_callback.files.printable import training_logger
-from xtts_export_callback.inference_folder.folder import folder_bytes, read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.run.checkpoints import (
     Saved,
     find_checkpoints,
     find_exports,
     last_checkpoints,
-    prune_exports,
-    remove_export,
 )
-from xtts_export_callback.training.background import Background, Helper, HelperError, HungError, Work
+from xtts_export_callback.run.log import training_logger
+from xtts_export_callback.training.background import Background, Work
+from xtts_export_callback.training.log import guarded, log_failure
+from xtts_export_callback.training.worker_client import Helper, HelperError, HungError
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.assets import VOCAB_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from xtts_export_callback.training.config import ExportConfig
     from xtts_export_callback.training.dashboard import Dashboard
+    from xtts_export_callback.training.retention import ExportRetention
 
 logger = training_logger()
 
@@ -44,14 +42,12 @@ class Exporter:
 
     Attributes:
         folder: The folder of exports.
-        resumed_from: Name of the export whose checkpoint the run was continued from; it is never removed.
-        keeps_all_best: Whether the exports of earlier best models stay, as the Trainer's ``save_all_best`` has it.
+        retention: Which of them stay.
     """
 
-    def __init__(self, run: Path, options: ExportConfig, dashboard: Dashboard) -> None:
+    def __init__(self, run: Path, options: ExportConfig, dashboard: Dashboard, retention: ExportRetention) -> None:
         self.folder = run / options.folder
-        self.resumed_from = ""
-        self.keeps_all_best = True
+        self.retention = retention
         self._run = run
         self._options = options
         self._dashboard = dashboard
@@ -59,7 +55,6 @@ class Exporter:
         self._background: Background | None = None
         self._unprotected = False
         self._to_copy: Path | None = None
-        self._latest = ""
         self._gives_up = False
         self._trained_in: str | None = None  # a folder that is gone is no place to look for files
         with contextlib.suppress(OSError):
@@ -82,7 +77,7 @@ class Exporter:
         """
         started = time.perf_counter()
         if saved.kind == "checkpoint":
-            self._latest = saved.name
+            self.retention.latest = saved.name
         if self._gives_up:
             _say_not_exported(saved)
             return
@@ -122,7 +117,7 @@ class Exporter:
         started = time.perf_counter()
         target = self.folder / saved.name
         try:
-            guarded("retention", lambda: self._honour_budget(room_for=True))
+            guarded("retention", self.retention.before_export)
             done = self._perform(
                 "export",
                 source=str(source),
@@ -140,14 +135,7 @@ class Exporter:
             self._dashboard.note(saved.step, seconds, done["nbytes"], waited)
         for note in done["notes"]:
             logger.warning(" ! EXPORT : %s: %s", target, note)
-        guarded("retention", lambda: self._after_export(saved))
-
-    def _after_export(self, saved: Saved) -> None:
-        if saved.kind == "best_model":
-            self._prune_best(saved)
-        else:
-            self._prune(self._keep, written=saved.name)
-        self._honour_budget()
+        guarded("retention", partial(self.retention.after_export, saved))
 
     def _drop_optimizers(self, saved: Saved) -> None:
         keep = self._options.keep_optimizer_for
@@ -172,7 +160,7 @@ class Exporter:
         def run() -> None:
             if not saved.path.exists():
                 logger.warning(" ! EXPORT : %s was not exported: its file was removed meanwhile", saved.name)
-            elif self._is_missing(saved) and self._has_room_for_older():
+            elif self._is_missing(saved) and self.retention.has_room_for_older():
                 self._run_export(saved, self._hold(saved.path), 0.0)
 
         failure = partial(log_failure, f"{saved.name} was not exported")
@@ -181,7 +169,7 @@ class Exporter:
     def export_missing(self) -> None:
         """Queue what a killed run, a slow disk or an error has left unexported."""
         saved_files = find_checkpoints(self._run)
-        wanted = [saved for saved in saved_files if saved.kind == "checkpoint"][-self._keep or None :]
+        wanted = [saved for saved in saved_files if saved.kind == "checkpoint"][-self.retention.keep or None :]
         if self._options.export_best:
             wanted += [saved for saved in saved_files if saved.kind == "best_model"]
         for saved in wanted:
@@ -204,58 +192,7 @@ class Exporter:
                 self.give_up()
             raise
 
-    # Retention
-
-    @property
-    def _keep(self) -> int:
-        """Exports kept while training: the average at the end still needs its inputs."""
-        return max(self._options.keep_last, self._options.average_last) if self._options.keep_last else 0
-
-    @property
-    def _protected(self) -> set[str]:
-        best = {f"checkpoint_{saved.step}" for saved in find_checkpoints(self._run) if saved.kind == "best_model"}
-        return {*best, self.resumed_from, self._latest}
-
-    def _prune(self, keep: int, *, written: str = "") -> None:
-        """Apply ``keep_last``; what was just written may be older than all the rest, in a run that went back."""
-        for name in prune_exports(self.folder, keep, protected={*self._protected, written}):
-            logger.info(" > Export %s removed: keep_last is %i", name, self._options.keep_last)
-
-    def _honour_budget(self, *, room_for: bool = False) -> None:
-        """Prune to the budget, or so far below it that an export as large as the largest still fits."""
-        if not self._options.max_disk_gb:
-            return
-        coming = max((folder_bytes(saved.path) for saved in find_exports(self.folder)), default=0) if room_for else 0
-        for name in disk.prune_to(self.folder, self._options.max_disk_gb * disk.GB - coming):
-            logger.info(" > Export %s removed: max_disk_gb is %g", name, self._options.max_disk_gb)
-
-    def _has_room_for_older(self) -> bool:
-        """Whether one more export fits into the budget: one made up for must not push out a newer one."""
-        if not self._options.max_disk_gb:
-            return True
-        coming = max((folder_bytes(saved.path) for saved in find_exports(self.folder)), default=0)
-        return disk.exports_bytes(self.folder) + coming <= self._options.max_disk_gb * disk.GB
-
-    def _prune_best(self, newest: Saved) -> None:
-        """Keep the exports of best models that the Trainer keeps, and its newest in any case."""
-        if self.keeps_all_best or read_provenance(self.folder / newest.name) is None:
-            return
-        kept = {saved.name for saved in find_checkpoints(self._run)} | {newest.name, self.resumed_from}
-        for saved in find_exports(self.folder):
-            if saved.kind == "best_model" and saved.name not in kept:
-                remove_export(saved.path)
-
-    # Room on the disk
-
-    def make_room(self, needed: int) -> bool:
-        """Remove old exports if the user has said that they may go; whether there is room now."""
-        if not self._options.max_disk_gb:
-            return False
-        lacking = needed - disk.free_bytes(self._run)
-        removed = disk.prune_to(self.folder, disk.exports_bytes(self.folder) - lacking, protected=self._protected)
-        for name in removed:
-            logger.warning(" ! EXPORT : export %s removed to make room for a save", name)
-        return bool(removed)
+    # The second copy of the best model
 
     def copy_later(self, source: Path, target: Path) -> None:
         """Have a file copied in place of a link to it."""
@@ -288,8 +225,7 @@ class Exporter:
         if self._gives_up:
             return
         if not self._options.average_last or guarded("the average was not written", self._average):
-            guarded("retention", lambda: self._prune(self._options.keep_last))
-            guarded("retention", self._honour_budget)
+            guarded("retention", self.retention.after_average)
 
     def _average(self) -> bool:
         """Write the average; whether nothing needs its inputs any more."""
@@ -366,18 +302,3 @@ def _let_go(source: Path, saved: Saved) -> None:
     if source != saved.path:
         with contextlib.suppress(OSError):
             source.unlink()
-
-
-def guarded(failure: str, action: Callable[[], Any]) -> Any:
-    """Run ``action``; whatever goes wrong becomes one line in the log, and training goes on."""
-    try:
-        return action()
-    except Exception as error:
-        log_failure(failure, error)
-    return None
-
-
-def log_failure(failure: str, error: Exception) -> None:
-    """Say in one line what did not work and why."""
-    what = str(error) if isinstance(error, XttsExportError) else f"{type(error).__name__}: {error}"
-    logger.error(" ! EXPORT : %s: %s", failure, " ".join(what.split()))

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.files.printable import training_logger
 from xtts_export_callback.run.checkpoints import SHORTCUT, holds_anything
-from xtts_export_callback.training.exporter import guarded
+from xtts_export_callback.run.log import training_logger
+from xtts_export_callback.training.log import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.json_file import parse_json, read_small_file
 from xtts_export_callback.files.paths import expanded
-from xtts_export_callback.files.printable import training_logger
+from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.training.config import ExportConfig, check_options, did_you_mean
 
 logger = training_logger()

@@ -11,8 +11,8 @@ from typing import Any
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.zip_reader import data_offset, read_directory
 from xtts_export_callback.errors import ConfigError, DamagedError
-from xtts_export_callback.files.printable import training_logger
 from xtts_export_callback.run.checkpoints import SHORTCUT, Saved, find_checkpoints
+from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.run.lr_schedule import RESUME_KEY, restore_position
 from xtts_export_callback.run.resume import by_age, our_choice
 from xtts_export_callback.tensors.tensor import Tensor

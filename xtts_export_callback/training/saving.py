@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.files.atomic import hard_link, temporary_name
 from xtts_export_callback.files.disk import free_bytes
-from xtts_export_callback.files.printable import training_logger
 from xtts_export_callback.files.random_access import sync_directory, sync_file
 from xtts_export_callback.run.checkpoints import find_checkpoints
+from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.training.best_model_copy import Shortcut
-from xtts_export_callback.training.exporter import guarded
 from xtts_export_callback.training.hooks import exchanged_writing
+from xtts_export_callback.training.log import guarded
 from xtts_export_callback.training.save_errors import WHAT_TO_DO, SaveError, save_error
 from xtts_export_callback.training.trainer_state import state_bytes, weights_only
 from xtts_export_callback.units import human_size

@@ -6,7 +6,7 @@ It imports numpy and the standard library, neither torch nor Coqui, so that it s
 small. It lives in a session of its own, out of reach of the terminal's Ctrl-C; when the training is gone it finishes
 the job at hand and ends.
 
-`background.COMMAND` starts it.
+`worker_client.COMMAND` starts it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from xtts_export_callback.errors import CheckpointError, OutputExistsError, Xtts
 from xtts_export_callback.export.export import export_opened
 from xtts_export_callback.files.atomic import whole_file
 from xtts_export_callback.files.random_access import Moved, RandomFile
-from xtts_export_callback.inference_folder.folder import read_provenance
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.process import prepare_process
 from xtts_export_callback.run.checkpoints import find_checkpoints
 from xtts_export_callback.run.lr_schedule import RESUME_KEY, position_in_document

@@ -1,8 +1,16 @@
-"""What a check finds."""
+"""What is checked, and what a check finds: faults, and notes as plain text."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.tensors.tensor import Tensor
 
 CHECKS = {
     "file": "the file can be opened: it ends where its directory says, its structure is whole",
@@ -32,6 +40,28 @@ class Fault(NamedTuple):
     check: str
     message: str
 
+
+@dataclass(frozen=True)
+class Subject:
+    """What the checks look at.
+
+    Attributes:
+        path: The file or folder as it was named.
+        checkpoint: The weights, open.
+        tensors: Its tensors by bare names.
+        load: Whether to hand the file to torch too.
+        progress: Called with the number of bytes read since the last call, from any thread.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    tensors: dict[str, Tensor]
+    load: bool = False
+    progress: Callable[[int], None] | None = None
+
+
+Findings: TypeAlias = "Iterator[Fault | str]"
+"""What a check yields: faults, and notes as text."""
 
 _LISTED = 20
 

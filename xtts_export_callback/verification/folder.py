@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.files.json_file import parse_json, read_small_file
-from xtts_export_callback.inference_folder.folder import PROVENANCE_FILE, read_provenance, sha256_of
-from xtts_export_callback.verification.faults import Fault
+from xtts_export_callback.inference_folder.provenance import PROVENANCE_FILE, read_provenance, sha256_of
+from xtts_export_callback.verification.faults import Fault, Findings, Subject
 from xtts_export_callback.xtts.assets import VOCAB_FILE, find_vocabulary
 from xtts_export_callback.xtts.companions import COMPANIONS, companion_fault
 from xtts_export_callback.xtts.model_config import CONFIG_FILE
@@ -24,55 +24,50 @@ if TYPE_CHECKING:
     from xtts_export_callback.tensors.tensor import Tensor
 
 
-def vocabulary_check(
-    checkpoint: Checkpoint, tensors: dict[str, Tensor], *, required: bool
-) -> tuple[list[Fault], list[str]]:
+def vocabulary_check(subject: Subject) -> Findings:
     """Compare the size of a vocabulary with the rows of the text embedding.
 
-    Args:
-        checkpoint: The model; its vocabulary is the ``vocab.json`` beside it, or else the one its config names.
-        tensors: Its tensors by bare names.
-        required: Whether it is a fault when there is none beside it, as in an inference folder.
-
-    Returns:
-        Faults and notes.
+    The vocabulary is the ``vocab.json`` beside the weights, or else the one that their config names. In an inference
+    folder a missing one is a fault.
     """
-    beside, found = checkpoint.path.with_name(VOCAB_FILE), find_vocabulary(checkpoint)
-    if required and found != beside:
-        return [Fault("vocabulary", f"{beside.name} is missing; copy the training vocabulary into the folder")], []
-    if found is None:
-        return [], ["no vocabulary was found to check the text embedding against"]
-    where = found.name if found == beside else str(found)
-    embedding = tensors.get(TEXT_EMBEDDING)
+    beside, found = subject.checkpoint.path.with_name(VOCAB_FILE), find_vocabulary(subject.checkpoint)
+    if subject.path.is_dir() and found != beside:
+        yield Fault("vocabulary", f"{beside.name} is missing; copy the training vocabulary into the folder")
+    elif found is None:
+        yield "no vocabulary was found to check the text embedding against"
+    else:
+        fault = _vocabulary_fault(found, found.name if found == beside else str(found), subject.tensors)
+        if fault:
+            yield Fault("vocabulary", fault)
+
+
+def _vocabulary_fault(path: Path, where: str, tensors: dict[str, Tensor]) -> str:
     try:
-        content = read_small_file(found)
+        content = read_small_file(path)
         vocabulary = read_vocabulary(content, where)
     except ConfigError as error:
-        return [Fault("vocabulary", str(error))], []
+        return str(error)
     if content != vocabulary.content:
         message = f"{where} begins with a byte order mark, which the tokenizers library does not read"
-        return [Fault("vocabulary", f"{message}; save it as plain UTF-8")], []
+        return f"{message}; save it as plain UTF-8"
+    embedding = tensors.get(TEXT_EMBEDDING)
     if embedding is None or not embedding.shape or embedding.shape[0] == vocabulary.size:
-        return [], []
+        return ""
     message = f"{where} has {vocabulary.size} tokens, the text embedding {embedding.shape[0]} rows"
-    return [Fault("vocabulary", f"{message}; put the training vocabulary there")], []
+    return f"{message}; put the training vocabulary there"
 
 
-def folder_faults(checkpoint: Checkpoint) -> tuple[list[Fault], list[str]]:
-    """Compare an inference folder with what its ``export.json`` says of it.
-
-    Returns:
-        Faults and notes; a folder without ``export.json`` is not ours, and has nothing to be compared with.
-    """
+def folder_faults(checkpoint: Checkpoint) -> Findings:
+    """Compare an inference folder with what its ``export.json`` says of it, where it has one or should have one."""
     config, faults = _read_config(checkpoint.path.with_name(CONFIG_FILE))
+    yield from faults
     provenance = read_provenance(checkpoint.path.parent)
     if provenance is not None:
-        return faults + _provenance_faults(checkpoint, provenance, config), []
-    if os.path.lexists(checkpoint.path.with_name(PROVENANCE_FILE)):
-        faults.append(Fault("provenance", f"{PROVENANCE_FILE} cannot be understood: damaged or edited"))
+        yield from _provenance_faults(checkpoint, provenance, config)
+    elif os.path.lexists(checkpoint.path.with_name(PROVENANCE_FILE)):
+        yield Fault("provenance", f"{PROVENANCE_FILE} cannot be understood: damaged or edited")
     elif isinstance(checkpoint.document.get("export"), dict):
-        faults.append(Fault("provenance", f"{PROVENANCE_FILE} is missing"))
-    return faults, []
+        yield Fault("provenance", f"{PROVENANCE_FILE} is missing")
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
@@ -88,11 +83,11 @@ def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
     return None, [Fault("config", f"{path.name}: expected a JSON object, found {type(value).__name__}")]
 
 
-def companion_faults(folder: Path, allowed: re.Pattern[str]) -> list[Fault]:
-    """Faults of ``speakers_xtts.pth`` and ``mel_stats.pth`` in a folder, where they are; see `companion_fault`."""
-    there = [name for name in COMPANIONS if os.path.lexists(folder / name)]
-    found = [companion_fault(folder / name, name, allowed) for name in there]
-    return [Fault("companions", message) for message in found if message is not None]
+def companion_faults(folder: Path, allowed: re.Pattern[str]) -> Findings:
+    """Check ``speakers_xtts.pth`` and ``mel_stats.pth`` in a folder, where they are; see `companion_fault`."""
+    for name in COMPANIONS:
+        if os.path.lexists(folder / name) and (message := companion_fault(folder / name, name, allowed)):
+            yield Fault("companions", message)
 
 
 def _provenance_faults(

@@ -6,24 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.reader import MODEL_NAMES, Checkpoint, open_checkpoint
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.verification.contents import content_faults
-from xtts_export_callback.verification.faults import Fault, fault_for_each
+from xtts_export_callback.verification.faults import Fault, Findings, Subject, fault_for_each
 from xtts_export_callback.verification.folder import companion_faults, folder_faults, vocabulary_check
-from xtts_export_callback.verification.weights_only import ALLOWED as _ALLOWED
-from xtts_export_callback.verification.weights_only import load_faults, name_faults
+from xtts_export_callback.verification.weights_only import ALLOWED, load_faults, name_faults
 from xtts_export_callback.verification.zip_directory import directory_faults
 from xtts_export_callback.xtts.architecture import architecture_of
 from xtts_export_callback.xtts.loadable import differences, guessed_args
 from xtts_export_callback.xtts.model_config import known_config, model_args
-from xtts_export_callback.xtts.state_dict import OLDER_NAMES, TEXT_EMBEDDING, bare_name, dropped_component
+from xtts_export_callback.xtts.state_dict import OLDER_NAMES, TEXT_EMBEDDING, bare_name, dropped_component, speaks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from xtts_export_callback.tensors.tensor import Tensor
-
 
 _MOST_NOTES = 10
 
@@ -87,62 +83,80 @@ def verify_model(
         message = str(error).removeprefix(f"{path}: ")
         return VerificationReport(path, (Fault("file", message),), nbytes=path.stat().st_size if path.is_file() else 0)
     with checkpoint:
-        faults, notes = _file_faults(checkpoint, progress)
         tensors = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
-        more, remarks = _tensor_faults(checkpoint, tensors)
-        faults += more
-        notes += remarks
-        faults += name_faults(checkpoint, notes)
-        more, remarks = vocabulary_check(checkpoint, tensors, required=path.is_dir())
-        faults += more
-        notes += remarks
-        if checkpoint.path.name in MODEL_NAMES:
-            more, remarks = folder_faults(checkpoint)
-            faults += more
-            faults += companion_faults(checkpoint.path.parent, _ALLOWED)
-            notes += remarks
-        if load and checkpoint.format != "safetensors":
-            faults += load_faults(checkpoint.path, mmap=checkpoint.format == "pth")
-        return VerificationReport(path, tuple(faults), tuple(notes), checkpoint.nbytes, len(checkpoint.tensors))
+        subject = Subject(path, checkpoint, tensors, load=load, progress=progress)
+        found = [item for check in _CHECKS for item in check(subject)]
+    faults = tuple(item for item in found if isinstance(item, Fault))
+    notes = tuple(item for item in found if isinstance(item, str))
+    return VerificationReport(path, faults, notes, checkpoint.nbytes, len(checkpoint.tensors))
 
 
-def _file_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None) -> tuple[list[Fault], list[str]]:
-    faults = []
-    notes = []
-    if checkpoint.format == "pth" and checkpoint.file is not None:
-        faults += [Fault("directory", message) for message in directory_faults(checkpoint.file)]
-    for name, found in list(checkpoint.others.items())[:_MOST_NOTES]:
-        notes.append(f"{name} is {found}, which is not read: inference does not need it")
-    if not checkpoint.has_checksums:
-        notes.append("the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone")
-    older = sum(name.endswith(OLDER_NAMES) for name in checkpoint.tensors)
-    if older:
-        notes.append(f"{older} weights have the names of older PyTorch (weight_g, weight_v), which loading renames")
-    return faults + content_faults(checkpoint, progress), notes
+def _weights(subject: Subject) -> Findings:
+    """Weights that are no plain tensors, and what else is not read."""
+    others = list(subject.checkpoint.others.items())
+    for name, found in others:
+        if speaks(name):
+            yield Fault("file", f"{name}: expected a plain tensor, found {found}; save it again as a plain tensor")
+    for name, found in others[:_MOST_NOTES]:
+        if not speaks(name):
+            yield f"{name} is {found}, which is not read: inference does not need it"
 
 
-def _tensor_faults(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> tuple[list[Fault], list[str]]:
+def _directory(subject: Subject) -> Findings:
+    if subject.checkpoint.format == "pth" and subject.checkpoint.file is not None:
+        for message in directory_faults(subject.checkpoint.file):
+            yield Fault("directory", message)
+
+
+def _contents(subject: Subject) -> Findings:
+    if not subject.checkpoint.has_checksums:
+        yield "the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone"
+    yield from content_faults(subject.checkpoint, subject.progress)
+
+
+def _tensors(subject: Subject) -> Findings:
     """The tensor set against the architecture in the file's own config, or in the one beside it."""
+    tensors = subject.tensors
+    older = sum(name.endswith(OLDER_NAMES) for name in subject.checkpoint.tensors)
+    if older:
+        yield f"{older} weights have the names of older PyTorch (weight_g, weight_v), which loading renames"
     if TEXT_EMBEDDING not in tensors and not any(name.startswith("gpt.") for name in tensors):
-        return [Fault("tensors", f"no XTTS v2 model: none of its {len(tensors)} tensors belongs to a GPT")], []
+        yield Fault("tensors", f"no XTTS v2 model: none of its {len(tensors)} tensors belongs to a GPT")
+        return
     speaking = {name: tensor for name, tensor in tensors.items() if dropped_component(name) is None}
-    architecture = architecture_of(speaking)
-    args = model_args(known_config(checkpoint))
-    notes = []
+    args = model_args(known_config(subject.checkpoint))
     if not args:
-        notes.append("no config in the file or beside it: its tensors were checked against their own shapes")
+        yield "no config in the file or beside it: its tensors were checked against their own shapes"
         args = {**guessed_args(speaking), "gpt_n_heads": 1}  # heads leave no trace in the shapes
-    rows = args.get("gpt_number_text_tokens") or architecture.text_tokens or 0
+    rows = args.get("gpt_number_text_tokens") or architecture_of(speaking).text_tokens or 0
     try:
         found = differences(speaking, args, rows)
     except ValueError as error:
-        return [Fault("tensors", f"config: {error}")], notes
+        yield Fault("tensors", f"config: {error}")
+        return
     missing = [f"{name} is missing" for name in found.missing]
     extra = [f"{name} is not part of the model that the config describes" for name in found.extra]
     reshaped = [
         f"{name} is {list(speaking[name].shape)}, the config asks for {list(shape)}"
         for name, shape in found.reshaped.items()
     ]
-    faults = fault_for_each("tensors", missing, "tensors are missing")
-    faults += fault_for_each("tensors", extra, "tensors are not part of the model that the config describes")
-    return faults + fault_for_each("tensors", reshaped, "tensors have another shape than the config asks for"), notes
+    yield from fault_for_each("tensors", missing, "tensors are missing")
+    yield from fault_for_each("tensors", extra, "tensors are not part of the model that the config describes")
+    yield from fault_for_each("tensors", reshaped, "tensors have another shape than the config asks for")
+
+
+def _folder(subject: Subject) -> Findings:
+    if subject.checkpoint.path.name in MODEL_NAMES:
+        yield from folder_faults(subject.checkpoint)
+        yield from companion_faults(subject.checkpoint.path.parent, ALLOWED)
+
+
+def _torch_load(subject: Subject) -> Findings:
+    if subject.load and subject.checkpoint.format != "safetensors":
+        yield from load_faults(subject.checkpoint.path, mmap=subject.checkpoint.format == "pth")
+
+
+_CHECKS: tuple[Callable[[Subject], Findings], ...] = (
+    *(_weights, _directory, _contents, _tensors, name_faults),
+    *(vocabulary_check, _folder, _torch_load),
+)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.verification.faults import Fault, fault_for_each
+from xtts_export_callback.verification.faults import Fault, Findings, Subject, fault_for_each
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xtts_export_callback.checkpoint.reader import Checkpoint
 
 _SPARSE = "BFloat16 Byte Char Double Float Half Int Long Short"
 _DENSE = f"{_SPARSE} Bool"
@@ -55,15 +54,15 @@ _COQUI = re.compile(
 )
 
 
-def name_faults(checkpoint: Checkpoint, notes: list[str]) -> list[Fault]:
-    """What a file's pickle asks for and torch refuses; ``notes`` gets what only Coqui takes."""
-    foreign = sorted(name for name in checkpoint.names if not ALLOWED.fullmatch(name))
+def name_faults(subject: Subject) -> Findings:
+    """What a file's pickle asks for and torch refuses."""
+    foreign = sorted(name for name in subject.checkpoint.names if not ALLOWED.fullmatch(name))
     if foreign and all(_COQUI.fullmatch(name) for name in foreign):
-        notes.append("holds its config as a Coqui object: only Xtts.load_checkpoint loads it with weights_only=True")
-        return []
+        yield "holds its config as a Coqui object: only Xtts.load_checkpoint loads it with weights_only=True"
+        return
     refused = [name for name in foreign if not _COQUI.fullmatch(name)]
     message = "{} is refused by torch.load(weights_only=True); export the model to get a file without it"
-    return fault_for_each("weights_only", [message.format(name) for name in refused], "objects are refused")
+    yield from fault_for_each("weights_only", [message.format(name) for name in refused], "objects are refused")
 
 
 def load_faults(path: Path, *, mmap: bool) -> list[Fault]:

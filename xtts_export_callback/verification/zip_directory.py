@@ -1,9 +1,9 @@
 """A second opinion on a zip directory.
 
-`checkpoint.archive` refuses what it cannot use. Here every field that says something twice is compared: each entry of
-the directory with the header that stands before its record, or the descriptor behind it, and the records that end the
-archive with each other. Fields that stand only once have to be the same in every entry, as any one program writes them,
-so that a flipped byte is noticed wherever it falls. Layout: PKWARE APPNOTE 6.3, sections 4.3 and 4.5.
+`checkpoint.zip_reader` refuses what it cannot use. Here every field that says something twice is compared: each entry
+of the directory with the header that stands before its record, or the descriptor behind it, and the records that end
+the archive with each other. Fields that stand only once have to be the same in every entry, as any one program writes
+them, so that a flipped byte is noticed wherever it falls. Layout: PKWARE APPNOTE 6.3, sections 4.3 and 4.5.
 """
 
 from __future__ import annotations
@@ -12,26 +12,40 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xtts_export_callback.checkpoint.zip_format import (
+    DESCRIPTOR_FLAG,
+    DESCRIPTOR_MAGIC,
+    END,
+    END64,
+    END_MAGIC,
+    ENTRY,
+    FULL16,
+    FULL32,
+    LOCAL,
+    LOCAL_MAGIC,
+    LOCATOR64,
+    LOCATOR64_MAGIC,
+    MAX_COMMENT,
+    ZIP64_EXTRA,
+    End,
+    End64,
+    Entry,
+    Local,
+    Locator64,
+)
+
 if TYPE_CHECKING:
     from xtts_export_callback.files.random_access import RandomFile
 
-_LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR = struct.Struct("<4sLQL")
-_DESCRIPTOR_FLAG = 0x8
 _VERSIONS = frozenset((0, 10, 20, 30, 45))
-_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
+_SYSTEMS = (0, 3)  # MS-DOS, Unix
 
 
-class _Entry(NamedTuple):
+class _Described(NamedTuple):
+    """An entry with its 64-bit sizes, and ``once``: what should be the same in all of them."""
+
     name: bytes
-    versions: tuple[int, int]
-    flags: int
-    method: int
-    stamp: tuple[int, int]
-    crc32: int
+    entry: Entry
     nbytes: int
     header: int
     once: tuple[Any, ...]
@@ -41,7 +55,7 @@ def directory_faults(file: RandomFile) -> list[str]:
     """Compare what a zip archive says twice.
 
     Args:
-        file: An archive that `archive.read_directory` has accepted.
+        file: An archive that `zip_reader.read_directory` has accepted.
 
     Returns:
         What does not agree; empty for a whole archive.
@@ -62,61 +76,69 @@ def directory_faults(file: RandomFile) -> list[str]:
 
 def _end_faults(file: RandomFile) -> tuple[int, int, list[str]]:
     """Start of the directory, number of entries, and what the records behind it say differently."""
-    tail_start = max(0, file.size - _END.size - _FULL16)
+    tail_start = max(0, file.size - END.size - MAX_COMMENT)
     tail = file.read(tail_start, file.size - tail_start)
-    position = tail.rfind(b"PK\x05\x06")
-    _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, position)
+    position = tail.rfind(END_MAGIC)
+    short = End._make(END.unpack_from(tail, position))
+    found: End | End64 = short
     faults = []
-    if len(tail) - position - _END.size != comment:
-        faults.append(f"the end record announces {comment} bytes of comment")
+    if len(tail) - position - END.size != short.comment_size:
+        faults.append(f"the end record announces {short.comment_size} bytes of comment")
     end = tail_start + position
-    locator = tail[max(0, position - _LOCATOR.size) : position]
-    if locator.startswith(b"PK\x06\x07"):
-        _, locator_disk, end64, disks = _LOCATOR.unpack(locator)
-        fields = _END64.unpack(file.read(end64, _END64.size))
-        _, record_size, made, needed, disk64, first_disk64, here64, count64, size64, start64 = fields
-        pairs = ((here, here64, _FULL16), (count, count64, _FULL16), (size, size64, _FULL32), (start, start64, _FULL32))
-        agree = all(short in (min(full, limit), limit) for short, full, limit in pairs)
-        sane = record_size == _END64.size - 12 and {made & 0xFF, needed} <= _VERSIONS and made >> 8 in (0, 3)
-        disks_agree = not (locator_disk or disk64 or first_disk64) and disks == 1
-        if not (agree and sane and disks_agree and end64 + _END64.size == end - _LOCATOR.size):
+    locator = tail[max(0, position - LOCATOR64.size) : position]
+    if locator.startswith(LOCATOR64_MAGIC):
+        found, agree = _read_end64(file, short, locator, end)
+        if not agree:
             faults.append("the zip64 end record and the end record disagree")
-        here, count, size, start = here64, count64, size64, start64
-    elif start + size != end:
+    elif found.start + found.size != end:
         faults.append("the end record puts the directory elsewhere")
-    if disk or first_disk or here != count:
+    if short.disk or short.directory_disk or found.entries_here != found.entries:
         faults.append("the end record speaks of several disks")
-    if _entries_size(file, start, count) != size:
-        faults.append(f"the directory is not {size} bytes of {count} entries")
-    return start, count, faults
+    if _entries_size(file, found.start, found.entries) != found.size:
+        faults.append(f"the directory is not {found.size} bytes of {found.entries} entries")
+    return found.start, found.entries, faults
+
+
+def _read_end64(file: RandomFile, short: End, locator: bytes, end: int) -> tuple[End64, bool]:
+    """The zip64 end record, and whether it says what the end record says."""
+    where = Locator64._make(LOCATOR64.unpack(locator))
+    full = End64._make(END64.unpack(file.read(where.end64, END64.size)))
+    narrow = (
+        *(min(number, FULL16) for number in (full.entries_here, full.entries)),
+        *(min(number, FULL32) for number in (full.size, full.start)),
+    )
+    limits = (FULL16, FULL16, FULL32, FULL32)
+    said = (short.entries_here, short.entries, short.size, short.start)
+    agree = all(number in (least, limit) for number, least, limit in zip(said, narrow, limits, strict=True))
+    sane = full.record_size == END64.size - 12 and {full.made_by & 0xFF, full.version} <= _VERSIONS
+    one_disk = not (where.disk or full.disk or full.directory_disk) and where.disks == 1
+    ends_here = where.end64 + END64.size == end - LOCATOR64.size
+    return full, agree and sane and full.made_by >> 8 in _SYSTEMS and one_disk and ends_here
 
 
 def _entries_size(file: RandomFile, start: int, count: int) -> int:
     position = start
     for _ in range(count):
-        fields = _CENTRAL.unpack(file.read(position, _CENTRAL.size))
-        position += _CENTRAL.size + sum(fields[10:13])
+        entry = Entry._make(ENTRY.unpack(file.read(position, ENTRY.size)))
+        position += ENTRY.size + entry.name_size + entry.extra_size + entry.comment_size
     return position - start
 
 
-def _entries(file: RandomFile, start: int, count: int) -> list[_Entry]:
+def _entries(file: RandomFile, start: int, count: int) -> list[_Described]:
     entries = []
     position = start
     for _ in range(count):
-        fields = _CENTRAL.unpack(file.read(position, _CENTRAL.size))
-        (_, made, needed, flags, method, time, date, crc32, packed, nbytes) = fields[:10]
-        name_size, extra_size, comment_size, disk, internal, external, header = fields[10:]
-        rest = file.read(position + _CENTRAL.size, name_size + extra_size + comment_size)
-        position += _CENTRAL.size + len(rest)
-        extra = rest[name_size : name_size + extra_size]
-        wide = {"packed": packed, "nbytes": nbytes, "header": header}
+        entry = Entry._make(ENTRY.unpack(file.read(position, ENTRY.size)))
+        rest = file.read(position + ENTRY.size, entry.name_size + entry.extra_size + entry.comment_size)
+        position += ENTRY.size + len(rest)
+        extra = rest[entry.name_size : entry.name_size + entry.extra_size]
+        wide = {"packed": entry.packed, "nbytes": entry.nbytes, "header": entry.header}
         extra_ids = _read_wide(extra, wide)
         # Large records need a version of their own, and a zip64 field: neither sets an entry apart.
-        once = (made >> 8, comment_size, disk if disk != _FULL16 else 0, internal, external, extra_ids - {1})
-        versions = (made & 0xFF, needed)
-        entries.append(
-            _Entry(rest[:name_size], versions, flags, method, (time, date), crc32, wide["nbytes"], wide["header"], once)
-        )
+        disk = entry.disk if entry.disk != FULL16 else 0
+        attributes = (entry.internal, entry.external)
+        once = (entry.made_by >> 8, entry.comment_size, disk, attributes, extra_ids - {ZIP64_EXTRA})
+        entries.append(_Described(rest[: entry.name_size], entry, wide["nbytes"], wide["header"], once))
     return entries
 
 
@@ -125,8 +147,8 @@ def _read_wide(extra: bytes, wide: dict[str, int]) -> frozenset[int]:
     position, ids = 0, set()
     while position < len(extra):
         kind, size = struct.unpack_from("<HH", extra, position)
-        if kind == 1:
-            missing = [key for key in ("nbytes", "packed", "header") if wide[key] == _FULL32]
+        if kind == ZIP64_EXTRA:
+            missing = [key for key in ("nbytes", "packed", "header") if wide[key] == FULL32]
             values = struct.unpack_from(f"<{len(missing)}Q", extra, position + 4)
             wide.update(zip(missing, values, strict=True))
             if size != 8 * len(missing):
@@ -138,33 +160,34 @@ def _read_wide(extra: bytes, wide: dict[str, int]) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _header_faults(file: RandomFile, entry: _Entry) -> list[str]:
-    fields = _LOCAL.unpack(file.read(entry.header, _LOCAL.size))
-    magic, needed, flags, method, time, date, crc32, packed, nbytes, name_size, extra_size = fields
-    name = file.read(entry.header + _LOCAL.size, name_size)
-    where = _text(entry.name)
-    if magic != b"PK\x03\x04" or name != entry.name:
+def _header_faults(file: RandomFile, described: _Described) -> list[str]:
+    entry = described.entry
+    local = Local._make(LOCAL.unpack(file.read(described.header, LOCAL.size)))
+    name = file.read(described.header + LOCAL.size, local.name_size)
+    where = _text(described.name)
+    if local.magic != LOCAL_MAGIC or name != described.name:
         return [f"{where}: another record stands where the directory puts it"]
     faults = []
-    if (flags, method, (time, date)) != (entry.flags, entry.method, entry.stamp):
+    if (local.flags, local.method, local.time, local.date) != (entry.flags, entry.method, entry.time, entry.date):
         faults.append(f"{where}: the directory and the record's header differ in flags, method or date")
-    if not {needed, *entry.versions} <= _VERSIONS:
+    if not {local.version, entry.made_by & 0xFF, entry.version} <= _VERSIONS:
         faults.append(f"{where}: a zip version that no program writes")
-    if flags & _DESCRIPTOR_FLAG:
-        data_end = entry.header + _LOCAL.size + name_size + extra_size + entry.nbytes
-        agree = _descriptor_agrees(file, data_end, entry)
+    if local.flags & DESCRIPTOR_FLAG:
+        data_end = described.header + LOCAL.size + local.name_size + local.extra_size + described.nbytes
+        agree = _descriptor_agrees(file, data_end, described)
     else:
-        agree = crc32 == entry.crc32 and {packed, nbytes} <= {entry.nbytes, _FULL32}
+        agree = local.crc32 == entry.crc32 and {local.packed, local.nbytes} <= {described.nbytes, FULL32}
     if not agree:
         faults.append(f"{where}: the directory and the record differ in checksum or size")
     return faults
 
 
-def _descriptor_agrees(file: RandomFile, position: int, entry: _Entry) -> bool:
+def _descriptor_agrees(file: RandomFile, position: int, described: _Described) -> bool:
+    crc32, nbytes = described.entry.crc32, described.nbytes
     found = file.read(position, min(24, file.size - position))
-    body = found[4:] if found.startswith(b"PK\x07\x08") else found
-    narrow = struct.pack("<3L", entry.crc32, *(min(entry.nbytes, _FULL32),) * 2)
-    wide = struct.pack("<L2Q", entry.crc32, entry.nbytes, entry.nbytes)
+    body = found[4:] if found.startswith(DESCRIPTOR_MAGIC) else found
+    narrow = struct.pack("<3L", crc32, *(min(nbytes, FULL32),) * 2)
+    wide = struct.pack("<L2Q", crc32, nbytes, nbytes)
     return body.startswith((narrow, wide))
 
 

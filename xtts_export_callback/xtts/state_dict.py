@@ -10,6 +10,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from xtts_export_callback.checkpoint.document import refuse_as_tensor
 from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -112,6 +113,17 @@ def speaks(name: str) -> bool:
     return component in _SPEAKING and dropped_component(bare) is None and not bare.endswith("._extra_state")
 
 
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint in which a weight that inference needs is no plain tensor: it could not be read.
+
+    Raises:
+        CheckpointError: With the first of them.
+    """
+    for name, found in checkpoint.others.items():
+        if speaks(name):
+            refuse_as_tensor(checkpoint.path, name, found)
+
+
 def inference_model(checkpoint: Checkpoint) -> InferenceModel:
     """Select and rename the tensors that speak; nothing is read.
 
@@ -124,6 +136,7 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
     Raises:
         CheckpointError: When the file is no XTTS model, two names become one, or its voice is not in these names alone.
     """
+    check_weights(checkpoint)
     tensors: dict[str, Tensor] = {}
     dropped: dict[str, tuple[int, int]] = {}
     prefix = ""

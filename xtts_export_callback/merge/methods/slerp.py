@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.merge.methods.settings import Coefficients, Method
-from xtts_export_callback.tensors.computed import BlockReader, ComputedStorage, WeightedSum, block_sizes
+from xtts_export_callback.tensors.computed import BlockReader, ComputedStorage, block_sizes
+from xtts_export_callback.tensors.weighted_sum import WeightedSum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

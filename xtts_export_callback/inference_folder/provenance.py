@@ -1,0 +1,128 @@
+"""Provenance: what ``export.json`` and a model's own header say about where the weights come from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import math
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.files.json_file import read_json_object
+
+if TYPE_CHECKING:
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.xtts.state_dict import InferenceModel
+
+PROVENANCE_FILE = "export.json"
+FORMATS = {"pth": "model.pth", "safetensors": "model.safetensors"}
+_PROVENANCE_VERSION = 1
+_LOSSES = ("train_loss", "eval_loss", "computed")
+_LARGEST = 1 << 63
+_BLOCK = 1 << 20
+_VERSIONS_OF = ("xtts-export-callback", "torch", "coqui-tts", "coqui-tts-trainer", "numpy")
+
+
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """The provenance of an inference folder of ours, or None where the folder is not one."""
+    try:
+        value = read_json_object(folder / PROVENANCE_FILE)
+    except ConfigError:
+        return None
+    return value if "sources" in value and "kind" in value else None
+
+
+def training_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """``step``, ``epoch`` and ``model_loss`` of a checkpoint, None where it does not say.
+
+    ``model_loss`` is ``{"train_loss": ..., "eval_loss": ...}``; plain ``save_model`` calls leave it out.
+    """
+    state = {key: _plain(checkpoint.document.get(key)) for key in ("step", "epoch", "model_loss")}
+    if isinstance(checkpoint.document.get("model_loss"), dict):
+        losses = checkpoint.document["model_loss"]
+        state["model_loss"] = {key: _plain(losses[key]) for key in _LOSSES if key in losses}
+    return state
+
+
+def describe_source(checkpoint: Checkpoint, **more: Any) -> dict[str, Any]:
+    """How provenance names a source: by content, never by a path of this machine."""
+    name = checkpoint.path.parent.name if checkpoint.path.name in FORMATS.values() else checkpoint.path.name
+    name = "".join(filter(str.isprintable, name))
+    return {"name": name, "fingerprint": checkpoint.fingerprint(), **training_state(checkpoint), **more}
+
+
+def provenance_of(
+    kind: str, sources: list[dict[str, Any]], *, dtype: str, models: list[InferenceModel], rules: Any = None
+) -> dict[str, Any]:
+    """What a folder says about where its weights come from.
+
+    Args:
+        kind: ``"export"``, ``"average"`` or ``"merge"``.
+        sources: One `describe_source` for each input.
+        dtype: The type that was asked for.
+        models: The selections, for what was dropped and which prefix was stripped.
+        rules: How several were combined.
+
+    Returns:
+        Plain values. ``created`` honours ``SOURCE_DATE_EPOCH`` (reproducible-builds.org).
+    """
+    dropped: dict[str, dict[str, int]] = {}
+    for model in models:
+        for component, (count, nbytes) in model.dropped.items():
+            dropped[component] = {"tensors": count, "bytes": nbytes}
+    return {
+        "version": _PROVENANCE_VERSION,
+        "kind": kind,
+        "created": _created(),
+        "sources": sources,
+        "dtype": dtype,
+        "dropped": dropped,
+        "stripped_prefix": sorted({model.prefix for model in models}),
+        "rules": rules,
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _created() -> str:
+    """Now, or the time that ``SOURCE_DATE_EPOCH`` gives.
+
+    Raises:
+        ConfigError: When it gives none.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        now = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+    except (ValueError, OverflowError, OSError) as error:
+        msg = f"SOURCE_DATE_EPOCH: expected seconds from 1970 to the year 9999, found {epoch!r}; correct or unset it"
+        raise ConfigError(msg) from error
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _plain(value: Any) -> Any:
+    """A number that JSON has, None for anything else: a loss can be NaN or infinite, and a text can say anything."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) and abs(value) < _LARGEST else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""Which exports of a run may go, how they go, and what the run takes on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+from xtts_export_callback.files.atomic import temporary_name
+from xtts_export_callback.files.disk import used_bytes
+from xtts_export_callback.inference_folder.folder import folder_bytes, not_ours
+from xtts_export_callback.run.checkpoints import SHORTCUT, find_checkpoints, find_exports
+from xtts_export_callback.run.log import training_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+GB = 1e9
+_kept: set[Path] = set()  # what the log has named already
+
+
+def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = ()) -> list[str]:
+    """Remove the oldest exports of ``checkpoint_*`` by step number.
+
+    Args:
+        folder: The folder of exports.
+        keep_last: How many to keep; 0 keeps all.
+        protected: Names that stay whatever their number.
+
+    Returns:
+        Names of the exports that were removed. Only folders that are wholly ours are ever touched.
+    """
+    if keep_last < 1:
+        return []
+    exports = [saved for saved in find_exports(folder) if saved.kind == "checkpoint"]
+    return [saved.name for saved in exports[:-keep_last] if saved.name not in protected and remove_export(saved.path)]
+
+
+def remove_export(path: Path) -> bool:
+    """Remove an export so that it is never seen in part: it loses its name first.
+
+    Returns:
+        False where the folder is not wholly ours. It stays then, and a line in the log says so, once.
+    """
+    names = {entry.name for entry in path.iterdir()}
+    foreign = not_ours(path)
+    if not foreign:
+        hidden = temporary_name(path)
+        path.rename(hidden)
+        foreign = sorted({entry.name for entry in hidden.iterdir()} - names)  # what was put there at the last moment
+        if not foreign:
+            shutil.rmtree(hidden, ignore_errors=True)
+            return True
+        hidden.rename(path)
+    if path not in _kept:
+        _kept.add(path)
+        what = ", ".join(foreign[:3])
+        line = " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it"
+        training_logger().warning(line, path, what)
+    return False
+
+
+def exports_bytes(folder: Path) -> int:
+    """Bytes of what a folder of exports shows; what is hidden there is on its way in or out."""
+    if not folder.is_dir():
+        return 0
+    return sum(used_bytes(entry) for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+class DiskUse(NamedTuple):
+    """Bytes that a run takes.
+
+    Attributes:
+        checkpoints: The Trainer's own files.
+        exports: What the folder of exports shows.
+        stock: What the stock recipe would have taken for the same checkpoints.
+    """
+
+    checkpoints: int
+    exports: int
+    stock: int
+
+
+def use_of(run: Path, exports: Path, full_bytes: Mapping[str, int]) -> DiskUse:
+    """What a run takes on the disk.
+
+    Args:
+        run: The run folder.
+        exports: Its folder of exports.
+        full_bytes: Size by kind of what the stock recipe would have saved.
+    """
+    saved = find_checkpoints(run)
+    files = [*(file.path for file in saved), *run.glob(SHORTCUT)]
+    own = sum({(s.st_dev, s.st_ino): s.st_size for s in (file.stat() for file in files)}.values())
+    stock = sum(full_bytes.get(file.kind) or max(full_bytes.values(), default=0) for file in saved)
+    if any(file.kind == "best_model" for file in saved):
+        stock += full_bytes.get("best_model", 0)
+    return DiskUse(own, exports_bytes(exports), stock)
+
+
+def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> list[str]:
+    """Remove exports, the oldest by step first, until a folder takes no more than a limit.
+
+    Exports of checkpoints go before those of best models, and the newest of either last of its kind; one export always
+    stays.
+
+    Args:
+        folder: The folder of exports.
+        limit: Bytes.
+        protected: Names that stay.
+
+    Returns:
+        Names of the exports that were removed. Only folders that are wholly ours are ever touched.
+    """
+    removed: list[str] = []
+    total = exports_bytes(folder)
+    for name in removable(folder, protected=protected):
+        if total <= limit:
+            break
+        nbytes = folder_bytes(folder / name)
+        if remove_export(folder / name):
+            total -= nbytes
+            removed.append(name)
+    return removed
+
+
+def removable(folder: Path, *, protected: Collection[str] = ()) -> list[str]:
+    """Exports that may be removed, in the order of `prune_to`: all that are there but one."""
+    exports = find_exports(folder)
+    checkpoints = [saved for saved in exports if saved.kind == "checkpoint"]
+    best = [saved for saved in exports if saved.kind == "best_model"]
+    order = [*checkpoints[:-1], *best[:-1], *sorted([*checkpoints[-1:], *best[-1:]])]
+    return [saved.name for saved in order[:-1] if saved.name not in protected]

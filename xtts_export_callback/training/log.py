@@ -1,0 +1,28 @@
+"""Our lines in the log of a training: what goes wrong with an export becomes one of them, and training goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.run.log import training_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = training_logger()
+
+
+def guarded(failure: str, action: Callable[[], Any]) -> Any:
+    """Run ``action``; whatever goes wrong becomes one line in the log, and training goes on."""
+    try:
+        return action()
+    except Exception as error:
+        log_failure(failure, error)
+    return None
+
+
+def log_failure(failure: str, error: Exception) -> None:
+    """Say in one line what did not work and why."""
+    what = str(error) if isinstance(error, XttsExportError) else f"{type(error).__name__}: {error}"
+    logger.error(" ! EXPORT : %s: %s", failure, " ".join(what.split()))
