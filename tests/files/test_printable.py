@@ -16,7 +16,8 @@ from tests.models.small_xtts import small_state, write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.cli.progress import say
-from xtts_export_callback.files.printable import printable, training_logger
+from xtts_export_callback.files.printable import printable
+from xtts_export_callback.run.log import training_logger
 
 
 @given(st.text(st.characters()))

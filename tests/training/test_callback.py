@@ -19,8 +19,8 @@ from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.training import worker
-from xtts_export_callback.training.background import Helper, HelperError
 from xtts_export_callback.training.exporter import Exporter
+from xtts_export_callback.training.worker_client import Helper, HelperError
 
 pytestmark = pytest.mark.integration
 
