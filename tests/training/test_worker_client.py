@@ -21,7 +21,7 @@ from xtts_export_callback.training.worker_client import Helper, HelperError, Hun
 
 def use_helper(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """A helper whose tasks are written in a test."""
-    program = f"from xtts_export_callback import worker\n{code}\nworker.main()"
+    program = f"from xtts_export_callback.training import worker\n{code}\nworker.main()"
     monkeypatch.setattr(worker_client, "COMMAND", (sys.executable, "-c", program))
 
 

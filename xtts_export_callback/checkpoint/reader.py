@@ -19,7 +19,7 @@ from xtts_export_callback.tensors.tensor import BLOCK, SliceStorage, Storage, Te
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
@@ -147,11 +147,16 @@ def _storage_crc(storage: Storage) -> int:
     return crc
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(
+    path: str | os.PathLike[str], *, known_as: Path | None = None, keep: Collection[str] | None = None
+) -> Checkpoint:
     """Open a checkpoint without reading its tensors.
 
     Args:
         path: A Trainer checkpoint, an inference folder, a bare or official ``model.pth``, or a ``.safetensors``.
+        known_as: What the checkpoint is called, where ``path`` is another name for it; the files that belong to it are
+            looked for beside this one.
+        keep: Keys of the document to keep. What a file says of its optimizer takes 0.3 MB of memory.
 
     Returns:
         The open checkpoint.
@@ -166,7 +171,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     file_path = _weights_file(Path(path))
     file = _open_file(file_path)
     try:
-        return _open(file)
+        checkpoint = _open(file)
     except (OSError, EOFError) as error:
         file.close()
         msg = f"{file_path}: cannot be read ({error}); get the file again or use another checkpoint"
@@ -174,6 +179,11 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     except BaseException:
         file.close()
         raise
+    if known_as is not None:
+        checkpoint.path = known_as
+    if keep is not None:
+        checkpoint.document = {key: value for key, value in checkpoint.document.items() if key in keep}
+    return checkpoint
 
 
 @contextmanager

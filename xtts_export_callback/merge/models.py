@@ -70,9 +70,8 @@ def open_models(sources: Iterable[ModelSource], stack: ExitStack) -> list[OpenMo
     """
     opened = []
     for source in sources:
-        checkpoint = stack.enter_context(open_checkpoint(source.path))
         # Of many checkpoints, what stands there about the optimizer takes more memory than the merge itself.
-        checkpoint.document = {key: checkpoint.document.get(key) for key in _USED_KEYS}
+        checkpoint = stack.enter_context(open_checkpoint(source.path, keep=_USED_KEYS))
         opened.append(OpenModel(source, checkpoint, inference_model(checkpoint)))
     return opened
 

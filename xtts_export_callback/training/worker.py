@@ -58,8 +58,7 @@ def export(*, source: str, known_as: str, target: str, dtype: str, trained_in: s
         ``nbytes``, ``notes`` and ``written``: False when the same export was there already.
     """
     folder = Path(trained_in) if trained_in else None
-    with open_checkpoint(source) as checkpoint:
-        checkpoint.path = Path(known_as)
+    with open_checkpoint(source, known_as=Path(known_as)) as checkpoint:
         try:
             written = export_opened(checkpoint, Path(target), dtype=dtype, trained_in=folder)
         except OutputExistsError:
