@@ -25,6 +25,7 @@ from xtts_export_callback.training import saving, worker_client
 from xtts_export_callback.training.config import ExportConfig
 from xtts_export_callback.training.dashboard import Dashboard
 from xtts_export_callback.training.exporter import Exporter
+from xtts_export_callback.training.retention import ExportRetention
 from xtts_export_callback.training.worker_client import Helper, HelperError
 
 pytestmark = pytest.mark.integration
@@ -261,7 +262,8 @@ def test_one_ctrl_c_ends_the_wait_for_a_helper_that_hangs(tmp_path: Path, log: l
 
 def small_exporter(run: Path, *numbers: int, **options: Any) -> Exporter:
     """The exporter of a run with small checkpoints, which are queued."""
-    exporter = Exporter(run, ExportConfig(enabled=True, **options), Dashboard(SimpleNamespace(dashboard_logger=None)))
+    config = ExportConfig(enabled=True, **options)
+    exporter = Exporter(run, config, Dashboard(SimpleNamespace(dashboard_logger=None)), ExportRetention(run, config))
     for step in numbers:
         path = write_small(run / f"checkpoint_{step}.pth")
         exporter.export(Saved(step, "checkpoint", path))

@@ -24,6 +24,7 @@ from xtts_export_callback.training.callback import ExportCallback
 from xtts_export_callback.training.config import ExportConfig
 from xtts_export_callback.training.dashboard import Dashboard
 from xtts_export_callback.training.exporter import Exporter
+from xtts_export_callback.training.retention import ExportRetention
 
 pytestmark = pytest.mark.integration
 
@@ -308,7 +309,8 @@ def test_a_budget_too_small_for_one_export_still_keeps_one(light: LightRun) -> N
 
 def exporter_of(run: Path, **options: Any) -> Exporter:
     """The exporter of a run that has ended."""
-    return Exporter(run, ExportConfig(enabled=True, **options), Dashboard(SimpleNamespace(dashboard_logger=None)))
+    config = ExportConfig(enabled=True, **options)
+    return Exporter(run, config, Dashboard(SimpleNamespace(dashboard_logger=None)), ExportRetention(run, config))
 
 
 def exported(run: Path) -> list[int]:
