@@ -552,7 +552,7 @@ def test_a_failing_look_for_room_leaves_the_error_of_the_save(
     light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_half_way(monkeypatch, 4, OSError(errno.ENOSPC, "No space left on device"), times=9)
-    monkeypatch.setattr(Exporter, "make_room", fail)
+    monkeypatch.setattr(ExportRetention, "make_room", fail)
     run = light(ON, save_best_after=100)
     assert steps(run, "checkpoint") == [2, 6]
     assert [line for line in log if "checkpoint_4.pth was not saved: No space left on device" in line]
