@@ -174,7 +174,7 @@ class _Plain:
         return describe(value)
 
     def _object(self, value: Opaque, depth: int) -> Any:
-        """The fields of an object, such as the XttsConfig in the official release."""
+        """Convert an object, such as the XttsConfig in the official release, to the dict of its fields."""
         number = numpy_number(value)
         if number is not None:
             return number

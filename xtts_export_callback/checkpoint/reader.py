@@ -77,7 +77,7 @@ class Checkpoint:
         return 0o666 if self.file is None else self.file.mode
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, dtypes, shapes and CRC-32s of the tensors' elements.
+        """Return the SHA-256 over names, dtypes, shapes and CRC-32s of the tensors' elements.
 
         The file's name, dates and layout do not change it. Tensors whose checksums are in the file are not read for it;
         all others, and views of larger storages, are. It tells one save from another and finds damage. It does not
@@ -255,7 +255,7 @@ def _open(file: RandomFile) -> Checkpoint:
         root, names = load_legacy(file)
         return _checkpoint(file, "legacy", root, names, has_checksums=False)
     if file.size > 512 and file.read(257, 5) == b"ustar":
-        msg = f"{file.path}: a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
+        msg = f"{file.path}: is a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
         raise CheckpointError(msg)
     msg = f"{file.path}: not a checkpoint: neither a zip archive nor safetensors (first bytes {head[:8]!r})"
     raise DamagedError(msg)

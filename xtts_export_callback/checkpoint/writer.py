@@ -341,7 +341,7 @@ def _read_back(out: RandomFile, buffer: memoryview, offset: int) -> None:
     try:
         out.read_into(buffer, offset)
     except EOFError as error:
-        msg = f"{error}; it was cut during the write, check the disk"
+        msg = f"{error}; it was truncated during the write, check the disk"
         raise VerificationError(msg) from error
 
 

@@ -55,7 +55,7 @@ def whole_file(path: Path, *, force: bool = False, like: Path | None = None) -> 
     """
     _check_free(path, force=force)
     if path.is_dir():
-        msg = f"{path}: a folder, expected the name of a file; name another output"
+        msg = f"{path}: is a folder, expected the name of a file; name another output"
         raise OutputExistsError(msg)
     temporary = temporary_name(path)
     try:
@@ -93,7 +93,7 @@ def whole_directory(
 
     def check_folder(there: Path) -> None:
         if there.is_symlink() or not there.is_dir():
-            msg = f"{path}: a file or a link, expected a folder to replace; name another output"
+            msg = f"{path}: is a file or a link, expected a folder to replace; name another output"
             raise OutputExistsError(msg)
         if check is not None:
             check(there)

@@ -83,7 +83,7 @@ class RunReport:
         nbytes: Disk space of the whole folder; a file under two names counts once.
         freeable: Bytes of full checkpoints that are exported and that neither a resume nor an export needs, and of
             ``best_model.pth`` where it is a copy.
-        freeable_after_export: Bytes gained, beyond that, by exporting the rest and then removing it.
+        freeable_after_export: Further bytes that can be freed by exporting the other checkpoints and removing them.
         folder: Name of the folder of exports.
     """
 

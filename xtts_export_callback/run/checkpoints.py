@@ -68,7 +68,7 @@ def refuse_folder_of_exports(path: Path) -> None:
     exports = find_exports(path)
     if exports:
         run = f"the run {path.parent}, or " if is_run(path.parent) else ""
-        msg = f"{path}: a folder of exports, not a run or a model; name {run}one of them, such as {exports[-1].path}"
+        msg = f"{path}: is a folder of exports, not a run or a model; name {run}one of them, such as {exports[-1].path}"
         raise ConfigError(msg)
 
 

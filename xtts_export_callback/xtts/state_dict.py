@@ -65,7 +65,7 @@ class InferenceModel(NamedTuple):
     """The inference weights of a checkpoint.
 
     Attributes:
-        tensors: By the names that ``Xtts.load_state_dict(strict=True)`` expects, in file order.
+        tensors: The weights by the names that ``Xtts.load_state_dict(strict=True)`` expects, in file order.
         dropped: Number of tensors and bytes left out, by name from `dropped_component`.
         prefix: The prefix stripped from the names; empty for a file without one.
     """
