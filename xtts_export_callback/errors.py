@@ -1,7 +1,7 @@
 """Every error this package raises on purpose, in one tree.
 
 The command line turns each of them into one line on stderr and exit code 2; the callback turns each of them into one
-log line. A message therefore says it all in one line: which file, which key, expected against found, what to do next.
+log line. Each message is therefore one line: which file, which key, expected against found, what to do next.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ class CheckpointError(XttsExportError):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint file is proved to be damaged: truncated, without its zip directory, or with a wrong checksum."""
+    """A checkpoint file is certainly damaged: truncated, without its zip directory, or with a wrong checksum."""
 
 
 class IncompatibleError(XttsExportError):
-    """Checkpoints that were to be combined differ in keys, shapes or vocabulary."""
+    """Checkpoints to combine differ in keys, shapes or vocabulary."""
 
 
 class OutputExistsError(XttsExportError):
-    """The output is there already and replacing it was not asked for."""
+    """The output exists, and the caller did not ask to replace it."""
 
 
 class ConfigError(XttsExportError):
@@ -32,4 +32,4 @@ class ConfigError(XttsExportError):
 
 
 class VerificationError(XttsExportError):
-    """What was read back from disk is not what was written."""
+    """The data read back from disk differs from the data written."""

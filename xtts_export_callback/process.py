@@ -1,23 +1,22 @@
-"""What a process of our own settles before it works: the training's is left as it is."""
+"""Settings that speed up our own processes; a training process keeps its own."""
 
 from __future__ import annotations
 
 import gc
 import os
 
-_LARGE = 31 << 20  # with what malloc adds, about the most that counts
+_LARGE = 31 << 20  # with malloc's overhead, about the largest size that raises the threshold
 _MANY_OBJECTS = 200_000  # more than an open checkpoint needs
 
 
 def prepare_process() -> None:
-    """Avoid what takes an eighth of the time of a large merge. To be called before numpy loads.
+    """Save an eighth of the time of a large merge. Call this before numpy loads.
 
-    numpy brings a thread for each core along that waits for linear algebra, busily for the first tenth of a second.
-    And glibc gives large pieces of memory back to the system as soon as they are free, so that the buffers of each
-    tensor cost a page fault for every 4 KB again, until it has seen an even larger piece freed (mallopt(3),
-    M_MMAP_THRESHOLD). And Python's collector of cycles would go over all that describes the open checkpoints every few
-    thousand new objects: there are no cycles in there.
+    numpy starts a thread per core for linear algebra, and each one spins for its first tenth of a second. glibc returns
+    large blocks to the system as soon as they are free, so that the buffers of each tensor cause a page fault for every
+    4 KB again, until it has seen an even larger block freed (mallopt(3), M_MMAP_THRESHOLD). Python's cycle collector
+    would scan all descriptions of the open checkpoints every few thousand new objects, although they have no cycles.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    bytes(_LARGE)  # never touched: it takes no memory
+    bytes(_LARGE)  # never touched, so it takes no memory
     gc.set_threshold(_MANY_OBJECTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def human_size(nbytes: int) -> str:
-    """A size for people.
+    """Format a number of bytes for people.
 
     Example:
         >>> human_size(1_857_209_972)

@@ -302,7 +302,7 @@ def test_an_empty_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
 @pytest.mark.parametrize("name", [0, None, ("a", 1), "line\nbreak", "\x1b[31mred", "x" * 2000, "\ud800"])
 def test_a_name_that_no_module_has_is_refused_in_one_line(tmp_path: Path, name: Any) -> None:
     torch.save({"model": {name: torch.ones(1)}}, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match="is no name of a tensor") as caught:
+    with pytest.raises(CheckpointError, match="is not the name of a tensor") as caught:
         open_checkpoint(tmp_path / "model.pth")
     assert str(caught.value).isprintable()
 

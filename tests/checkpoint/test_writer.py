@@ -609,7 +609,7 @@ def test_a_value_that_json_does_not_know_is_refused(occupied: Example, value: An
 @pytest.mark.parametrize(("name", "dtype"), [("w", torch.complex128), ("__metadata__", torch.float32)])
 def test_what_safetensors_cannot_hold_is_refused(example: Example, name: str, dtype: torch.dtype) -> None:
     example.save({name: torch.ones(1, dtype=dtype)})
-    with pytest.raises(ConfigError, match=r"cannot stand in a safetensors file; write a \.pth instead"):
+    with pytest.raises(ConfigError, match=r"cannot be stored as safetensors; write a \.pth instead"):
         example.copy_to_safetensors()
     assert example.files() == {}
 

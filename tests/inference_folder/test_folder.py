@@ -134,7 +134,7 @@ def test_what_came_while_the_new_one_was_written_is_not_replaced(folder: Path, r
     def meanwhile(nbytes: int) -> None:
         a_file_of_others(folder)
 
-    with pytest.raises(OutputExistsError, match=r"checkpoint_1: not an inference folder.*ref\.wav"):
+    with pytest.raises(OutputExistsError, match=r"checkpoint_1: contains files that this tool did not write.*ref\.wav"):
         export_checkpoint(run / "checkpoint_2.pth", folder, force=True, progress=meanwhile)
     assert (folder / "ref.wav").read_bytes() == b"the only recording"
     assert [path.name for path in folder.parent.iterdir()] == ["checkpoint_1"]

@@ -77,7 +77,7 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"gpt_layers": 3}, r"its files do not make a model: .*Missing key.*gpt\.gpt\.h\.2\."),
+            ({"gpt_layers": 3}, r"its files cannot be loaded as a model: .*Missing key.*gpt\.gpt\.h\.2\."),
             ({"gpt_layers": 1}, r"Unexpected key.*gpt\.gpt\.h\.1\."),
             ({"decoder_input_dim": 32}, "size mismatch for hifigan_decoder"),
         ],
@@ -99,7 +99,7 @@ class TestLoading:
             ("model.pth", b"", r"model\.pth: cannot be read as an inference model"),
             ("model.pth", b"PK\x03\x04 cut off", r"model\.pth: cannot be read as an inference model"),
             ("config.json", b"{", r"config\.json: is not the config of an XTTS model"),
-            ("vocab.json", b"{}", "its files do not make a model"),
+            ("vocab.json", b"{}", "its files cannot be loaded as a model"),
         ],
     )
     def test_a_damaged_file_is_named(self, folder: Path, name: str, content: bytes, message: str) -> None:
@@ -138,7 +138,7 @@ def test_missing_files_are_named_all_at_once(tmp_path: Path, present: tuple[str,
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere: there is no such folder"):
+    with pytest.raises(CheckpointError, match="nowhere: the folder does not exist"):
         load_xtts(tmp_path / "nowhere")
 
 

@@ -188,9 +188,7 @@ def test_the_prefix_is_told_as_it_is_in_the_file(checkpoint: Path, prefix: str) 
     assert report.architecture.layers == 30
 
 
-@pytest.mark.parametrize(
-    ("missing", "reason"), [("optimizer", "no optimizer state"), ("step", "does not say its step")]
-)
+@pytest.mark.parametrize(("missing", "reason"), [("optimizer", "no optimizer state"), ("step", "it has no step")])
 def test_why_a_checkpoint_cannot_be_resumed_is_said(checkpoint: Path, missing: str, reason: str) -> None:
     report = inspect_checkpoint(rewritten(checkpoint, **{missing: None}))
     assert not report.resumable
@@ -584,7 +582,7 @@ def test_a_dvae_alone_is_called_that_with_where_it_goes(tmp_path: Path) -> None:
     torch.save({"codebook.embed": torch.ones(4, 4), "encoder.0.weight": torch.ones(3)}, tmp_path / "dvae.pth")
     report = inspect_checkpoint(tmp_path / "dvae.pth")
     assert report.kind == "dvae"
-    assert report.advice == "name it in a training config: model_args.dvae_checkpoint = dvae.pth"
+    assert report.advice == "set it in a training config: model_args.dvae_checkpoint = dvae.pth"
 
 
 @pytest.mark.parametrize(

@@ -121,14 +121,15 @@ def test_force_replaces_no_folder_that_holds_anything_else(
     assert (main(merge), main(merge)) == (0, 0)
     (output / name).write_text("precious", encoding="utf-8")
     capsys.readouterr()
-    assert f"it holds {name}" in complaint(capsys, *merge)
+    assert f"that changed since ({name}); refusing" in complaint(capsys, *merge)
     assert (output / name).read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.usefixtures("least_models")
 def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = save_all(tmp_path, [state_dict(1), state_dict(2)])
-    assert "not an inference folder" in complaint(capsys, "merge", *paths, "--output", paths[0].parent, "--force")
+    said = complaint(capsys, "merge", *paths, "--output", paths[0].parent, "--force")
+    assert "contains files that this tool did not write" in said
     assert paths[0].exists()
 
 

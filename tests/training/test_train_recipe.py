@@ -237,7 +237,7 @@ class TestRunsToContinue:
         run = tmp_path / name / "run"
         run.mkdir(parents=True)
         (run / "checkpoint_8.pth").touch()
-        with pytest.raises(ConfigError, match="the Trainer takes the path for a pattern"):
+        with pytest.raises(ConfigError, match="the Trainer treats the path as a pattern"):
             train(None, continue_run=run)
 
     def test_a_run_below_a_folder_with_a_number_is_refused_where_it_misleads(self, tmp_path: Path) -> None:

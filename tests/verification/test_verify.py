@@ -448,13 +448,13 @@ def test_a_run_that_the_trainer_takes_for_a_pattern_has_no_resume(run: Path, tmp
     moved = run.rename(tmp_path / name)
     report = verify_run(moved)
     assert report.resume.checkpoint is None
-    assert "the Trainer takes the path for a pattern" in report.faults[0].message
+    assert "the Trainer treats the path as a pattern" in report.faults[0].message
 
 
 def test_a_broken_checkpoint_that_the_resume_would_pick_is_named(run: Path) -> None:
     os.truncate(run / "checkpoint_2000.pth", 1000)
     report = verify_run(run)
-    assert report.faults[0].message.startswith("the next resume goes on from checkpoint_2000.pth, which is broken")
+    assert report.faults[0].message.startswith("the next resume uses checkpoint_2000.pth, which is broken")
 
 
 def test_a_broken_checkpoint_that_no_resume_picks_is_no_fault_of_the_resume(run: Path) -> None:
@@ -483,7 +483,7 @@ def test_a_newer_best_model_of_weights_alone_is_a_note_that_says_where_the_callb
     report = verify_run(run)
     assert report.faults == ()
     assert report.notes == (
-        "best_model_3000.pth holds weights only: the callback goes back to checkpoint_2000.pth, with optimizer state",
+        "best_model_3000.pth holds weights only: the callback resumes from checkpoint_2000.pth, with optimizer state",
     )
 
 
@@ -505,7 +505,7 @@ def test_a_number_in_a_folder_above_that_decides_the_pick_is_a_fault(
     shutil.copy(moved / "checkpoint_1000.pth", moved / "best_model_1000.pth")
     shutil.copy(moved / "checkpoint_1000.pth", moved / "best_model_1500.pth")
     (fault,) = verify_run(moved).faults
-    assert f"contains {found}, which the Trainer takes for the number" in fault.message
+    assert f"contains {found}, which the Trainer reads as the number" in fault.message
 
 
 def test_a_number_in_a_folder_above_that_changes_no_pick_is_no_fault(run: Path, tmp_path: Path) -> None:
@@ -519,7 +519,7 @@ def test_a_link_that_leads_nowhere_is_a_fault_of_the_resume_that_picks_it(run: P
     (run / "checkpoint_5000.pth").symlink_to("nowhere.pth")
     report = verify_run(run)
     assert [fault.message.partition(";")[0] for fault in report.faults] == [
-        "the next resume goes on from checkpoint_5000.pth, which is broken"
+        "the next resume uses checkpoint_5000.pth, which is broken"
     ]
 
 

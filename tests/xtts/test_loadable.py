@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[Callable[[State], None], str]] = {
     "something unknown": (add("xtts.gpt.speed.weight"), r"gpt\.speed\.weight is not part of the model"),
     "the config of a wider model": (
         configure(gpt_n_model_channels=64),
-        r"config is that of another XTTS: model_args\.gpt_n_model_channels is 64, its tensors have 8.*--config",
+        r"config belongs to another XTTS: model_args\.gpt_n_model_channels is 64, its tensors have 8.*--config",
     ),
     "the config of XTTS v1": (
         configure(gpt_use_perceiver_resampler=False),
@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[Callable[[State], None], str]] = {
     ),
     "a config that describes nothing": (
         configure(gpt_layers="thirty"),
-        r"the config is that of another XTTS: model_args\.gpt_layers is 30, its tensors have 2",
+        r"the config belongs to another XTTS: model_args\.gpt_layers is 30, its tensors have 2",
     ),
 }
 
@@ -141,7 +141,7 @@ def test_leftovers_of_a_training_beside_a_complete_model_are_dropped_with_a_line
     path = write_small(tmp_path / "checkpoint_1000.pth", state)
     assert main(["export", str(path)]) == 0
     component = name.partition(".")[0]
-    assert f"dropped what is left of a training: {component} (1 tensors)" in capsys.readouterr().out
+    assert f"dropped leftovers of a training: {component} (1 tensors)" in capsys.readouterr().out
     provenance = read_provenance(tmp_path / "inference" / "checkpoint_1000")
     assert provenance is not None
     assert provenance["dropped"][component] == {"tensors": 1, "bytes": 16}

@@ -147,7 +147,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "vocab", "a", True), "found True"),
         (_set("model", "vocab", "\ud800", 7), "surrogates not allowed"),
         (_set("model", "merges", 5), "model.merges: expected pairs of tokens, found 5"),
-        (_set("model", "merges", ["b a"]), "'b a' or what it makes is no token"),
+        (_set("model", "merges", ["b a"]), "'b a' or its result is not a token"),
         (_set("added_tokens", 0, "content", [1]), "added_tokens: expected id, content"),
         (_set("added_tokens", None), "added_tokens: expected a list"),
         (_set("custom", 1), "unknown key 'custom'"),

@@ -1,7 +1,7 @@
-"""Reading and writing checkpoints as mappings of names to tensors that have not been read yet.
+"""Read and write checkpoints as mappings of names to tensors that have not been read yet.
 
-numpy and the standard library only: opening a 5.58 GB checkpoint costs milliseconds and no memory to speak of, and no
-file can run code.
+Only numpy and the standard library are used: opening a 5.58 GB checkpoint takes milliseconds and hardly any memory, and
+no file can run code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Checkpoint", "Tensor", "open_checkpoint", "write_pth", "write_safete
 
 
 def __getattr__(name: str) -> Any:
-    """The writer costs a third of the import, and looking at a file has no use for it."""
+    """Import the writer on first use: it takes a third of the import time, and reading does not need it."""
     if name in ("write_pth", "write_safetensors"):
         return getattr(importlib.import_module("xtts_export_callback.checkpoint.writer"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, taken apart: its state_dict, and the rest as plain values."""
+"""Split what a checkpoint holds into its state_dict and the rest, as plain values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MAX_DEPTH = 64
 _MAX_NODES = 200_000  # a full-size training checkpoint has 10 thousand
-_MOST_TEXT = 128 << 20  # characters: each repetition is written out
+_MOST_TEXT = 128 << 20  # characters, with every repetition counted
 _MOST_NODES = 5_000_000  # half a gigabyte of values
 _MAX_NAME = 1000
 _MAX_REPETITION, _SMALL = 16, 1 << 30
@@ -24,20 +24,20 @@ _SHOWN_PARTS = 16
 
 
 def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
-    """Find the state_dict.
+    """Separate the state_dict from the rest of a file.
 
     Args:
         path: The file, for messages.
         nbytes: Its size.
-        root: What it holds.
+        root: Its contents.
 
     Returns:
-        The state_dict, the rest of the file as plain values, and what else stands in the state_dict, by name in a few
-        words: the extra state of a module, a tensor of another kind.
+        The state_dict, the rest of the file as plain values, and the other entries of the state_dict, each described in
+        a few words: the extra state of a module, a tensor of another kind.
 
     Raises:
-        CheckpointError: When there is no state_dict, nothing in it is a plain tensor, or anything in the file is beyond
-            reason.
+        CheckpointError: When there is no state_dict, it holds no plain tensor, or the file exceeds a limit of this
+            module.
     """
     if isinstance(root, Tensor):
         msg = f"{path}: expected a dict with a state_dict, found one tensor, as mel_stats.pth holds; name a checkpoint"
@@ -60,7 +60,7 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
     others: dict[str, str] = {}
     for name, tensor in model.items():
         if not isinstance(name, str):
-            msg = f"{path}: {describe(name)} is no name of a tensor; use another checkpoint"
+            msg = f"{path}: {describe(name)} is not the name of a tensor; use another checkpoint"
             raise CheckpointError(msg)
         if isinstance(tensor, Tensor):
             tensors[name] = tensor
@@ -75,7 +75,7 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
 
 
 def refuse_as_tensor(path: Path, name: str, found: str) -> NoReturn:
-    """Say that a weight is no plain tensor.
+    """Refuse a weight that is not a plain tensor.
 
     Raises:
         CheckpointError: Always.
@@ -85,7 +85,7 @@ def refuse_as_tensor(path: Path, name: str, found: str) -> NoReturn:
 
 
 def check_tensors(path: Path, nbytes: int, tensors: dict[str, Tensor]) -> None:
-    """Refuse a state_dict that is empty, has names that no module has, or multiplies the file.
+    """Refuse a state_dict that is empty, has names that no module has, or is many times larger than the file.
 
     Args:
         path: The file, for messages.
@@ -109,35 +109,35 @@ def check_names(path: Path, names: Iterable[str]) -> None:
     """Refuse names that no module has.
 
     Raises:
-        CheckpointError: With the first of them.
+        CheckpointError: For the first such name.
     """
     for name in names:
         if len(name) > _MAX_NAME or not name.isprintable():
-            msg = f"{path}: {describe(name)} is no name of a tensor; use another checkpoint"
+            msg = f"{path}: {describe(name)} is not the name of a tensor; use another checkpoint"
             raise CheckpointError(msg)
 
 
 def to_plain(path: Path, nbytes: int, value: dict[str, Any]) -> dict[str, Any]:
-    """Plain values for what a file holds beside the state_dict.
+    """Convert what a file holds beside the state_dict to plain values.
 
     Args:
         path: The file, for messages.
-        nbytes: Its size; it says how many values can be in it that are not repeated.
-        value: A dict of anything that the unpickler builds.
+        nbytes: Its size, which limits the number of values in it.
+        value: A dict of values that the unpickler built.
 
     Returns:
-        Dicts, lists, strings, numbers, booleans, None and `Tensor`. An object becomes the dict of its fields, what else
-        there is a few words about it.
+        Dicts, lists, strings, numbers, booleans, None and `Tensor`. An object becomes the dict of its fields, any other
+        value a few words about it.
 
     Raises:
-        CheckpointError: When it is nested or repeated beyond what any real file comes near.
+        CheckpointError: When it is nested or repeated far more than in any real file.
     """
     plain: dict[str, Any] = _Plain(path, max(_MAX_NODES, min(nbytes // 2, _MOST_NODES))).convert(value, 0)
     return plain
 
 
 def with_numbers(document: dict[str, Any]) -> dict[str, Any]:
-    """A document whose step, epoch and losses are numbers, also where the file has tensors of one element there."""
+    """Return a document with step, epoch and losses as numbers, even where the file holds tensors of one element."""
     losses = document.get("model_loss")
     found: dict[str, Any] = {
         key: number_of(document[key]) for key in ("step", "epoch", "model_loss") if key in document
@@ -161,7 +161,7 @@ class _Plain:
         elif isinstance(value, dict):
             self._text += sum(len(key) for key in value if isinstance(key, str))
         if depth > _MAX_DEPTH or self._nodes > self._most or self._text > _MOST_TEXT:
-            msg = f"{self._path}: its contents are nested or repeated beyond reason; the file is hostile"
+            msg = f"{self._path}: its contents are nested or repeated too often; the file is hostile"
             raise CheckpointError(msg)
         if value is None or isinstance(value, (str, int, float, Tensor)):
             return value
@@ -174,7 +174,7 @@ class _Plain:
         return describe(value)
 
     def _object(self, value: Opaque, depth: int) -> Any:
-        """The fields of an object, such as the XttsConfig in the official release."""
+        """Convert an object, such as the XttsConfig in the official release, to the dict of its fields."""
         number = numpy_number(value)
         if number is not None:
             return number

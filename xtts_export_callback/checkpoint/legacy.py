@@ -1,7 +1,7 @@
-"""Checkpoints from before torch 1.6, which are no zip archives: pickles one after the other, then the storages.
+"""Read checkpoints from before torch 1.6, which are not zip archives but a few pickles, followed by the storages.
 
-The pickles are a magic number, a version, the machine, what was saved, and the keys of its storages; then, for each key
-in that order, the number of elements in eight bytes, and the elements (``torch.serialization._legacy_save``).
+The pickles are a magic number, a version, the machine, the saved value, and the keys of its storages. Each storage, in
+the order of the keys, is a number of elements in eight bytes, and the elements (``torch.serialization._legacy_save``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.tensors.dtypes import DType
 
 MAGIC = 0x1950A86A20F9469CFC6C
-"""What the first pickle holds (``torch.serialization.MAGIC_NUMBER``)."""
+"""The number in the first pickle (``torch.serialization.MAGIC_NUMBER``)."""
 
 _VERSION = 1001
 _COUNT = 8
@@ -32,7 +32,7 @@ def load_legacy(file: RandomFile) -> tuple[Any, frozenset[str]]:
         file: The file.
 
     Returns:
-        What it holds, and what its pickles ask for (`Unpickler.names`).
+        The saved value, and the globals that its pickles mention (`Unpickler.names`).
 
     Raises:
         CheckpointError: When it is damaged, hostile, or written on a big-endian machine.
@@ -45,16 +45,16 @@ def load_legacy(file: RandomFile) -> tuple[Any, frozenset[str]]:
             root, keys, start, names = _read_pickles(file, file.read(0, size), tensors)
         except UnpicklingError as error:
             if size < most:
-                size = min(8 * size, most)  # the rest of the stream may lie further on
+                size = min(8 * size, most)  # the stream may go on after these bytes
                 continue
-            msg = f"{file.path}: {error}; get the file again or use another checkpoint"
+            msg = f"{file.path}: {error}; download it again or use another checkpoint"
             raise CheckpointError(msg) from error
         tensors.place(keys, start)
         return root, names
 
 
 def _read_pickles(file: RandomFile, data: bytes, tensors: LegacyTensors) -> tuple[Any, Any, int, frozenset[str]]:
-    """What was saved, the keys of its storages, where these begin, and what all the pickles ask for."""
+    """Return the saved value, the keys of its storages, the offset of the first one, and the globals of all pickles."""
     values: list[Any] = []
     names: set[str] = set()
     start = 0
@@ -78,19 +78,19 @@ def _read_pickles(file: RandomFile, data: bytes, tensors: LegacyTensors) -> tupl
 
 
 class LegacyTensors(TensorBuilder):
-    """Tensors over the storages at the end of the file, whose places are known once the pickles are read."""
+    """Tensors over the storages at the end of the file; their offsets are known after the pickles are read."""
 
     def storage(self, identifier: Any) -> Typed:
         """See `TensorBuilder.storage`."""
         if not isinstance(identifier, tuple) or len(identifier) != 6 or identifier[0] != "storage":
-            self._fail("its pickle refers to something that is no storage")
+            self._fail("its pickle refers to something that is not a storage")
         _, kind, key, _, numel, view = identifier
         if view is not None:
             self._fail(f"storage {describe(key)} is a part of another one, as only torch before 0.4 wrote")
         known = self._shared_storage(kind, key, numel)
         dtype = storage_dtype(kind)
         if isinstance(known, tuple) and known[0].nbytes == 0 and dtype is not None:
-            return known[0], dtype  # torch looks at the type anew where there are no elements
+            return known[0], dtype  # without elements, torch takes the type of each mention
         return known
 
     def _create(self, key: str, dtype: DType, numel: Any) -> FileStorage:
@@ -99,14 +99,14 @@ class LegacyTensors(TensorBuilder):
         return FileStorage(self._file, -1, numel * dtype.itemsize, None, f"storage {key}")
 
     def place(self, keys: Any, start: int) -> None:
-        """Find each storage.
+        """Set the offset of each storage.
 
         Args:
-            keys: Their order, as the file says it.
-            start: Where the first one begins.
+            keys: The list of storages in the file.
+            start: Offset of the first storage.
 
         Raises:
-            CheckpointError: When the file says something else of one than its pickle does.
+            CheckpointError: When the list or a number of elements contradicts the pickle.
             DamagedError: When the file ends early.
         """
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
@@ -121,7 +121,7 @@ class LegacyTensors(TensorBuilder):
             storage, dtype = known
             end = start + _COUNT + storage.nbytes
             if end > size:
-                msg = f"{self._file.path}: truncated: {size} bytes, expected {end} or more; get the file again"
+                msg = f"{self._file.path}: truncated: {size} bytes, expected {end} or more; download it again"
                 raise DamagedError(msg)
             count = int.from_bytes(self._file.read(start, _COUNT), "little")
             if count * dtype.itemsize != storage.nbytes:

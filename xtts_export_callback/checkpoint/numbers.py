@@ -1,4 +1,4 @@
-"""Numbers that a checkpoint holds as something else: scalars of numpy, tensors of one element."""
+"""Numbers that a checkpoint holds as scalars of numpy or as tensors of one element."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FORMATS = {
 
 
 def numpy_number(value: Opaque) -> int | float | bool | None:
-    """The number that a pickled scalar of numpy is, None for anything else."""
+    """Return the number in a pickled scalar of numpy; None for anything else."""
     if value.callee not in _SCALARS or len(value.args) != 2:
         return None
     dtype, content = value.args
@@ -48,7 +48,7 @@ def numpy_number(value: Opaque) -> int | float | bool | None:
 
 
 def number_of(value: Any) -> Any:
-    """The element of a tensor that has one; everything else as it is.
+    """Return the element of a one-element tensor; return any other value unchanged.
 
     Raises:
         CheckpointError: When the tensor is damaged.

@@ -1,7 +1,7 @@
-"""Pickles that name torch's rebuilding functions without importing torch.
+"""Write pickles that name torch's rebuilding functions, without importing torch.
 
-The counterpart of `unpickle`: plain values and tensors only, so that ``torch.load(weights_only=True)`` takes the
-result. Opcodes of protocol 2, the one torch.save uses, from the standard library's ``pickletools``.
+The counterpart of `unpickler` writes only plain values and tensors, so that ``torch.load(weights_only=True)`` accepts
+the result. Opcodes of protocol 2, the one torch.save uses, from the standard library's ``pickletools``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_DEPTH = 100
 
 
 class UnsupportedValueError(TypeError):
-    """A value that is neither a tensor nor one that JSON knows."""
+    """A value that is neither a tensor nor a JSON value."""
 
 
 def dumps(document: dict[str, Any], place: Placement) -> bytes:
@@ -30,8 +30,8 @@ def dumps(document: dict[str, Any], place: Placement) -> bytes:
 
     Args:
         document: Nested dicts, lists and tuples of strings, numbers, booleans, None and `Tensor`.
-        place: For each tensor, what to write in its place (a view of the storage that is written) and the key of the
-            record that the storage goes to.
+        place: Returns, for each tensor, the tensor to write (a view of the storage that is written) and the key of
+            that storage's record.
 
     Returns:
         The content of ``data.pkl``.
@@ -95,7 +95,7 @@ def _text(out: bytearray, value: str) -> None:
 
 
 def _tensor(out: bytearray, tensor: Tensor, key: str) -> None:
-    """As ``torch._utils._rebuild_tensor_v2``; types newer than typed storages go through ``_rebuild_tensor_v3``."""
+    """Call ``torch._utils._rebuild_tensor_v2``; types newer than typed storages need ``_rebuild_tensor_v3``."""
     typed = bool(tensor.dtype.storage)
     out += b"ctorch._utils\n_rebuild_tensor_v2\n((" if typed else b"ctorch._utils\n_rebuild_tensor_v3\n(("
     _text(out, "storage")

@@ -1,4 +1,4 @@
-"""Opening a checkpoint of any kind as a mapping of names to tensors that have not been read."""
+"""Open a checkpoint of any kind as a mapping of names to tensors that have not been read."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
-"""What the weights in an inference folder are called."""
+"""File names of the weights in an inference folder."""
 
 LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
-"""What the first pickle of a file in torch's old format holds (``torch.serialization.MAGIC_NUMBER``)."""
+"""The number in the first pickle of a file in torch's old format (``torch.serialization.MAGIC_NUMBER``)."""
 
 _LITTLE = b"little"
 
@@ -39,13 +39,13 @@ class Checkpoint:
         path: The file.
         nbytes: Its size in bytes.
         format: ``"pth"``, ``"safetensors"`` or ``"legacy"``.
-        tensors: The state_dict, names as they stand in the file.
-        document: What else the file holds, as plain values: config, step, epoch, model_loss, optimizer ...; tensors in
-            there are `Tensor` too. The config of an official release, pickled as an object, comes as a dict.
+        tensors: The state_dict, by the names in the file.
+        document: The rest of the file as plain values: config, step, epoch, model_loss, optimizer ...; its tensors are
+            `Tensor` too. The config of an official release, which is a pickled object, becomes a dict.
         has_checksums: Whether the file holds checksums of its records.
-        names: Globals that the file's pickle mentions, as ``module.name``; none of them was looked up.
-        others: What else stands in the state_dict, in a few words by name: the extra state of a module, tensors of
-            other kinds than dense ones. `xtts.state_dict` refuses those that inference needs.
+        names: Globals that the file's pickle mentions, as ``module.name``; none is looked up.
+        others: Other entries of the state_dict, each described in a few words: the extra state of a module, tensors
+            that are not dense. `xtts.state_dict` refuses those that inference needs.
     """
 
     path: Path
@@ -77,12 +77,11 @@ class Checkpoint:
         return 0o666 if self.file is None else self.file.mode
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, dtypes, shapes and CRC-32s of the tensors' elements.
+        """Return the SHA-256 over names, dtypes, shapes and CRC-32s of the tensors' elements.
 
-        It depends on neither the file's name and dates nor on how the tensors lie in it, and costs no reading where the
-        file holds checksums of them; what has none, and views of larger storages, are read. It tells one save from
-        another and finds damage. It proves nothing against intent: four bytes of a tensor, chosen for it, give the
-        tensor any CRC-32.
+        The file's name, dates and layout do not change it. Tensors whose checksums are in the file are not read for it;
+        all others, and views of larger storages, are. It tells one save from another and finds damage. It does not
+        prove that nobody tampered with a file: four chosen bytes give a tensor any CRC-32.
 
         Returns:
             ``"crc32-sha256:"`` and 64 hexadecimal digits.
@@ -90,7 +89,7 @@ class Checkpoint:
         return fingerprint(self.tensors)
 
     def has_fingerprint(self, recorded: object) -> bool:
-        """Whether the tensors are those of which a fingerprint was recorded, by this version or an earlier one."""
+        """Whether the tensors match a recorded fingerprint, of this version or an earlier one."""
         if isinstance(recorded, str) and recorded.startswith(_EARLIER):
             return recorded == _EARLIER + _digest(self.tensors, _as_it_lies)
         return recorded == self.fingerprint()
@@ -105,7 +104,7 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 
 
 def _digest(tensors: dict[str, Tensor], place: Callable[[Tensor], tuple[str, Storage]]) -> str:
-    import hashlib  # loads OpenSSL, which a mere look at a file can do without
+    import hashlib  # loads OpenSSL, which inspecting a file does not need
 
     digest = hashlib.sha256()
     known: dict[int, int] = {}
@@ -123,7 +122,7 @@ def _digest(tensors: dict[str, Tensor], place: Callable[[Tensor], tuple[str, Sto
 
 
 def _in_order(tensor: Tensor) -> tuple[str, Storage]:
-    """The elements in row-major order; those of an expanded tensor once, with how they are repeated."""
+    """Return the elements in row-major order; those of an expanded tensor once, with its strides."""
     start, stop = tensor.extent
     if tensor.nbytes <= stop - start:
         return "", tensor.packed()
@@ -162,7 +161,7 @@ def open_checkpoint(
         The open checkpoint.
 
     Raises:
-        CheckpointError: When there is no such file or it is damaged, hostile, or no checkpoint.
+        CheckpointError: When the file does not exist, is damaged or hostile, or is not a checkpoint.
 
     Example:
         >>> with open_checkpoint("run/checkpoint_1000.pth") as checkpoint:
@@ -174,7 +173,7 @@ def open_checkpoint(
         checkpoint = _open(file)
     except (OSError, EOFError) as error:
         file.close()
-        msg = f"{file_path}: cannot be read ({error}); get the file again or use another checkpoint"
+        msg = f"{file_path}: cannot be read ({error}); download it again or use another checkpoint"
         raise (DamagedError if isinstance(error, EOFError) else CheckpointError)(msg) from error
     except BaseException:
         file.close()
@@ -188,18 +187,18 @@ def open_checkpoint(
 
 @contextmanager
 def open_document(path: Path, *, most: int) -> Iterator[tuple[Any, frozenset[str]]]:
-    """Open a file of ``torch.save`` that is no checkpoint, without reading its tensors.
+    """Open a file of ``torch.save`` that is not a checkpoint, without reading its tensors.
 
     Args:
         path: The file.
-        most: How many bytes it may have.
+        most: Largest size to accept, in bytes.
 
     Yields:
-        What it holds (plain values, `Tensor`, and inert stand-ins for anything else; a tensor is read while the file is
-        open), and the globals that its pickle mentions.
+        Its contents (plain values, `Tensor`, and inert placeholders for anything else), and the globals that its pickle
+        mentions. Tensors can be read while the file is open.
 
     Raises:
-        CheckpointError: When there is no such file or it is damaged, hostile or larger.
+        CheckpointError: When the file does not exist, or is damaged, hostile or larger.
     """
     file = _open_file(path)
     try:
@@ -218,23 +217,23 @@ def _read_document(file: RandomFile, most: int) -> tuple[Any, frozenset[str]]:
             root, _, names = _read_archive(file)
             return root, names
     except (OSError, EOFError) as error:
-        msg = f"{file.path}: cannot be read ({error}); get the file again"
+        msg = f"{file.path}: cannot be read ({error}); download it again"
         raise CheckpointError(msg) from error
     if head.startswith(b"\x80") and LEGACY_MAGIC in head:
         from xtts_export_callback.checkpoint.legacy import load_legacy
 
         return load_legacy(file)
-    msg = f"{file.path}: not a file of torch.save (first bytes {head[:8]!r}); get the file again"
+    msg = f"{file.path}: not a file of torch.save (first bytes {head[:8]!r}); download it again"
     raise CheckpointError(msg)
 
 
 def _open_file(path: Path) -> RandomFile:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait forever
             msg = f"{path}: not a regular file; name a checkpoint file or an inference folder"
             raise CheckpointError(msg)
         return RandomFile(path)
-    except (OSError, ValueError) as error:  # a ValueError: a null character in the path, or half of a surrogate pair
+    except (OSError, ValueError) as error:  # a ValueError: a null character or a lone surrogate in the path
         reason = error.strerror if isinstance(error, OSError) else error
         msg = f"{path}: cannot be read ({reason}); check the path"
         raise CheckpointError(msg) from error
@@ -266,7 +265,7 @@ def _open(file: RandomFile) -> Checkpoint:
         root, names = load_legacy(file)
         return _checkpoint(file, "legacy", root, names, has_checksums=False)
     if file.size > 512 and file.read(257, 5) == b"ustar":
-        msg = f"{file.path}: a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
+        msg = f"{file.path}: is a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
         raise CheckpointError(msg)
     msg = f"{file.path}: not a checkpoint: neither a zip archive nor safetensors (first bytes {head[:8]!r})"
     raise DamagedError(msg)
@@ -283,7 +282,7 @@ def _checkpoint(file: RandomFile, kind: str, root: Any, names: frozenset[str], *
 
 
 def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
-    """What a zip archive of torch holds, whether with checksums, and the globals that it mentions."""
+    """Return the contents of a zip archive of torch, whether it has checksums, and the globals that it mentions."""
     records = read_directory(file)
     order = records.get("byteorder")
     if order is not None and (order.nbytes > len(_LITTLE) or _read_record(file, order) != _LITTLE):
@@ -297,7 +296,7 @@ def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
     # torch.serialization.set_crc32_options(False) leaves every checksum 0.
     has_checksums = any(record.crc32 for record in records.values())
     if has_checksums and crc32(data) != pickled.crc32:
-        msg = f"{file.path}: data.pkl: checksum differs; the file is damaged, get it again or use another checkpoint"
+        msg = f"{file.path}: data.pkl: checksum differs; the file is damaged, download it again or use another one"
         raise DamagedError(msg)
     builder = ArchiveTensors(file, records, has_checksums=has_checksums)
     try:

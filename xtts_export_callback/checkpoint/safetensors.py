@@ -1,7 +1,7 @@
-"""The header of a ``.safetensors``: eight bytes of length, JSON, then the bytes of the tensors.
+"""Read the header of a ``.safetensors``: eight bytes of length, JSON, then the bytes of the tensors.
 
-Read here rather than through the library because that one returns arrays of a framework, while everything here works
-on ranges of a file. Format: the ``safetensors`` README; the checks are the ones its validator makes.
+The library is not used because it returns arrays of a framework, while this package works on ranges of a file. Format:
+the ``safetensors`` README; the checks are those of its validator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_HEADER = 100_000_000  # as the library; a full-size model has 0.2 MB
 _MAX_DEPTH = 128  # as the library
 _MAX_DIGITS = 308
 DOCUMENT_KEY = "xtts_export"
-"""Where in ``__metadata__`` the document of a checkpoint lies, as JSON: safetensors allows only strings there."""
+"""Key in ``__metadata__`` for the document of a checkpoint, as JSON: safetensors allows only strings there."""
 
 
 def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,7 +37,7 @@ def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
         The tensors by name, not read, and the document (config, step ...) that our own writer put beside them.
 
     Raises:
-        CheckpointError: When the header is damaged or describes bytes that are not there.
+        CheckpointError: When the header is damaged or describes bytes outside the file.
     """
     header, data_start = _load_json(file)
     metadata = header.pop("__metadata__", None)
@@ -62,7 +62,7 @@ def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_entry(file: RandomFile, data_start: int, name: str, entry: Any) -> tuple[Tensor, int]:
-    """The tensor of one entry and where its bytes start, counted from the end of the header."""
+    """Return the tensor of one entry, and the offset of its bytes from the end of the header."""
     dtype = BY_SAFETENSORS[entry["dtype"]]
     shape = tuple(entry["shape"])
     start, stop = entry["data_offsets"]
@@ -81,25 +81,25 @@ def _read_entry(file: RandomFile, data_start: int, name: str, entry: Any) -> tup
 
 def _load_json(file: RandomFile) -> tuple[dict[str, Any], int]:
     if file.size < _LENGTH:
-        msg = f"{file.path}: {file.size} bytes are too few for a safetensors header; get the file again"
+        msg = f"{file.path}: {file.size} bytes are too few for a safetensors header; download it again"
         raise CheckpointError(msg)
     length = int.from_bytes(file.read(0, _LENGTH), "little")
     if length > min(_MAX_HEADER, file.size - _LENGTH):
-        msg = f"{file.path}: a header of {length} bytes in a file of {file.size}; truncated or no safetensors file"
+        msg = f"{file.path}: a header of {length} bytes in a file of {file.size}; truncated or not a safetensors file"
         raise CheckpointError(msg)
     try:
         header = _parse(file.read(_LENGTH, length))
     except (ValueError, RecursionError) as error:
-        msg = f"{file.path}: the safetensors header is not understood ({error}); get the file again"
+        msg = f"{file.path}: the safetensors header is not understood ({error}); download it again"
         raise CheckpointError(msg) from error
     return header, _LENGTH + length
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
-    """The header as the library parses it, which is stricter than `json`.
+    """Parse the header as the library does, which is stricter than `json`.
 
     Raises:
-        ValueError, RecursionError: When it is none.
+        ValueError, RecursionError: When the library would refuse it.
     """
     header = json.loads(
         raw.decode(),
@@ -109,9 +109,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
         parse_float=_finite,
     )
     if not isinstance(header, dict):
-        msg = "no JSON object"
+        msg = "not a JSON object"
         raise ValueError(msg)
-    if b"\\u" in raw:  # may be half a surrogate pair, which no UTF-8 has
+    if b"\\u" in raw:  # may be a lone surrogate, which UTF-8 cannot encode
         json.dumps(header, ensure_ascii=False).encode()
     level: list[Any] = [header]
     for _ in range(_MAX_DEPTH):
@@ -141,8 +141,8 @@ def _finite(digits: str) -> float:
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) != len(pairs):  # readers differ in which of the two they take
-        msg = "a name stands in it twice"
+    if len(found) != len(pairs):  # readers differ in which of the two they use
+        msg = "a name appears twice"
         raise ValueError(msg)
     return found
 
@@ -156,7 +156,7 @@ def _check_cover(file: RandomFile, ranges: list[tuple[int, int, str]], data_size
             raise CheckpointError(msg)
         position = stop
     if position != data_size:
-        msg = f"{file.path}: {data_size} bytes of data, expected {position}; get the file again"
+        msg = f"{file.path}: {data_size} bytes of data, expected {position}; download it again"
         raise CheckpointError(msg)
 
 
@@ -166,5 +166,5 @@ def _document(file: RandomFile, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         document = json.loads(metadata[DOCUMENT_KEY])
     except (ValueError, RecursionError):
-        return {}  # somebody else's metadata under our name: not ours to refuse
+        return {}  # metadata of another program under our key: no reason to refuse the file
     return to_plain(file.path, file.size, document) if isinstance(document, dict) else {}

@@ -1,4 +1,4 @@
-"""What calls in a checkpoint's pickle stand for: tensors over the records of the archive, and inert placeholders."""
+"""Build tensors, or inert placeholders, for the calls in a checkpoint's pickle."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 _MAX_KEY = 100
 _MAX_SIZE = 64
 _SETTERS = frozenset({"data", "real", "imag", "__class__", "__dict__"})
-"""Attributes of ``torch.Tensor`` that give it other elements, or another meaning, when they are set."""
+"""Attributes of ``torch.Tensor`` that change its elements, or their meaning, when they are set."""
 
 _PLAIN_CLASSES = (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
 
 
 class RecordStorage(FileStorage):
-    """A storage whose place in the file is looked up when it is first needed: inspecting never needs it."""
+    """A storage whose offset is looked up on first use; inspecting a file never uses it."""
 
     __slots__ = ("_header", "_offset")
 
@@ -34,7 +34,7 @@ class RecordStorage(FileStorage):
 
     def __init__(self, file: RandomFile, record: Record, *, has_checksums: bool) -> None:
         """Describe the bytes of ``record``; arguments as for `FileStorage`."""
-        label = sys.intern(f"record {record.name}")  # many open checkpoints have the same ones
+        label = sys.intern(f"record {record.name}")  # interned, because many open checkpoints have the same ones
         super().__init__(file, -1, record.nbytes, record.crc32 if has_checksums else None, label)
         self._header = record.header
 
@@ -58,7 +58,7 @@ Typed: TypeAlias = "tuple[FileStorage, DType] | Opaque"
 
 
 class TensorBuilder(ABC):
-    """Turns what the pickle says of tensors into `Tensor`, and everything else into `Opaque`."""
+    """Turns descriptions of tensors in a pickle into `Tensor`, and everything else into `Opaque`."""
 
     def __init__(self, file: RandomFile) -> None:
         """Prepare for the pickle of ``file``."""
@@ -67,30 +67,30 @@ class TensorBuilder(ABC):
 
     @abstractmethod
     def storage(self, identifier: Any) -> Typed:
-        """``torch.load``'s ``persistent_load``: the storage that a persistent id describes.
+        """Return the storage that a persistent id describes, as the ``persistent_load`` of ``torch.load`` does.
 
         Args:
-            identifier: What the pickle says of it.
+            identifier: The persistent id.
 
         Returns:
             The storage and the type of its elements, or a placeholder for types that are not read.
 
         Raises:
-            CheckpointError: When there is no such storage or it has another size.
+            CheckpointError: When the storage is missing or has another size.
         """
 
     @abstractmethod
     def _create(self, key: str, dtype: DType, numel: Any) -> FileStorage:
-        """The storage of that key."""
+        """Create the storage of that key."""
 
     def _shared_storage(self, kind: Any, key: Any, numel: Any) -> Typed:
-        """The storage of that key: as in torch, what the file says of it the first time holds for each later time."""
+        """Return the storage of that key; as in torch, its first mention in the file counts for all later ones."""
         if not isinstance(key, str) or len(key) > _MAX_KEY:
             self._fail(f"its pickle refers to {describe(key)} as a storage")
         dtype = storage_dtype(kind)
         known = self._storages.get(key)
         if known is None:
-            # Of a type that is not known, such as one of another device: refused by name where a tensor needs it.
+            # An unknown type, such as one of another device, is refused by name where a tensor needs it.
             known = Opaque(kind, ()) if dtype is None else (self._create(key, dtype, numel), dtype)
             self._storages[key] = known
         elif isinstance(known, tuple) and known[1] is not dtype and known[0].nbytes:
@@ -98,18 +98,18 @@ class TensorBuilder(ABC):
         return known
 
     def build(self, callee: Global, args: tuple[Any, ...]) -> Any:
-        """Stand in for a call in the stream.
+        """Return a value in place of the result of a call in the stream.
 
         Args:
-            callee: What the stream wants to call.
-            args: With which arguments.
+            callee: What the stream asks to call.
+            args: The arguments of the call.
 
         Returns:
             A `Tensor` for torch's own rebuilding functions, plain values for the containers that torch puts around
             them, an `Opaque` for everything else.
 
         Raises:
-            CheckpointError: When the stream describes a tensor that cannot be.
+            CheckpointError: When the stream describes an impossible tensor.
         """
         match callee.module, callee.name:
             case "torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor" | "_rebuild_tensor_v3":
@@ -121,7 +121,7 @@ class TensorBuilder(ABC):
             case "torch._tensor", "_rebuild_from_type_v2" if (
                 len(args) == 4 and args[1] in _PLAIN_CLASSES and _is_harmless(args[3])
             ):
-                # A plain tensor with attributes of its own: the call that makes it, one level further in.
+                # A plain tensor with attributes of its own: the arguments hold the call that makes it.
                 inner, inner_args = args[0], args[2]
                 plain = isinstance(inner, Global) and inner.module == "torch._utils" and isinstance(inner_args, tuple)
                 return self.build(inner, inner_args) if plain else Opaque(callee, args)
@@ -140,7 +140,7 @@ class TensorBuilder(ABC):
         typed, offset, shape, stride = args[:4]
         if isinstance(typed, Opaque):
             return Opaque(typed.callee, args)  # elements of a type that no XTTS file has
-        # A tuple that the stream built itself may be as long as the two that `storage` returns.
+        # The stream may have built a tuple itself that is as long as the one that `storage` returns.
         if not (isinstance(typed, tuple) and len(typed) == 2 and isinstance(typed[1], DType)):
             self._fail("its pickle describes a tensor without a storage")
         storage, dtype = typed
@@ -149,7 +149,7 @@ class TensorBuilder(ABC):
         if dtype is None:
             return Opaque(args[6], args)
         if len(args) > metadata_at and args[metadata_at]:
-            return Opaque(callee, args)  # a conjugate view, that no XTTS file has: refused if needed
+            return Opaque(callee, args)  # a conjugate view, which no XTTS file has: refused if needed
         if not isinstance(storage, FileStorage):
             self._fail("its pickle describes a tensor without a storage")
         is_sequence = isinstance(shape, (tuple, list)) and isinstance(stride, (tuple, list))
@@ -159,7 +159,7 @@ class TensorBuilder(ABC):
         fault = find_fault(storage, dtype, shape, stride, offset)
         if fault is not None:
             self._fail(f"{storage.label}: a tensor with {fault}")
-        # Only now, as in a cache (True,) would pass for (1,), and the file after it would get that.
+        # Shared only after the check: (True,) equals (1,), and in the cache it would replace the shape of a later file.
         return Tensor(storage, dtype, _shared(shape), _shared(stride), offset)
 
     def _fail(self, what: str) -> NoReturn:
@@ -179,7 +179,7 @@ class ArchiveTensors(TensorBuilder):
     def storage(self, identifier: Any) -> Typed:
         """See `TensorBuilder.storage`."""
         if not isinstance(identifier, tuple) or len(identifier) != 5 or identifier[0] != "storage":
-            self._fail("data.pkl refers to something that is no storage")
+            self._fail("data.pkl refers to something that is not a storage")
         _, kind, key, _, numel = identifier
         return self._shared_storage(kind, key, numel)
 
@@ -193,19 +193,19 @@ class ArchiveTensors(TensorBuilder):
 
 
 def _is_harmless(state: Any) -> bool:
-    """Whether attributes set on a tensor leave its elements what they are: a dict, or a pair of dicts with slots."""
+    """Whether attributes set on a tensor leave its elements unchanged: a dict, or a pair of dicts with slots."""
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     return all(part is None or (isinstance(part, dict) and _SETTERS.isdisjoint(part)) for part in parts)
 
 
 @lru_cache(maxsize=1024)
 def _shared(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The first tuple that was equal: many open checkpoints have the same shapes."""
+    """Return the first equal tuple, because many open checkpoints have the same shapes."""
     return sizes
 
 
 def storage_dtype(kind: Any) -> DType | None:
-    """The type of the elements in a storage of that class, None where it is not known."""
+    """Return the element type of a class of storages; None where it is unknown."""
     if not isinstance(kind, Global):
         return None
     module = kind.module.removesuffix(".cuda")  # saved by a version that put the device there

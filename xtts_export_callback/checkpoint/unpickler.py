@@ -1,9 +1,9 @@
-"""An unpickler that resolves nothing.
+"""An unpickler that looks up no name.
 
-``data.pkl`` is a small program. This interpreter runs its stack operations and answers every name it mentions with an
-inert `Global`, so that reading a file can build plain values and descriptions of tensors and can do nothing else. It is
-in Python rather than a subclass of ``pickle.Unpickler`` because that one lets a file of ten bytes ask for a memo of
-32 GB. Opcodes: the standard library's ``pickletools``, protocols 2 to 5 and what older ones share with them.
+``data.pkl`` is a small program. This interpreter runs its stack operations and replaces every name in it by an inert
+`Global`, so that a file can build plain values and descriptions of tensors, and can do nothing else. It is not a
+subclass of ``pickle.Unpickler``, which lets a file of ten bytes ask for a memo of 32 GB. Opcodes:
+``pickletools`` of the standard library, protocols 2 to 5 and the older opcodes that they share.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class UnpicklingError(Exception):
-    """The stream makes no sense or asks for something that no checkpoint needs."""
+    """The stream is malformed or uses something that no checkpoint needs."""
 
 
 @dataclass(frozen=True)
 class Global:
-    """A name that the stream mentions, not looked up."""
+    """A name that the stream mentions; it is not looked up."""
 
     module: str
     name: str
@@ -35,13 +35,13 @@ class Global:
 
 @dataclass(eq=False, repr=False)
 class Opaque:
-    """What calling a `Global` would have built, had it been called.
+    """A placeholder for the result of a call that was not made.
 
     Attributes:
-        callee: What the stream wanted to call.
-        args: With which arguments.
-        state: What it wanted to set afterwards (a pickled config keeps its fields here).
-        items: Items appended or set afterwards.
+        callee: What the stream asks to call.
+        args: The arguments of the call.
+        state: The state that it sets afterwards (a pickled config keeps its fields here).
+        items: The items that it appends or sets afterwards.
     """
 
     callee: Any
@@ -54,9 +54,9 @@ class Opaque:
 
 
 def describe(value: Any) -> str:
-    """A value in a few words, for messages.
+    """Describe a value in a few words, for messages.
 
-    Never the ``repr`` of a container: a stream of a hundred bytes can build one whose text fills every memory.
+    The ``repr`` of a container is not used: a stream of a hundred bytes can build one whose text fills the memory.
     """
     if isinstance(value, Opaque):
         return f"an object of {value.callee}" if isinstance(value.callee, Global) else "an object"
@@ -71,14 +71,14 @@ _UINT4, _UINT2 = struct.Struct("<I").unpack_from, struct.Struct("<H").unpack_fro
 _PAIR = 2
 _SHOWN = 100
 MAX_PICKLE = 64 << 20
-"""Bytes of the longest stream that is read; that of a full-size training checkpoint has 0.2 MB."""
+"""Size limit of a stream in bytes; that of a full-size training checkpoint has 0.2 MB."""
 
 _MAX_OPERATIONS = 10_000_000  # a full-size training checkpoint has 0.1 million
 _MAX_INT_BYTES = 255
 _MAX_GLOBAL = 500  # characters
 _MAX_GLOBALS = 10_000
 _MAX_KEY_PARTS = 16
-_MAX_EQUAL_HASHES = 100  # -1 and -2 hash alike, so a few dozen small tuples of them do
+_MAX_EQUAL_HASHES = 100  # -1 and -2 have the same hash, and so have a few dozen small tuples of them
 
 
 class Unpickler:
@@ -96,10 +96,10 @@ class Unpickler:
 
         Args:
             data: The stream.
-            start: Where in it to begin.
+            start: Offset in it to begin at.
             persistent_load: Called with each persistent id (torch: a storage's description).
-            build: Called with a `Global` and the arguments it would be called with; returns the value that stands
-                for the result, usually an `Opaque`.
+            build: Called with a `Global` and the arguments of its call; returns a value in place of the result, usually
+                an `Opaque`.
         """
         self._data = data
         self._size = len(data)
@@ -111,17 +111,17 @@ class Unpickler:
         self._build = build
         self._tuples: dict[int, set[Any]] = {}  # those that are keys, by their hash
         self.names: set[str] = set()
-        """What ``weights_only=True`` judges a file by: every global that the stream mentions, as ``module.name`` of
-        Python 3, and which opcodes it has that torch does not know."""
+        """What ``weights_only=True`` decides by: every global that the stream mentions, as ``module.name`` of Python 3,
+        and its opcodes that torch does not know."""
 
     def load(self) -> Any:
         """Run the stream.
 
         Returns:
-            The value it builds: plain Python values, what ``persistent_load`` and ``build`` gave, and `Opaque`.
+            The value it builds: plain Python values, results of ``persistent_load`` and ``build``, and `Opaque`.
 
         Raises:
-            UnpicklingError: When the stream makes no sense or uses an opcode that no checkpoint needs.
+            UnpicklingError: When the stream is malformed or uses an opcode that no checkpoint needs.
         """
         data, operations, stack, marks, memo = self._data, _OPCODES, self._stack, self._marks, self._memo
         position = self._position
@@ -129,7 +129,7 @@ class Unpickler:
             for _ in range(_MAX_OPERATIONS):
                 opcode = data[position]
                 position += 1
-                # Those that make up most of a state_dict do without a call.
+                # The opcodes that make up most of a state_dict are run here, without a call.
                 if opcode == 0x72:  # LONG_BINPUT
                     memo[_UINT4(data, position)[0]] = stack[-1]
                     position += 4
@@ -166,7 +166,7 @@ class Unpickler:
         except KeyError as error:
             msg = f"unknown opcode or memo entry {error} at byte {self._position}"
             raise UnpicklingError(msg) from error
-        except (IndexError, ValueError, struct.error) as error:  # what is not there, and what the methods below refuse
+        except (IndexError, ValueError, struct.error) as error:  # missing bytes or items, and what the methods refuse
             msg = f"not understood at byte {self._position} ({error})"
             raise UnpicklingError(msg) from error
         msg = f"more than {_MAX_OPERATIONS} operations, far beyond what any checkpoint needs"
@@ -174,7 +174,7 @@ class Unpickler:
 
     @property
     def end(self) -> int:
-        """Where the stream ended."""
+        """Offset of the end of the stream."""
         return self._position
 
     # Reading the stream
@@ -219,14 +219,14 @@ class Unpickler:
         self._stack.append(_text(self._take(self._uint(size))))
 
     def _old_text(self, size: int) -> None:
-        self._stack.append(sys.intern(self._take(self._uint(size)).decode()))  # a str of Python 2: torch decodes it
+        self._stack.append(sys.intern(self._take(self._uint(size)).decode()))  # a str of Python 2, which torch decodes
 
     def _bytes(self, size: int) -> None:
         self._stack.append(self._take(self._uint(size)))
 
     def _long(self, size: int) -> None:
         nbytes = self._uint(size)
-        if nbytes > _MAX_INT_BYTES:  # multiplying and printing larger ones takes forever
+        if nbytes > _MAX_INT_BYTES:  # larger ones take forever to multiply and print
             msg = f"an integer of {nbytes} bytes"
             raise ValueError(msg)
         self._stack.append(int.from_bytes(self._take(nbytes), "little", signed=True))
@@ -273,12 +273,12 @@ class Unpickler:
 
     def _global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            msg = "a global's name is no string"
+            msg = "the name of a global is not a string"
             raise ValueError(msg)
         if len(module) + len(name) > _MAX_GLOBAL or not (module + name).isprintable():
-            msg = "a global's name is not one that Python code has"
+            msg = "the name of a global is not one that Python code can have"
             raise ValueError(msg)
-        # torch looks the names of Python 2 up as the standard library does.
+        # torch translates the names of Python 2 as the standard library does.
         if (module, name) in NAME_MAPPING:
             module, name = NAME_MAPPING[module, name]
         module = IMPORT_MAPPING.get(module, module)
@@ -295,7 +295,7 @@ class Unpickler:
 
     def _call(self, callee: Any, args: Any) -> Any:
         if not isinstance(args, tuple):
-            msg = "arguments are no tuple"
+            msg = "the arguments are not a tuple"
             raise ValueError(msg)
         return self._build(callee, args) if isinstance(callee, Global) else Opaque(callee, args)
 
@@ -313,9 +313,8 @@ class Unpickler:
         target = self._stack[-1]
         if isinstance(target, Opaque):
             target.state = state
-        elif not isinstance(
-            target, dict
-        ):  # torch sets a tensor anew with it: other weights than the stream showed so far
+        elif not isinstance(target, dict):
+            # torch would give a tensor other weights with it than those the stream has described.
             msg = f"a state for {describe(target)}"
             raise ValueError(msg)
         # On a dict it is an attribute such as an OrderedDict's _metadata, which no tensor depends on.
@@ -327,10 +326,10 @@ class Unpickler:
         self._stack.append(frozenset(map(self._key, self._pop_mark())))
 
     def _key(self, key: Any) -> Any:
-        """A key or a member of a set, if it is of the kinds that checkpoints have.
+        """Return a dict key or a set member, if it is of a kind that checkpoints have.
 
-        Hashing a tuple nested a million deep overflows the C stack, hashing a long one again and again takes forever,
-        and so does a dict whose keys are chosen for their equal hashes: integers, and tuples of numbers.
+        Hashing a tuple nested a million deep overflows the C stack. Hashing a long one repeatedly takes forever, and so
+        does a dict whose keys, integers or tuples of numbers, were chosen for equal hashes.
         """
         if type(key) is str:  # most of them
             return key
@@ -354,7 +353,7 @@ class Unpickler:
 
 
 def _text(content: bytes) -> str:
-    return sys.intern(content.decode("utf-8", "surrogatepass"))  # checkpoints of one run have the same names
+    return sys.intern(content.decode("utf-8", "surrogatepass"))  # checkpoints of one run share their names
 
 
 def _pop_and(method: Callable[[Unpickler, list[Any]], None], count: int) -> Callable[[Unpickler], None]:
@@ -413,7 +412,7 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
 
 
 def _may_be_text(value: Opaque) -> bool:
-    """Whether it is a string to torch, and so a second name for a value; "latin1" is how protocol 2 writes bytes."""
+    """Whether torch reads it as a string, which may repeat another key; protocol 2 writes bytes as "latin1"."""
     return value.callee == _ENCODE and value.args[1:] != ("latin1",)
 
 
@@ -428,7 +427,7 @@ _FOREIGN = {
     4: (0x8C, 0x8D, 0x8E, 0x90, 0x91, 0x92, 0x93, 0x94, 0x95),
     5: (0x96,),
 }
-"""The opcodes above that ``torch._weights_only_unpickler`` does not know, by the protocol that brought them."""
+"""The opcodes above that ``torch._weights_only_unpickler`` does not know, by the protocol that introduced them."""
 
 
 def _noting(protocol: int, run: Callable[[Unpickler], object]) -> Callable[[Unpickler], None]:

@@ -1,9 +1,8 @@
-"""Writing a checkpoint: the one place where tensors are pulled, checksummed, verified and synced.
+"""Write a checkpoint: the one place where tensors are read, checksummed, verified and synced.
 
-The layout of the file is settled first. Threads then fill it storage by storage through small buffers (numpy, zlib and
-file calls release the interpreter lock); bytes that stand in a source file as they are needed are copied inside the
-kernel together with their checksum. Everything is read back, each block as soon as it is written, before the file gets
-its name.
+The layout of the file is fixed first. Threads then fill it storage by storage through small buffers (numpy, zlib and
+file calls release the interpreter lock). Bytes that a source file holds in their final form are copied inside the
+kernel, together with their checksum. Each block is read back as soon as it is written, before the file gets its name.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class _Job:
 
     @property
     def copies(self) -> bool:
-        """Whether bytes and checksum stand in a source as they are needed."""
+        """Whether a source file holds bytes and checksum in their final form."""
         return isinstance(self.storage, FileStorage) and self.storage.crc32 is not None
 
 
@@ -67,16 +66,16 @@ def write_pth(
 
     Args:
         path: The file to write.
-        document: What it holds: nested dicts and lists of plain values and `Tensor`. Tensors that share storage
+        document: Its contents: nested dicts and lists of plain values and `Tensor`. Tensors that share storage
             share it in the file.
         force: Replace an existing file.
-        mode: Permissions of the file, also while it is written; narrowed by the umask.
+        mode: Permissions of the file from the start, narrowed by the umask.
         progress: Called with the number of bytes written since the last call, from any thread.
 
     Raises:
-        CheckpointError: When a source turns out to be damaged.
+        CheckpointError: When a source is damaged.
         OutputExistsError: When the file exists and ``force`` is not given.
-        VerificationError: When what is read back differs from what was written.
+        VerificationError: When the bytes read back differ from the bytes written.
         OSError: As the system reports it. Nothing is left behind in any case.
     """
     packed = pack(_tensors_in(document))
@@ -120,7 +119,7 @@ def write_safetensors(
 ) -> None:
     """Write a ``.safetensors``.
 
-    The format knows neither strides nor ties: each name gets its elements in row-major order.
+    The format has neither strides nor ties: each name gets its elements in row-major order.
 
     Args:
         path: The file to write.
@@ -131,10 +130,10 @@ def write_safetensors(
         progress: As for `write_pth`.
 
     Raises:
-        ConfigError: When a tensor has a name or a type that the format does not have.
+        ConfigError: When a tensor has a name or a type that the format does not allow.
         CheckpointError, OutputExistsError, VerificationError, OSError: As for `write_pth`.
     """
-    # Largest element first keeps every tensor aligned to its element, as the library's own serializer does.
+    # The largest elements come first, as in the library's own serializer: every tensor is then aligned to its elements.
     order = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     metadata = {"format": "pt", DOCUMENT_KEY: json.dumps(document)}
     header: dict[str, Any] = {"__metadata__": metadata}
@@ -142,7 +141,7 @@ def write_safetensors(
     jobs = []
     for name, tensor in order:
         if not tensor.dtype.safetensors or name in header:
-            msg = f"{path}: {name} of type {tensor.dtype.name} cannot stand in a safetensors file; write a .pth instead"
+            msg = f"{path}: {name} of type {tensor.dtype.name} cannot be stored as safetensors; write a .pth instead"
             raise ConfigError(msg)
         header[name] = {
             "dtype": tensor.dtype.safetensors,
@@ -181,7 +180,7 @@ def _write_file(
     mode: int,
     progress: Progress | None,
 ) -> None:
-    """Write storages and then what ``frame`` returns, offsets and bytes around them, for which it needs checksums."""
+    """Write the storages, then the bytes around them: ``frame`` returns these with offsets once checksums are known."""
     with (
         whole_file(path, force=force) as temporary,
         RandomFile(temporary, create=True, mode=mode) as out,
@@ -205,7 +204,7 @@ def _write_file(
 
 
 class _Syncer:
-    """Has the disk write while we still compute: left alone, the system keeps gigabytes for the final sync."""
+    """Makes the disk write while we still compute: otherwise the system keeps gigabytes for the final sync."""
 
     def __init__(self, out: RandomFile) -> None:
         self._out = out
@@ -224,7 +223,7 @@ class _Syncer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._abandoned = True  # after an error nobody needs the bytes on the disk
+        self._abandoned = True  # after an error the bytes need not reach the disk
         self._wake.set()
         self._thread.join()
 
@@ -237,7 +236,7 @@ class _Syncer:
         self._wake.set()
 
     def start_last(self) -> None:
-        """Start the sync that has to cover everything, now that all is written."""
+        """Start the last sync, now that everything is written."""
         self._closing = True
         self._wake.set()
 
@@ -253,13 +252,13 @@ class _Syncer:
             self._wake.clear()
             if self._abandoned:
                 return
-            is_last = self._closing  # read before the sync begins: a sync under way may miss what came last
+            is_last = self._closing  # read before the sync begins: a running sync may miss later bytes
             try:
                 if is_last:
                     self._out.sync()
                 else:
                     self._out.start_sync()
-            except Exception as error:  # whatever it is, what was written is not on the disk
+            except Exception as error:  # after any error, the bytes are not on the disk
                 self._error = error
                 return
 
@@ -271,9 +270,9 @@ class _StoppedError(Exception):
 def _write_jobs(
     out: RandomFile, queue: SimpleQueue[_Job | None], stop: threading.Event, sync: _Syncer, progress: Progress | None
 ) -> None:
-    """The work of one thread: one job after the other from a queue that all threads share, up to the None that ends it.
+    """Do the work of one thread: take jobs from the queue that all threads share, until it gives None.
 
-    A task of the pool for each job would wake the main thread a thousand times.
+    One task of the pool for each job would wake the main thread a thousand times.
     """
     buffers = memoryview(bytearray(BLOCK)), memoryview(bytearray(BLOCK))
     for job in iter(queue.get, None):
@@ -317,7 +316,7 @@ def _copy_block(out: RandomFile, job: _Job, start: int, size: int) -> None:
     try:
         out.copy_range_from(source.file, source.offset + start, job.offset + start, size)
     except EOFError as error:
-        msg = f"{source.file.path}: {source.label}: truncated; get the file again or use another checkpoint"
+        msg = f"{source.file.path}: {source.label}: truncated; download the file again or use another checkpoint"
         raise CheckpointError(msg) from error
 
 
@@ -334,7 +333,7 @@ def _verify_piece(out: RandomFile, offset: int, data: bytes) -> None:
     buffer = bytearray(len(data))
     _read_back(out, memoryview(buffer), offset)
     if buffer != data:
-        msg = f"{out.path}: the {len(data)} bytes at {offset} are not read back as they were written; check the disk"
+        msg = f"{out.path}: the {len(data)} bytes at {offset} read back differ from those written; check the disk"
         raise VerificationError(msg)
 
 
@@ -342,10 +341,10 @@ def _read_back(out: RandomFile, buffer: memoryview, offset: int) -> None:
     try:
         out.read_into(buffer, offset)
     except EOFError as error:
-        msg = f"{error}; it was cut while it was written, check the disk"
+        msg = f"{error}; it was truncated during the write, check the disk"
         raise VerificationError(msg) from error
 
 
 def _blame_source(storage: FileStorage) -> None:
-    """Raise if it was the source that did not match its own checksum."""
+    """Raise if the source does not match its own checksum."""
     skip(storage.reader(), storage.nbytes)

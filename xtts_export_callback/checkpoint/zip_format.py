@@ -15,7 +15,7 @@ LOCAL_MAGIC, ENTRY_MAGIC, END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06
 END64_MAGIC, LOCATOR64_MAGIC, DESCRIPTOR_MAGIC = b"PK\x06\x06", b"PK\x06\x07", b"PK\x07\x08"
 
 FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
-"""What stands in a field whose number is in the zip64 record or extra field."""
+"""Value of a field whose number is in the zip64 record or extra field."""
 
 MAX_COMMENT = 0xFFFF
 ZIP64_EXTRA = 1
@@ -40,7 +40,7 @@ class Local(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What the directory says of a record; name, extra field and comment follow."""
+    """The entry of a record in the directory; name, extra field and comment follow."""
 
     magic: bytes
     made_by: int
@@ -75,7 +75,7 @@ class End(NamedTuple):
 
 
 class End64(NamedTuple):
-    """The same in 64 bits, which torch always writes."""
+    """The end record in 64 bits, which torch always writes."""
 
     magic: bytes
     record_size: int
@@ -90,7 +90,7 @@ class End64(NamedTuple):
 
 
 class Locator64(NamedTuple):
-    """Where the `End64` record is; stands right before `End`."""
+    """The place of the `End64` record; it stands right before `End`."""
 
     magic: bytes
     disk: int

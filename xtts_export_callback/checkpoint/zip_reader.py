@@ -1,8 +1,8 @@
-"""The zip directory of a ``.pth``: which stored record lies where.
+"""Read the zip directory of a ``.pth``: the place of every stored record.
 
-Written for this one use, because a checkpoint may come from anywhere: every number is checked against the file's size
-before it is believed, memory is bounded by the directory, and nothing is ever extracted. Format: PKWARE APPNOTE 6.3;
-what torch writes: ``caffe2/serialize/inline_container.cc``.
+The reader is our own because a checkpoint may come from anywhere: it checks every number against the file's size before
+use, needs no more memory than the directory takes, and extracts nothing. Format: PKWARE APPNOTE 6.3; what torch writes:
+``caffe2/serialize/inline_container.cc``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Record(NamedTuple):
         name: Its name below the archive's root folder.
         header: Offset of its local header in the file.
         nbytes: Its length.
-        crc32: Its checksum as the directory says it.
+        crc32: Its checksum according to the directory.
     """
 
     name: str
@@ -68,14 +68,14 @@ def read_directory(file: RandomFile) -> dict[str, Record]:
 
     Raises:
         DamagedError: When the archive is truncated, damaged or overlapping.
-        CheckpointError: When it is compressed, encrypted, or names records in a way that no checkpoint does.
+        CheckpointError: When it is compressed, encrypted, or has record names that no checkpoint has.
     """
     start, size, count, end_of_data = _locate_directory(file)
     try:
         raw = file.read(start, size)
         entries = _parse_entries(raw, count)
     except (struct.error, UnicodeDecodeError, EOFError) as error:
-        msg = f"{file.path}: the zip directory is damaged ({error}); get the file again or use another checkpoint"
+        msg = f"{file.path}: the zip directory is damaged ({error}); download it again or use another checkpoint"
         raise DamagedError(msg) from error
     except _BadRecordError as error:
         msg = f"{file.path}: {error}"
@@ -85,11 +85,11 @@ def read_directory(file: RandomFile) -> dict[str, Record]:
 
 
 def data_offset(file: RandomFile, label: str, header: int, nbytes: int) -> int:
-    """Where a record's bytes begin, from its local header.
+    """Return the offset of a record's bytes, according to its local header.
 
     Args:
         file: The archive.
-        label: What errors call the record.
+        label: Name of the record in errors.
         header: Offset of its local header.
         nbytes: Its length.
 
@@ -102,10 +102,10 @@ def data_offset(file: RandomFile, label: str, header: int, nbytes: int) -> int:
         if local.magic == LOCAL_MAGIC and start + nbytes > file.size:
             raise EOFError
     except EOFError as error:
-        msg = f"{file.path}: {label}: truncated; get the file again or use another checkpoint"
+        msg = f"{file.path}: {label}: truncated; download the file again or use another checkpoint"
         raise DamagedError(msg) from error
     if local.magic != LOCAL_MAGIC:
-        msg = f"{file.path}: {label}: damaged local header; get the file again or use another checkpoint"
+        msg = f"{file.path}: {label}: damaged local header; download it again or use another checkpoint"
         raise DamagedError(msg)
     return start
 
@@ -115,7 +115,7 @@ class _BadRecordError(Exception):
 
 
 def _locate_directory(file: RandomFile) -> tuple[int, int, int, int]:
-    """Offset and size of the directory, number of entries, and where the records must have ended."""
+    """Return offset and size of the directory, the number of entries, and where the records must have ended."""
     size = file.size
     tail_start = max(0, size - END.size - MAX_COMMENT)
     tail = file.read(tail_start, size - tail_start)
@@ -180,8 +180,8 @@ def _parse_entries(raw: bytes, count: int) -> list[Record]:
         if entry.external & FOLDER_ATTRIBUTE:  # torch would read nothing there
             msg = f"record {name!r} is marked as a folder, which torch never does; save it again with torch.save"
             raise _BadRecordError(msg)
-        if nbytes == 0 and entry.crc32 != 0:  # nobody reads nothing to find out
-            msg = f"record {name!r} is empty with checksum {entry.crc32:08x}; the file is damaged, get it again"
+        if nbytes == 0 and entry.crc32 != 0:  # an empty record is never read, so no later check finds it
+            msg = f"record {name!r} is empty with checksum {entry.crc32:08x}; the file is damaged, download it again"
             raise _BadRecordError(msg)
         records.append(Record(name, header, nbytes, entry.crc32))
     return records
@@ -204,7 +204,7 @@ def _zip64_numbers(extra: bytes, nbytes: int, packed: int, header: int) -> tuple
 
 
 def _check_layout(file: RandomFile, records: list[Record], end_of_data: int) -> None:
-    """No two records may share bytes: overlapping ones are how a small file claims to hold a huge model."""
+    """Refuse records that share bytes: with them, a small file claims to hold a huge model."""
     previous_end = 0
     previous = ""
     for record in sorted(records, key=lambda record: record.header):
@@ -219,14 +219,14 @@ def _check_layout(file: RandomFile, records: list[Record], end_of_data: int) -> 
 
 
 def _strip_root(file: RandomFile, records: list[Record]) -> dict[str, Record]:
-    """Names below the root folder, which is the stem the file was saved under, or ``archive``."""
+    """Return records by name below the root folder, which is ``archive`` or the stem that the file was saved under."""
     roots = [record.name[: -len("/data.pkl")] for record in records if record.name.endswith("/data.pkl")]
     if len(roots) != 1 or "/" in roots[0]:
         msg = f"{file.path}: a zip archive, but not a torch checkpoint: expected one ROOT/data.pkl, found {len(roots)}"
         raise CheckpointError(msg)
     prefix = roots[0] + "/"
     found: dict[str, Record] = {}
-    seen: set[str] = set()  # torch finds a record whatever the case of its letters
+    seen: set[str] = set()  # torch ignores case when it looks up a record
     for record in records:
         name = record.name.removeprefix(prefix)
         strange = not record.name.startswith(prefix) or ".." in record.name.split("/") or "\\" in record.name

@@ -1,7 +1,7 @@
-"""A zip archive of stored records whose places are fixed before any byte is written.
+"""Lay out a zip archive of stored records before any byte is written.
 
 Sizes are known in advance, so every record has its offset at once and several threads can write at the same time; only
-the checksums are filled in afterwards. Laid out as torch does it: data aligned to 64 bytes with an extra field ``FB``
+the checksums are filled in afterwards. The layout is torch's: data aligned to 64 bytes with an extra field ``FB``
 (``caffe2/serialize/inline_container.cc``), so that ``torch.load(mmap=True)`` works.
 """
 
@@ -32,7 +32,7 @@ from xtts_export_callback.checkpoint.zip_format import (
 )
 
 _ALIGNMENT = 64
-_DATE = 0x21  # 1980-01-01, the earliest a zip can say: the same input gives the same bytes
+_DATE = 0x21  # 1980-01-01, the earliest zip date: the same input gives the same bytes
 _VERSION, _VERSION64 = 20, 45
 
 
@@ -45,7 +45,7 @@ class Slot:
         nbytes: Its length.
         header: Offset of its local header.
         data: Offset of its bytes, a multiple of 64.
-        crc32: Its checksum, set once it is known.
+        crc32: Its checksum, set after the record is written.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Slot:
 
     @property
     def local_header(self) -> bytes:
-        """The local header with everything that is known now."""
+        """Its local header, with the checksum known so far."""
         name = self.name.encode()
         big = self.nbytes >= FULL32
         size = FULL32 if big else self.nbytes
@@ -81,10 +81,10 @@ class Slot:
 
 
 def lay_out(records: list[tuple[str, int]]) -> list[Slot]:
-    """Places for records.
+    """Assign places to records.
 
     Args:
-        records: Name and length of each, in the order they shall lie in the file.
+        records: Name and length of each, in file order.
 
     Returns:
         A slot for each, one after the other, each slot's data aligned to 64 bytes.
@@ -100,13 +100,13 @@ def lay_out(records: list[tuple[str, int]]) -> list[Slot]:
 
 
 def directory(slots: list[Slot]) -> bytes:
-    """The directory that ends the archive.
+    """Return the directory that ends the archive.
 
     Args:
         slots: Every record in file order, each with its checksum.
 
     Returns:
-        Bytes to write right behind the last slot's data.
+        Bytes to write right after the last slot's data.
     """
     start = slots[-1].data + slots[-1].nbytes
     entries = b"".join(slot.central_entry for slot in slots)
@@ -114,7 +114,7 @@ def directory(slots: list[Slot]) -> bytes:
     tail = b""
     if start >= FULL32 or count >= FULL16:
         end64 = start + len(entries)
-        rest = END64.size - 12  # the record's size is counted from behind the field that says it
+        rest = END64.size - 12  # the record's size counts the bytes after the size field
         record = End64(END64_MAGIC, rest, _VERSION64, _VERSION64, 0, 0, count, count, len(entries), start)
         tail = END64.pack(*record) + LOCATOR64.pack(*Locator64(LOCATOR64_MAGIC, 0, end64, 1))
     few, where = min(count, FULL16), min(start, FULL32)

@@ -1,1 +1,1 @@
-"""From a checkpoint to an inference folder."""
+"""Export a checkpoint to an inference folder."""

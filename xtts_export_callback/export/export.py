@@ -1,4 +1,4 @@
-"""From a full checkpoint to an inference folder."""
+"""Export a checkpoint to an inference folder."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def export_checkpoint(
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
-    """Write the inference folder of a checkpoint. The checkpoint itself is never touched.
+    """Write the inference folder of a checkpoint. The checkpoint itself is never changed.
 
     Args:
         checkpoint: A Trainer checkpoint, an inference folder, a bare or official ``model.pth``, or ``.safetensors``.
         output_dir: The folder to create; by default ``inference/NAME`` beside the checkpoint.
         dtype: Type of the floating-point tensors: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         format: ``"pth"`` or ``"safetensors"``.
-        vocab: The training ``vocab.json``, where it cannot be found by the config or beside the checkpoint.
+        vocab: The training ``vocab.json``, if it is neither named in the config nor beside the checkpoint.
         config: A ``config.json`` to use in place of the one in the checkpoint.
-        force: Replace a folder that is there.
+        force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
     Returns:
-        The folder; ``written`` is False when an export of the same content is there already.
+        The folder; ``written`` is False when an export of the same content exists already.
 
     Raises:
-        CheckpointError: When the checkpoint is damaged or no XTTS model.
-        ConfigError: When an option is wrong or config or vocabulary cannot be found.
+        CheckpointError: When the checkpoint is damaged or not an XTTS model.
+        ConfigError: When an option is wrong, or the config or the vocabulary cannot be found.
         OutputExistsError: When something else is at ``output_dir`` and ``force`` is not given.
         VerificationError, OSError: When writing fails; nothing is left behind.
 
@@ -86,7 +86,7 @@ def export_opened(  # noqa: PLR0913 - options of one command
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
-    """As `export_checkpoint`, of an open checkpoint: its ``path`` says what it is called and where its assets lie.
+    """Do as `export_checkpoint` for an open checkpoint, whose ``path`` gives its name and the place of its assets.
 
     ``trained_in`` is as for `find_assets`.
     """
@@ -122,9 +122,9 @@ def export_opened(  # noqa: PLR0913 - options of one command
 
 
 def default_output(checkpoint: Path) -> Path:
-    """Where a checkpoint's export goes: ``inference/NAME`` beside it, NAME being its stem or its folder's name.
+    """Return where a checkpoint's export goes: ``inference/NAME`` beside it; NAME is its stem or its folder's name.
 
-    Beside a checkpoint of a run whose config names another folder, that one: `exports_folder`.
+    The config of a run may name another folder in place of ``inference``: see `exports_folder`.
     """
     if checkpoint.name in MODEL_NAMES:
         return checkpoint.parent / DEFAULT_FOLDER / checkpoint.absolute().parent.name
@@ -143,7 +143,7 @@ def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def is_export_of(folder: Path, source: Checkpoint, dtype: str, format: str = "pth") -> bool:  # noqa: A002
-    """Whether a folder is a whole export of these weights in this form."""
+    """Whether a folder is a whole export of these weights, with this dtype and format."""
     found = read_provenance(folder)
     if found is None or found["kind"] != "export" or found.get("dtype") != dtype:
         return False

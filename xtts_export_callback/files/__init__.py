@@ -1,1 +1,1 @@
-"""Bytes on a disk: reading and writing at an offset, whole files and folders or none, checksums, free room."""
+"""Bytes on a disk: reads and writes at an offset, atomic files and folders, checksums, free space."""

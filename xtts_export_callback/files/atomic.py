@@ -1,8 +1,8 @@
 """Files and folders that appear whole or not at all.
 
-Both are made under a hidden temporary name beside their final one, synced and then renamed. The name begins with a dot
-and ends with the writer's process id, so that nothing that globs for checkpoints takes it for one and a later run can
-tell a leftover from work in progress.
+Both are written under a hidden temporary name beside the final one, synced and then renamed. The temporary name begins
+with a dot, so that a search for checkpoints does not match it, and holds the writer's process id, so that a later run
+can tell a leftover from work in progress.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<kind>tmp|old)-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _ABANDONED = 24 * 3600
-"""Seconds without a change after which another machine's work is given up: a container restarts under a new name."""
+"""Seconds without a change after which another machine's work is abandoned: a restarted container has a new name."""
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # linux/fs.h
-_given_out: set[str] = set()  # names of this process: its other threads may be at work on them
+_given_out: set[str] = set()  # names that this process uses, perhaps in another thread
 
 
 @contextmanager
@@ -44,18 +44,18 @@ def whole_file(path: Path, *, force: bool = False, like: Path | None = None) -> 
     Args:
         path: The final name.
         force: Replace a file of that name.
-        like: A file whose mode and owner the new one gets, as far as that is permitted. It must still be there when
-            the block ends. The block creates its file with a mode of 0o600 then.
+        like: Copy mode and owner from this file, as far as permitted. It must still exist when the block ends, and
+            the block must create its own file with mode 0o600.
 
     Yields:
         The temporary path to create. It is renamed at the end, and removed when the block raises.
 
     Raises:
-        OutputExistsError: When ``path`` exists and ``force`` is not given, or it is a folder.
+        OutputExistsError: When ``path`` exists and ``force`` is not given, or when it is a folder.
     """
     _check_free(path, force=force)
     if path.is_dir():
-        msg = f"{path}: a folder, expected the name of a file; name another output"
+        msg = f"{path}: is a folder, expected the name of a file; name another output"
         raise OutputExistsError(msg)
     temporary = temporary_name(path)
     try:
@@ -80,20 +80,20 @@ def whole_directory(
     Args:
         path: The final name.
         force: Replace a folder of that name; it stays in place and whole until the new one is.
-        check: Raises for a folder that must not be replaced. Called before the block, and again with the folder that
-            is about to go, which may be under another name by then.
-        mode: Permissions of the folder, also while it is filled; narrowed by the umask.
+        check: Raises for a folder that must not be replaced. Called before the block, and again just before the
+            folder is removed, when it may have another name.
+        mode: Permissions of the folder from the start, narrowed by the umask.
 
     Yields:
         The temporary folder, created and empty. Removed when the block raises.
 
     Raises:
-        OutputExistsError: When ``path`` exists and ``force`` is not given, or it is a file or a link.
+        OutputExistsError: When ``path`` exists and ``force`` is not given, or when it is a file or a link.
     """
 
     def check_folder(there: Path) -> None:
         if there.is_symlink() or not there.is_dir():
-            msg = f"{path}: a file or a link, expected a folder to replace; name another output"
+            msg = f"{path}: is a file or a link, expected a folder to replace; name another output"
             raise OutputExistsError(msg)
         if check is not None:
             check(there)
@@ -117,7 +117,7 @@ def whole_directory(
         sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        for parent in made:  # those that hold nothing after all
+        for parent in made:  # those that are still empty
             with contextlib.suppress(OSError):
                 parent.rmdir()
 
@@ -125,8 +125,8 @@ def whole_directory(
 def remove_leftovers(directory: Path) -> list[str]:
     """Clean up after writers that were killed.
 
-    A folder that was set aside to be replaced comes back if the new one never arrived; everything else temporary is
-    removed. What belongs to a process that still runs is left alone, and so is another machine's work of the last day.
+    A folder that was set aside gets its name back if its replacement never arrived; every other temporary file or
+    folder is removed. Those of a running process stay, and so do those that another machine changed in the last day.
 
     Args:
         directory: Where outputs are published. It need not exist.
@@ -142,15 +142,15 @@ def remove_leftovers(directory: Path) -> list[str]:
         final = directory / match["name"]
         if _is_in_progress(entry, match["host"], int(match["pid"])):
             if match["kind"] == "old" and entry.is_file() and not final.exists():
-                # It only seems to be when a container was restarted under another name, or the process id is now
-                # somebody else's. A second link takes nothing from one who really holds it.
+                # The writer may be gone: a container was restarted with a new host name, or another process now has
+                # the id. A second link does no harm if the writer is still at work.
                 with contextlib.suppress(OSError):
                     os.link(entry, final)
             continue
         if match["kind"] == "old" and not final.exists():
-            with contextlib.suppress(OutputExistsError):  # a link to nothing may be somebody's; then both stay
+            with contextlib.suppress(OutputExistsError):  # a dangling link of the user has the name: both stay
                 _move_into_place(entry, final)
-                if entry.exists():  # a second name is how a file gets its own where there is no other way
+                if entry.exists():  # `_link` has kept the temporary name
                     entry.unlink()
                 cleaned.append(match["name"])
             continue
@@ -171,21 +171,21 @@ def _check_free(path: Path, *, force: bool) -> None:
 
 
 def temporary_name(path: Path, kind: str = "tmp") -> Path:
-    """A hidden name beside ``path`` that `remove_leftovers` cleans up once this process is gone."""
+    """Return a hidden name beside ``path``, which `remove_leftovers` cleans up once this process has ended."""
     name = f".{path.name}.{kind}-{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     _given_out.add(name)
     return path.with_name(name)
 
 
 def take_mode_and_owner(path: Path, like: Path) -> None:
-    """Give a file the mode and the owner of another, as far as that is permitted.
+    """Give a file the mode and the owner of another, as far as permitted.
 
     Raises:
-        OSError: When the other file is not there.
+        OSError: When the other file does not exist.
     """
     stat = like.stat()
     if sys.platform != "win32":
-        for owner in (stat.st_uid, -1):  # whoever may not give a file away can often still choose its group
+        for owner in (stat.st_uid, -1):  # without the right to set the owner, the group can often be set
             try:
                 os.chown(path, owner, stat.st_gid)
             except OSError:
@@ -196,16 +196,16 @@ def take_mode_and_owner(path: Path, like: Path) -> None:
 
 
 def hard_link(path: Path, link: Path) -> None:
-    """Give a file a second name. Of a symbolic link it is the file that gets it: the link may be a relative one.
+    """Give a file a second name. A symbolic link is resolved first, because it may be relative.
 
     Raises:
-        OSError: Where that cannot be done, as between two file systems.
+        OSError: When that fails, as between two file systems.
     """
     os.link(path.resolve(), link)
 
 
 def _move_into_place(temporary: Path, path: Path) -> None:
-    """Give what is whole its name in one step, and never in place of something else.
+    """Give a finished file or folder its final name in one step, without replacing anything.
 
     Raises:
         OutputExistsError: When something has that name.
@@ -214,7 +214,7 @@ def _move_into_place(temporary: Path, path: Path) -> None:
         if _rename(temporary, path, _RENAME_NOREPLACE) or _link(temporary, path):
             return
         _check_free(path, force=False)
-        temporary.rename(path)  # of a folder, and of everything on Windows, it replaces nothing that holds anything
+        temporary.rename(path)  # replaces at most an empty folder, on Windows nothing
     except OSError as error:
         if not os.path.lexists(path):
             raise
@@ -222,7 +222,7 @@ def _move_into_place(temporary: Path, path: Path) -> None:
 
 
 def _link(temporary: Path, path: Path) -> bool:
-    """Give a file its name where `_rename` cannot; its temporary one goes later. False where links cannot be made."""
+    """Give a file its final name by a hard link; its temporary name is removed later. False where links fail."""
     if temporary.is_dir():
         return False
     try:
@@ -235,7 +235,7 @@ def _link(temporary: Path, path: Path) -> bool:
 
 
 def _replace_folder(temporary: Path, path: Path, check: Callable[[Path], None]) -> None:
-    """Put a folder in the place of another, which is checked once nobody can reach it by its name any more."""
+    """Replace a folder by another. The old one is checked once it has lost its name, so that nobody can add to it."""
     if _exchange(temporary, path):
         try:
             check(temporary)
@@ -243,8 +243,8 @@ def _replace_folder(temporary: Path, path: Path, check: Callable[[Path], None]) 
             _exchange(temporary, path)
             raise
         return
-    # Where two folders cannot be swapped in one step, the old one is set aside first and comes back
-    # (`remove_leftovers`) should we be killed in between.
+    # Where two folders cannot be swapped in one step, the old one is set aside first; if we are killed in between,
+    # `remove_leftovers` gives it its name back.
     check(path)
     aside = temporary_name(path, "old")
     path.rename(aside)
@@ -258,7 +258,7 @@ def _replace_folder(temporary: Path, path: Path, check: Callable[[Path], None]) 
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step; False where that cannot be done."""
+    """Swap two names in one step; False where that fails."""
     try:
         return _rename(first, second, _RENAME_EXCHANGE)
     except OSError:
@@ -266,10 +266,10 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _rename(first: Path, second: Path, flag: int) -> bool:
-    """``renameat2`` of Linux; False where there is none, or none for this file system.
+    """Call ``renameat2`` of Linux; False where the system or this file system lacks it.
 
     Raises:
-        FileExistsError: When ``second`` is there and must not be.
+        FileExistsError: When ``second`` exists and must not.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -290,5 +290,5 @@ def _is_in_progress(entry: Path, host: str, pid: int) -> bool:
     try:
         changes = [path.lstat().st_mtime for path in (entry, *entry.rglob("*"))]
     except OSError:
-        return True  # it changes under our eyes
+        return True  # it is changing right now
     return max(changes) > time.time() - _ABANDONED

@@ -1,4 +1,4 @@
-"""CRC-32, the checksum of zip records: half of the processor time of an average, so worth a faster one.
+"""CRC-32, the checksum of zip records: it takes half the processor time of an average, so a faster one pays.
 
 The package ``isal`` (Intel's ISA-L) computes the same numbers with instructions that most builds of zlib do not use.
 """

@@ -1,4 +1,4 @@
-"""Room on a disk: what is free, and what a folder takes."""
+"""Disk space: what is free, and what a folder takes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that may still be written where a folder lies, or will lie."""
+    """Return the free bytes on the disk where a folder lies or will lie."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def used_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder and below; a file with several names counts once."""
+    """Return the bytes of all files below a folder; a file with several names counts once."""
     sizes: dict[tuple[int, int], int] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):  # removed meanwhile
+            with contextlib.suppress(OSError):  # removed in the meantime
                 stat = Path(parent, name).lstat()
                 sizes[stat.st_dev, stat.st_ino] = stat.st_size
     return sum(sizes.values())

@@ -1,7 +1,7 @@
-"""Small JSON files that others wrote: ``config.json``, ``vocab.json``, ``export.json``.
+"""Read small JSON files that other programs wrote: ``config.json``, ``vocab.json``, ``export.json``.
 
 A folder can hold anything under these names: a named pipe that never ends, a device, a gigabyte, numbers of a million
-digits. Everything that reads such a file reads it here.
+digits. All such files are therefore read here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_BYTES = 16 << 20
-"""No such file has more: a vocabulary of 6,681 tokens has 0.3 MB."""
+"""Size limit of a file; a vocabulary of 6,681 tokens has 0.3 MB."""
 
 _MOST_DIGITS = 100
 _MOST_DEPTH = 64
@@ -27,10 +27,10 @@ _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) 
 
 
 def read_small_file(path: Path) -> bytes:
-    """The content of a regular file of at most `MOST_BYTES`.
+    """Read a regular file of at most `MOST_BYTES`.
 
     Raises:
-        ConfigError: When it is no such file or cannot be read.
+        ConfigError: When the file is larger, is not regular, or cannot be read.
     """
     try:
         descriptor = os.open(path, _OPEN)  # without O_NONBLOCK, opening a named pipe waits for its writer
@@ -56,16 +56,16 @@ def read_small_file(path: Path) -> bytes:
 
 
 def parse_json(content: bytes | str, where: str, *, strict: bool = False) -> Any:
-    """The value that a JSON text holds.
+    """Parse a JSON text.
 
     Args:
         content: The text.
-        where: What to call it in errors.
-        strict: Refuse what only Python takes for JSON (NaN, infinities) and keys that are there twice. Python writes
-            both into a ``config.json``: the Trainer does.
+        where: Its name in errors.
+        strict: Refuse repeated keys, and NaN and infinities, which only Python accepts as JSON. Python writes both,
+            and so does the Trainer into its ``config.json``.
 
     Raises:
-        ConfigError: When it is not JSON, is nested deeper than any such file, or holds an integer of over 100 digits.
+        ConfigError: When it is not JSON, is nested deeper than 64 levels, or holds an integer of over 100 digits.
     """
     try:
         value = (
@@ -89,10 +89,10 @@ def parse_json(content: bytes | str, where: str, *, strict: bool = False) -> Any
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a small file.
+    """Read a JSON object from a small file.
 
     Raises:
-        ConfigError: When it cannot be read or is none.
+        ConfigError: When the file cannot be read or does not hold an object.
     """
     value = parse_json(read_small_file(path), str(path))
     if not isinstance(value, dict):
@@ -102,10 +102,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int | float:
-    if len(text) > _MOST_DIGITS:  # converting takes time that grows with the square of the digits
+    if len(text) > _MOST_DIGITS:  # conversion time grows with the square of the digits
         msg = f"an integer of {len(text)} digits"
         raise ValueError(msg)
-    return -0.0 if text == "-0" else int(text)  # as every other reader of JSON has it
+    return -0.0 if text == "-0" else int(text)  # as other JSON readers do
 
 
 def _finite(text: str) -> float:
@@ -117,7 +117,7 @@ def _finite(text: str) -> float:
 
 
 def _refuse(text: str) -> float:
-    msg = f"{text} is no number"
+    msg = f"{text} is not a JSON number"
     raise ValueError(msg)
 
 
@@ -125,7 +125,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        msg = f"the key {repeated!r:.80} is there twice"
+        msg = f"the key {repeated!r:.80} appears twice"
         raise ValueError(msg)
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def can_be_path(text: str) -> bool:
-    """Whether a text can name a file at all: no null character, and nothing that names of files cannot hold."""
+    """Whether a text can be a path: it has no null character, and the system can encode it."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -15,7 +15,7 @@ def can_be_path(text: str) -> bool:
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """A path with ``~`` expanded; that of a user who is not there stays as it is, and is not found."""
+    """Expand ``~`` in a path; the home of an unknown user stays as written, and is not found."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

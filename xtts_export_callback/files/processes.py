@@ -1,4 +1,4 @@
-"""Whether another process still runs: who has left a temporary file may still be at work on it."""
+"""Tell whether another process still runs: it may still be writing its temporary files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine still runs; a zombie does not."""
+    """Whether a process of this machine still runs; a zombie counts as ended."""
     if sys.platform == "win32":
         return _is_running_on_windows(pid)
     try:
@@ -22,7 +22,7 @@ def is_running(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Whether a process has ended and waits to be asked for its exit code, as the init of a container may never do."""
+    """Whether a process has ended and nobody has read its exit code; the init of a container may never do so."""
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
@@ -31,7 +31,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _is_running_on_windows(pid: int) -> bool:
-    """``os.kill`` with signal 0 sends Ctrl-C there."""
+    """Ask Windows itself: there, ``os.kill`` with signal 0 sends Ctrl-C."""
     kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
     synchronize, access_denied, timed_out = 0x100000, 5, 0x102
     handle = kernel32.OpenProcess(synchronize, False, pid)

@@ -1,7 +1,7 @@
-"""Files as this package needs them: reads and writes at an offset, range copies, and syncs that mean it.
+"""Read and write files at an offset, copy ranges between files, and sync them to the disk.
 
-What only some systems have (``preadv``, ``copy_file_range``, ``sync_file_range``, opening a directory) is used where
-it is there and has a portable path beside it.
+Calls that only some systems have (``preadv``, ``copy_file_range``, ``sync_file_range``, opening a directory) are used
+where they exist, with a portable path beside them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _COPY_BLOCK = 1 << 20
 _PIECE = 8 << 20
-# linux/fs.h: start writing dirty pages and wait for nothing; wait as well for those that are being written
+# linux/fs.h: the first starts to write dirty pages and does not wait; the second waits until they are written
 _SYNC_FILE_RANGE_WRITE, _SYNC_FILE_RANGE_WAIT = 2, 1 | 2 | 4
-# What copy_file_range raises where the file systems cannot do it: the bytes are then copied through memory.
+# Errors of copy_file_range where a file system does not support it: the bytes are then copied through memory.
 _NO_RANGE_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
 
 class Moved:
-    """How far this process has come with its files, for whoever wants to know whether it still gets on.
+    """A count of the work done on files, which shows whether this process still makes progress.
 
     Attributes:
-        nbytes: Bytes read, written, and brought to the disk, all files together. Threads may lose a count.
+        nbytes: Grows with every read, write and sync of any file. Threads may lose a count.
     """
 
     nbytes = 0
@@ -51,7 +51,7 @@ class RandomFile:
         Args:
             path: The file.
             create: Whether to create it.
-            mode: Its permissions then, narrowed by the umask.
+            mode: Permissions of a created file, narrowed by the umask.
 
         Raises:
             OSError: As ``os.open``.
@@ -59,8 +59,8 @@ class RandomFile:
         self.path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL if create else os.O_RDONLY
         self._fd = os.open(path, flags | _O_BINARY, mode)
-        # Guards the one file position where there is no preadv, and copies into the file: the kernel lets one thread at
-        # a time do that and has the others wait spinning.
+        # Guards the file position where preadv is missing, and range copies into the file: the kernel admits one
+        # thread at a time and lets the others spin.
         self._lock = threading.Lock()
 
     def __enter__(self) -> RandomFile:
@@ -78,7 +78,7 @@ class RandomFile:
 
     @property
     def mode(self) -> int:
-        """Permissions of the file, as one made from it may have them: its owner can always read it."""
+        """Permissions for a file made from this one: the same, and its owner can always read it."""
         return 0o666 if sys.platform == "win32" else os.fstat(self._fd).st_mode & 0o777 | 0o400
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
@@ -102,7 +102,7 @@ class RandomFile:
             Moved.nbytes += count
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``; errors as `read_into`."""
+        """Read ``size`` bytes from ``offset``; raises as `read_into` does."""
         buffer = bytearray(size)
         self.read_into(memoryview(buffer), offset)
         return bytes(buffer)
@@ -111,7 +111,7 @@ class RandomFile:
         """Write all of ``data`` at ``offset``.
 
         Raises:
-            OSError: As the system reports it, no space left included.
+            OSError: As the system reports it, also for a full disk.
         """
         view = memoryview(data)
         done = 0
@@ -127,7 +127,7 @@ class RandomFile:
             Moved.nbytes += count
 
     def copy_range_from(self, source: RandomFile, source_offset: int, offset: int, size: int) -> None:
-        """Copy ``size`` bytes out of ``source``, inside the kernel where it can.
+        """Copy ``size`` bytes from ``source``, inside the kernel where possible.
 
         Raises:
             EOFError: When the source ends early.
@@ -153,18 +153,18 @@ class RandomFile:
             raise
 
     def start_sync(self) -> None:
-        """Have the disk begin with what was written so far, where the system can do that without holding up writers.
+        """Start to write the bytes so far to the disk, without blocking writers where the system can do that.
 
-        Errors of the disk come with the next `sync`.
+        The next `sync` raises the errors of the disk.
         """
         if not self._sync_pieces(_SYNC_FILE_RANGE_WRITE):
             self.sync()
 
     def _sync_pieces(self, flags: int) -> bool:
-        """``sync_file_range`` piece by piece, so that a slow disk can be told from a dead one; False where it fails.
+        """Call ``sync_file_range`` piece by piece, so that a slow disk shows progress; False where it fails.
 
         Raises:
-            OSError: When the disk could not take what was waited for: the system reports that once only.
+            OSError: When the disk fails to write a piece that is waited for: the system reports that only once.
         """
         sync_range = _sync_file_range()
         if sync_range is None:
@@ -191,7 +191,7 @@ class RandomFile:
             self._fd = -1
 
     def _name(self, error: OSError) -> None:
-        """Say which file an error is about: of a descriptor the system does not."""
+        """Add the file's name to an error: the system does not know it from the descriptor."""
         error.filename = os.fspath(self.path)
 
     def _copy_in_kernel(self, source: RandomFile, source_offset: int, offset: int, size: int) -> int:
@@ -206,7 +206,7 @@ class RandomFile:
                     break
                 self._name(error)
                 raise
-            if count == 0:  # the source ended, or a file system that lies: the portable path finds out which
+            if count == 0:  # the source ended, or the file system lies: the portable path finds out which
                 break
             done += count
             Moved.nbytes += count
@@ -231,7 +231,7 @@ class RandomFile:
 
 @cache
 def _sync_file_range() -> Callable[..., int] | None:
-    """The function of that name in the C library: descriptor, first byte, number of bytes (0: all), flags."""
+    """Return ``sync_file_range`` of the C library: descriptor, first byte, number of bytes (0: all), flags."""
     try:
         import ctypes
 
@@ -252,14 +252,14 @@ def sync_file(path: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # some mounts know no such call
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # some mounts lack this call
             raise
     finally:
         os.close(fd)
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable, where the system lets a directory be synced (Windows does not)."""
+    """Make the names in a directory durable, where the system can sync directories (Windows cannot)."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Threads that go over tensors side by side: numpy, checksums and file calls release the interpreter lock."""
+"""Threads that process tensors in parallel: numpy, checksums and file calls release the interpreter lock."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
-_READERS = min(2, os.cpu_count() or 1)  # two saturate a disk, and each one costs memory
+_READERS = min(2, os.cpu_count() or 1)  # two saturate a disk, and each one takes memory
 
 
 @contextmanager
 def thread_pool(threads: int = _READERS, stop: threading.Event | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Threads that have all stopped at the end of the block, early when it raises: an error in one, or Ctrl-C here.
+    """Open a pool whose threads have all stopped when the block ends, also when it ends by an error or Ctrl-C.
 
     Args:
         threads: How many.
-        stop: Set when the block raises, for work that can end halfway. What has not begun never does.
+        stop: Set when the block raises, for tasks that can stop halfway. Tasks that have not begun are cancelled.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="xtts-export") as pool:
         try:

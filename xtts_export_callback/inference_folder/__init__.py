@@ -1,1 +1,1 @@
-"""The inference folder: what is written, where it comes from, and loading it."""
+"""The inference folder: writing it, its provenance, and loading it."""

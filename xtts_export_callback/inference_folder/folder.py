@@ -1,4 +1,4 @@
-"""The inference folder: what the callback and every command that makes a model write, published whole or not at all."""
+"""Write an inference folder, whole or not at all: the callback and every command that makes a model do it here."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WrittenFolder:
-    """An inference folder that was written or was there already.
+    """An inference folder that was written or existed already.
 
     Attributes:
         path: The folder.
         nbytes: Bytes of all its files.
-        written: False when an identical export was there already and nothing was done.
+        written: False when an identical export existed already and nothing was done.
         provenance: The content of its ``export.json``.
         notes: What was left out, and why, in a line each.
     """
@@ -57,20 +57,20 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     mode: int = 0o666,
     progress: Progress | None = None,
 ) -> WrittenFolder:
-    """Write a folder that ``Xtts.load_checkpoint`` and ``TTS(model_path=...)`` take.
+    """Write a folder that ``Xtts.load_checkpoint`` and ``TTS(model_path=...)`` load.
 
     Args:
         path: The folder to create.
         tensors: The inference model.
-        origin: The file that it comes from, for errors.
-        assets: What goes beside it.
-        header: ``step``, ``epoch`` and ``model_loss`` as `training_state` gives them.
-        provenance: What `provenance_of` gave.
+        origin: Its source file, for errors.
+        assets: The files beside it.
+        header: ``step``, ``epoch`` and ``model_loss`` from `training_state`.
+        provenance: The result of `provenance_of`.
         format: ``"pth"`` or ``"safetensors"``.
-        extra: Further ``.pth`` files: by name, what `write_pth` shall put into them where no asset has that name.
-        force: Replace an inference folder of ours, which stays whole until the new one is; never anything else.
-        mode: Permissions of the files, narrowed by the umask: those of the source, so that an export of what is
-            private is private too. The folder can be entered by whoever may read them.
+        extra: Contents of further ``.pth`` files by name; skipped where an asset has the name.
+        force: Replace an inference folder of ours, and nothing else. The old folder stays until the new one is whole.
+        mode: Permissions of the files, narrowed by the umask. They come from the source, so that the export of a
+            private file is private too. Users who may read the files may enter the folder.
         progress: Called with the number of bytes of weights written since the last call.
 
     Returns:
@@ -113,14 +113,14 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
 
 
 def _leftovers(provenance: dict[str, Any]) -> list[str]:
-    """A line on what was dropped that not every checkpoint of a training holds."""
+    """Return a line on dropped tensors that are not in every checkpoint of a training."""
     parts = provenance["dropped"].items()
     found = [f"{name} ({part['tensors']} tensors)" for name, part in parts if name not in DROPPED]
-    return [f"dropped what is left of a training: {', '.join(found)}"] if found else []
+    return [f"dropped leftovers of a training: {', '.join(found)}"] if found else []
 
 
 def _check_replaceable(path: Path, *, force: bool, known_as: Path | None = None) -> None:
-    """Refuse to replace what is not wholly ours: a run, somebody's folder, an export that has got other files."""
+    """Refuse to replace a folder with files that are not ours: a run, a user's folder, an export with added files."""
     shown = known_as or path
     if path.name in {"", ".."}:
         msg = f"{shown}: expected the name of a folder to create; name another output"
@@ -130,23 +130,23 @@ def _check_replaceable(path: Path, *, force: bool, known_as: Path | None = None)
     foreign = not_ours(path)
     if foreign:
         msg = (
-            f"{shown}: not an inference folder and nothing else (it holds {', '.join(foreign[:3])}, not or not as this "
-            "package wrote it); name another output"
+            f"{shown}: contains files that this tool did not write, or that changed since ({', '.join(foreign[:3])}); "
+            "refusing to replace it, name another output"
         )
         raise OutputExistsError(msg)
 
 
 def not_ours(folder: Path) -> list[str]:
-    """Say what in a folder is not, or is no longer, what this package wrote: somebody may need it.
+    """List the entries of a folder that this package did not write, or that changed since.
 
-    Whatever removes or replaces a folder asks here, and leaves it where the answer is not empty.
+    Code that removes or replaces a folder calls this first, and keeps the folder when the list is not empty.
 
     Args:
         folder: A folder that exists.
 
     Returns:
-        Names of files of others, of folders, of links, and of files of ours that were changed since. Empty for an
-        inference folder that is wholly ours, whatever of it is missing, and for an empty folder.
+        Names of foreign files, of folders and links, and of our files that changed. Empty for an inference folder
+        that holds only our files, even if some are missing, and for an empty folder.
     """
     if folder.is_symlink():
         return [f"{folder.name}, a link"]
@@ -156,12 +156,12 @@ def not_ours(folder: Path) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir())
     foreign = [name for name in names if name not in known]
     if foreign:
-        return foreign  # and nothing has to be read
+        return foreign  # no file has to be read
     return [name for name in names if name in files and not _is_as_written(folder / name, files[name])]
 
 
 def _is_as_written(path: Path, described: Any) -> bool:
-    """Whether a file is what ``export.json`` says of it."""
+    """Whether a file matches its description in ``export.json``."""
     if not isinstance(described, dict) or path.is_symlink() or not path.is_file():
         return False
     if path.name not in FORMATS.values():
@@ -174,18 +174,18 @@ def _is_as_written(path: Path, described: Any) -> bool:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of the files in a folder."""
+    """Return the bytes of the files in a folder."""
     return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
 
 
 def _describe_files(folder: Path, weights: Path, tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Sizes and content hashes; opening the weights again also proves that they can be opened."""
+    """Return sizes and content hashes; opening the weights also proves that they can be opened."""
     files: dict[str, dict[str, Any]] = {}
     with open_checkpoint(weights) as written:
         expected = {name: (tensor.dtype.name, tensor.shape) for name, tensor in tensors.items()}
         found = {name: (tensor.dtype.name, tensor.shape) for name, tensor in written.tensors.items()}
         if found != expected:
-            msg = f"{weights}: read back with other tensors than were written; check the disk"
+            msg = f"{weights}: the tensors read back differ from those written; check the disk"
             raise VerificationError(msg)
         files[weights.name] = {"bytes": written.nbytes, "fingerprint": written.fingerprint()}
     for entry in sorted(folder.iterdir()):
@@ -199,5 +199,5 @@ def _write(path: Path, content: bytes, mode: int) -> None:
         out.write_at(content, 0)
         out.sync()
     if path.read_bytes() != content:
-        msg = f"{path}: read back other bytes than were written; check the disk"
+        msg = f"{path}: the bytes read back differ from those written; check the disk"
         raise VerificationError(msg)

@@ -1,4 +1,4 @@
-"""From an inference folder to a model that speaks."""
+"""Load an inference folder as a model that is ready to speak."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _WEIGHTS = ("model.pth", "model.safetensors")
 
 
 def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts:
-    """Load an inference folder, whatever the type of its weights and the format of its file.
+    """Load an inference folder with weights of any type and a file of any format.
 
-    Every tensor that the model has must be in the file and nothing else. Weights in float16 or bfloat16 are widened to
+    The file must hold exactly the tensors of the model. Weights in float16 or bfloat16 are widened to
     float32, the type that ``Xtts`` computes with. No code from the file is run and no file is changed. (Coqui's own
     loader rewrites a ``model.pth`` of the official release in place.)
 
     Args:
         directory: Folder with ``config.json``, ``vocab.json`` and ``model.pth`` or ``model.safetensors``, and
             ``speakers_xtts.pth`` when the voices of the release are wanted.
-        device: Where the model shall run, such as ``"cuda"``.
+        device: The device to run the model on, such as ``"cuda"``.
 
     Returns:
         The model in evaluation mode, ready for ``synthesize`` and ``inference``.
 
     Raises:
-        CheckpointError: If a file is missing or cannot be read, or its tensors are not those of the model.
+        CheckpointError: If a file is missing or cannot be read, or its tensors do not match the model.
 
     Example:
         >>> model = load_xtts("RUN/inference/average_last_5")  # doctest: +SKIP
@@ -57,19 +57,19 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
         model.load_checkpoint(config, checkpoint_dir=folder, checkpoint_path=weights, eval=True, strict=True)
     except CheckpointError:
         raise
-    except Exception as error:  # torch on tensors that do not fit, tokenizers on a vocabulary that is none
-        # When the tensors do not fit, Xtts tries again with an older layout; the first error is the one that tells.
+    except Exception as error:  # torch for tensors that do not fit, tokenizers for an invalid vocabulary
+        # When the tensors do not fit, Xtts tries again with an older layout; the first error names the cause.
         cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
-        msg = f"{folder}: its files do not make a model: {' '.join(str(cause).split())[:300]}"
+        msg = f"{folder}: its files cannot be loaded as a model: {' '.join(str(cause).split())[:300]}"
         raise CheckpointError(msg) from error
     del model.get_compatible_checkpoint_state_dict
     return model.to(device)
 
 
 def _find_weights(folder: Path) -> Path:
-    """Return the file with the weights, once it is clear that the folder has all that a model needs."""
+    """Return the file with the weights, of a folder that has all files of a model."""
     if not folder.is_dir():
-        what = "is a file, expected the folder it lies in" if folder.exists() else "there is no such folder"
+        what = "is a file, expected the folder it lies in" if folder.exists() else "the folder does not exist"
         msg = f"{folder}: {what}"
         raise CheckpointError(msg)
     found = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
@@ -82,7 +82,7 @@ def _find_weights(folder: Path) -> Path:
 
 
 def _read_state_dict(path: Path) -> dict[str, Any]:
-    """Read the tensors of an inference model, mapped from the file and not yet in memory where that is possible."""
+    """Read the tensors of an inference model; where possible, map them from the file instead of loading them."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""Provenance: what ``export.json`` and a model's own header say about where the weights come from."""
+"""Provenance: the record of where weights come from, in ``export.json`` and in a model's own header."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _VERSIONS_OF = ("xtts-export-callback", "torch", "coqui-tts", "coqui-tts-trainer
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """The provenance of an inference folder of ours, or None where the folder is not one."""
+    """Return the provenance of an inference folder of ours; None for any other folder."""
     try:
         value = read_json_object(folder / PROVENANCE_FILE)
     except ConfigError:
@@ -37,7 +37,7 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
 
 
 def training_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """``step``, ``epoch`` and ``model_loss`` of a checkpoint, None where it does not say.
+    """Return ``step``, ``epoch`` and ``model_loss`` of a checkpoint, each None where it is missing.
 
     ``model_loss`` is ``{"train_loss": ..., "eval_loss": ...}``; plain ``save_model`` calls leave it out.
     """
@@ -49,7 +49,7 @@ def training_state(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def describe_source(checkpoint: Checkpoint, **more: Any) -> dict[str, Any]:
-    """How provenance names a source: by content, never by a path of this machine."""
+    """Describe a source by its content, never by a path of this machine."""
     name = checkpoint.path.parent.name if checkpoint.path.name in FORMATS.values() else checkpoint.path.name
     name = "".join(filter(str.isprintable, name))
     return {"name": name, "fingerprint": checkpoint.fingerprint(), **training_state(checkpoint), **more}
@@ -58,14 +58,14 @@ def describe_source(checkpoint: Checkpoint, **more: Any) -> dict[str, Any]:
 def provenance_of(
     kind: str, sources: list[dict[str, Any]], *, dtype: str, models: list[InferenceModel], rules: Any = None
 ) -> dict[str, Any]:
-    """What a folder says about where its weights come from.
+    """Return the record of where the weights of a folder come from.
 
     Args:
         kind: ``"export"``, ``"average"`` or ``"merge"``.
         sources: One `describe_source` for each input.
-        dtype: The type that was asked for.
-        models: The selections, for what was dropped and which prefix was stripped.
-        rules: How several were combined.
+        dtype: The requested type.
+        models: The inference models, for dropped components and stripped prefixes.
+        rules: How several sources were combined.
 
     Returns:
         Plain values. ``created`` honours ``SOURCE_DATE_EPOCH`` (reproducible-builds.org).
@@ -88,10 +88,10 @@ def provenance_of(
 
 
 def _created() -> str:
-    """Now, or the time that ``SOURCE_DATE_EPOCH`` gives.
+    """Return the current time, or the one in ``SOURCE_DATE_EPOCH``.
 
     Raises:
-        ConfigError: When it gives none.
+        ConfigError: When ``SOURCE_DATE_EPOCH`` does not hold a time.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     try:
@@ -103,7 +103,7 @@ def _created() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A number that JSON has, None for anything else: a loss can be NaN or infinite, and a text can say anything."""
+    """Return a JSON number, None for anything else: a loss may be NaN or infinite, and a text may say anything."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, int) and abs(value) < _LARGEST else None
@@ -120,7 +120,7 @@ def _versions() -> dict[str, str]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

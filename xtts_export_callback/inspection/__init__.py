@@ -1,6 +1,6 @@
-"""What a checkpoint or a run holds, told from its structure alone: no tensor is read.
+"""Report what a checkpoint or a run holds, from its structure alone: no tensor is read.
 
-numpy and torch stay out of it, so that a look at a 5.58 GB file costs what starting Python costs.
+Neither numpy nor torch is imported, so that inspecting a 5.58 GB file takes as long as starting Python.
 """
 
 from __future__ import annotations

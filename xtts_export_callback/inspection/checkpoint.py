@@ -1,4 +1,4 @@
-"""What one checkpoint file holds: `inspect_checkpoint`."""
+"""Report what one checkpoint file holds: `inspect_checkpoint`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = {
     "average": "average of checkpoints",
     "merge": "merge of models",
     "official": "official release, or a copy of it",
-    "dvae": "DVAE alone, no model that speaks",
+    "dvae": "DVAE alone, not an XTTS model",
     "other": "tensors of something other than XTTS v2",
     "bare": "bare state_dict",
     "inference": "inference model of unknown origin",
@@ -45,9 +45,9 @@ class Share(NamedTuple):
     """What a component takes in the file.
 
     Attributes:
-        key: A key of `components.BY_KEY`.
+        key: A key of `xtts.components.BY_KEY`.
         tensors: Number of tensors; those that share a storage with others count too.
-        nbytes: Bytes in the file. Over all components they add up to the file.
+        nbytes: Bytes in the file; those of all components add up to its size.
     """
 
     key: str
@@ -63,17 +63,17 @@ class CheckpointReport(NamedTuple):
         nbytes: Its size.
         format: ``"pth"``, ``"safetensors"`` or ``"legacy"``.
         kind: A key of `KINDS`.
-        shares: Components in the order of `components.COMPONENTS`, those that are there.
+        shares: The components in the file, in the order of `xtts.components.COMPONENTS`.
         slim: Bytes of the weights of an inference export, by dtype.
         state: ``step``, ``epoch``, ``train_loss``, ``eval_loss``, ``date``; None where the file does not say.
         dtypes: Bytes of the model's tensors by dtype.
-        prefix: What stands before the names of what speaks, such as ``"xtts."``; empty for none.
+        prefix: Prefix in the names of the inference weights, such as ``"xtts."``; empty for none.
         resumable: Whether the Trainer can resume from the file.
-        fresh_moments: Whether it holds weights alone, as our callback saves them: a resume starts with fresh optimizer
-            moments.
-        obstacles: Why it cannot.
-        architecture: Sizes of the model; None when the file is no XTTS model.
-        provenance: What an export, an average or a merge says about its origin; None for everything else.
+        fresh_moments: Whether it holds weights only, as our callback can save them, so that a resume starts with fresh
+            optimizer moments.
+        obstacles: Why the Trainer cannot resume from the file.
+        architecture: Sizes of the model; None when the file is not an XTTS model.
+        provenance: The origin of an export, an average or a merge; None for everything else.
         tensors: The model's tensors by their names in the file.
     """
 
@@ -95,20 +95,20 @@ class CheckpointReport(NamedTuple):
 
     @property
     def speaking_bytes(self) -> int:
-        """Bytes of the tensors in this file that inference needs."""
+        """Bytes of the inference weights in this file."""
         return sum(share.nbytes for share in self.shares if BY_KEY[share.key].speaks and share.key != "container")
 
     @property
     def advice(self) -> str:
-        """How to go on training from this file."""
+        """How to train from this file."""
         if self.kind == "dvae":
-            return f"name it in a training config: model_args.dvae_checkpoint = {self.path.name}"
+            return f"set it in a training config: model_args.dvae_checkpoint = {self.path.name}"
         if self.kind == "other":
-            return "nothing here to train from: name a checkpoint of XTTS v2"
+            return "cannot be used for training: name a checkpoint of XTTS v2"
         if self.resumable:
             moments = "; its optimizer moments start afresh" if self.fresh_moments else ""
             return f"resume with --continue_path RUN, the folder it lies in{moments}"
-        return f"continue from it as a new fine-tune: model_args.xtts_checkpoint = {self.path.name}"
+        return f"start a new fine-tune from it: model_args.xtts_checkpoint = {self.path.name}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the tensors are left out."""
@@ -141,7 +141,7 @@ class CheckpointReport(NamedTuple):
 
 
 def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
-    """Tell what a checkpoint is and where its bytes are, from its directory and structure alone.
+    """Report what a checkpoint is and where its bytes are, from its directory and structure alone.
 
     Args:
         path: A Trainer checkpoint, an inference folder, a bare or official ``model.pth``, or a ``.safetensors``.
@@ -150,7 +150,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
         The report. No tensor is read for it.
 
     Raises:
-        CheckpointError: When there is no such file or it is damaged, hostile, or no checkpoint.
+        CheckpointError: When the file does not exist, is damaged or hostile, or is not a checkpoint.
 
     Example:
         >>> report = inspect_checkpoint("run/checkpoint_1000.pth")
@@ -162,7 +162,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
 
 
 def report_on(checkpoint: Checkpoint) -> CheckpointReport:
-    """`inspect_checkpoint` for a checkpoint that is open."""
+    """Do as `inspect_checkpoint` for an open checkpoint."""
     check_weights(checkpoint)
     bare = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
     speaking = {name: tensor for name, tensor in bare.items() if BY_KEY[component_of(name)].speaks}
@@ -189,12 +189,12 @@ def report_on(checkpoint: Checkpoint) -> CheckpointReport:
 
 
 def holds_weights_only(checkpoint: Checkpoint) -> bool:
-    """Whether a file has our resume position in place of optimizer state: a resume has fresh moments, no obstacle."""
+    """Whether a file has our resume position in place of optimizer state: a resume works, with fresh moments."""
     return RESUME_KEY in checkpoint.document and not checkpoint.document.get("optimizer")
 
 
 def resume_obstacles(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Why ``Trainer.restore_model`` would fail on a file, or worse, would load nothing in silence.
+    """List why ``Trainer.restore_model`` would fail on a file or, worse, silently load nothing.
 
     Returns:
         Reasons; empty when training can be resumed.
@@ -206,7 +206,7 @@ def resume_obstacles(checkpoint: Checkpoint) -> tuple[str, ...]:
         found.append("it holds no optimizer state")
     missing = [key for key in ("step", "epoch") if not isinstance(checkpoint.document.get(key), int)]
     if missing:
-        found.append(f"it does not say its {' and '.join(missing)}")
+        found.append(f"it has no {' and no '.join(missing)}")
     return tuple(found)
 
 
@@ -241,7 +241,7 @@ def _state(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shares(checkpoint: Checkpoint) -> tuple[Share, ...]:
-    """Every storage counts once, for the first tensor that uses it; what is left of the file is the container."""
+    """Count every storage once, for the first tensor that uses it; the rest of the file is the container."""
     counts: dict[str, int] = {}
     sizes: dict[str, int] = {}
     seen: set[int] = set()
@@ -264,7 +264,7 @@ def _shares(checkpoint: Checkpoint) -> tuple[Share, ...]:
 
 
 def _state_tensors(value: Any, key: str) -> Iterator[tuple[str, Tensor]]:
-    """Tensors outside the model, each with the component it belongs to."""
+    """Yield the tensors outside the model, each with the component it belongs to."""
     if isinstance(value, Tensor):
         yield key, value
     elif isinstance(value, dict):
@@ -276,7 +276,7 @@ def _state_tensors(value: Any, key: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _packed_bytes(tensors: dict[str, Tensor], itemsize: int) -> int:
-    """Bytes of the weights once written by themselves, tied tensors once."""
+    """Return the bytes of the weights in a file of their own; tied tensors count once."""
     unique = {tensor.view_key: tensor for tensor in tensors.values()}
     return sum(
         tensor.numel * (itemsize if tensor.dtype.is_float else tensor.dtype.itemsize) for tensor in unique.values()

@@ -1,4 +1,4 @@
-"""What a run folder holds: each checkpoint with its export, the disk it takes and what could be freed."""
+"""Report what a run folder holds: each checkpoint with its export, its disk space and what can be freed."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class SavedReport:
         step: The number in its name.
         kind: ``"checkpoint"`` or ``"best_model"``.
         nbytes: Size of the full checkpoint; 0 where only the export is left.
-        eval_loss: As the file says, None where it does not.
+        eval_loss: The loss in the file, None where it is missing.
         fault: Why it cannot be read; empty when it can.
-        export: ``"float32"`` or another dtype of its export; ``""`` for none; ``"stale"`` for one of other content.
+        export: The dtype of its export, such as ``"float32"``; ``""`` for none; ``"stale"`` for one of other content.
         export_bytes: Size of the export's folder.
-        slim_bytes: What an export in float32 would weigh; 0 when unknown.
+        slim_bytes: Size of an export in float32; 0 when unknown.
         has_optimizer: Whether a resume from it finds the optimizer's moments.
         is_link: Whether the checkpoint lies elsewhere, so that removing the link frees nothing.
         needed: Why the full checkpoint should stay; empty when nothing needs it.
@@ -80,10 +80,10 @@ class RunReport:
         path: The folder.
         checkpoints: By step.
         others: Further models in the folder of exports, such as averages, with the bytes of their folders.
-        nbytes: Disk that the folder takes in total; a file under two names counts once.
+        nbytes: Disk space of the whole folder; a file under two names counts once.
         freeable: Bytes of full checkpoints that are exported and that neither a resume nor an export needs, and of
             ``best_model.pth`` where it is a copy.
-        freeable_after_export: Bytes gained, beyond that, by exporting the rest and then removing it.
+        freeable_after_export: Further bytes that can be freed by exporting the other checkpoints and removing them.
         folder: Name of the folder of exports.
     """
 
@@ -108,7 +108,7 @@ class RunReport:
 
 
 def inspect_run(path: Path) -> RunReport:
-    """Describe a run folder from directories and structures alone.
+    """Report on a run folder, from directories and structures alone.
 
     Args:
         path: A run folder of the Trainer.
@@ -139,7 +139,7 @@ def inspect_run(path: Path) -> RunReport:
 
 
 def disk_usage(folder: Path) -> int:
-    """Bytes of all files below a folder; a file under several names counts once."""
+    """Return the bytes of all files below a folder; a file under several names counts once."""
     sizes = {}
     for entry in folder.rglob("*"):
         if entry.is_file() and not entry.is_symlink():
@@ -153,10 +153,10 @@ def _is_exported(saved: SavedReport) -> bool:
 
 
 def _with_needs(reports: list[SavedReport]) -> list[SavedReport]:
-    """Mark the full checkpoints to keep; one that is broken can stand in for nothing.
+    """Mark the full checkpoints to keep, of those that are not broken.
 
-    Kept are the best model, which the Trainer compares against; what the callback resumes from (`our_choice`); and the
-    newest optimizer state.
+    They are the best model, which the Trainer compares against; the one that the callback resumes from (`our_choice`);
+    and the newest one with optimizer state.
     """
     newest = by_age(reports)
     whole = [saved for saved in newest if not saved.fault]
@@ -174,7 +174,7 @@ def _describe(saved: Saved, export: Saved | None) -> SavedReport:
         saved.name,
         saved.step,
         saved.kind,
-        nbytes=saved.path.stat().st_size if saved.path.exists() else 0,  # a link may lead nowhere
+        nbytes=saved.path.stat().st_size if saved.path.exists() else 0,  # a link may be dangling
         export=_dtype_name(provenance) if provenance is not None else "",
         export_bytes=disk_usage(export.path) if export is not None else 0,
         is_link=saved.path.is_symlink(),
@@ -222,13 +222,13 @@ def _is_source(provenance: dict[str, Any], checkpoint: Checkpoint) -> bool:
     sources = provenance["sources"]
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
         return False
-    if not checkpoint.has_checksums:  # a fingerprint would cost reading all of it: the name has to do
+    if not checkpoint.has_checksums:  # a fingerprint needs a full read, so the name has to do
         return True
     return checkpoint.has_fingerprint(sources[0].get("fingerprint"))
 
 
 def _copy_bytes(run: Path, full: list[Saved], *, broken: set[str]) -> int:
-    """Bytes of ``best_model.pth`` where it is the copy that ``save_best_model`` makes of ``best_model_N.pth``."""
+    """Return the size of ``best_model.pth`` if ``save_best_model`` has copied it from ``best_model_N.pth``, else 0."""
     shortcut = run / SHORTCUT
     best = [saved for saved in full if saved.kind == "best_model"]
     if not best or best[-1].name in broken or not shortcut.is_file() or shortcut.is_symlink():

@@ -1,4 +1,4 @@
-"""Reports as tables for a terminal."""
+"""Print reports as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.inspection.run import RunReport, SavedReport
     from xtts_export_callback.xtts.architecture import Architecture
 
-# Columns of the terminal: full tables from the first on, purposes beside the components from the second on.
+# Widths of the terminal: full tables from the first on, purposes from the second, sizes of exports from the third.
 _WIDE, _MEDIUM, _NARROW = 110, 90, 75
 _BAR_WIDTH, _SHORT_BAR_WIDTH = 24, 10
 _MEASURED = 10_000  # wider than any table
@@ -33,19 +33,19 @@ _LABEL_WIDTH = 17
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to `cli.main`, which ends quietly, where rich would exit with 1, our code for a difference."""
+        """Let `cli.main` end quietly; rich would exit with 1, our code for a difference."""
         raise BrokenPipeError
 
 
 def make_console() -> Console:
-    """A console on stdout that neither wraps what is piped into a file nor marks it up, unless ``COLUMNS`` is set."""
+    """Return a console on stdout without markup, which wraps text for a file only where ``COLUMNS`` is set."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     has_width = is_terminal or os.environ.get("COLUMNS", "").lstrip("0").isdigit()
     return _Console(width=None if has_width else _PIPE_WIDTH, highlight=False, markup=False, emoji=False)
 
 
 def as_text(content: str, style: str = "") -> Text:
-    """What a table or a line is made of: names and strings out of files, without markup and as one line."""
+    """Return a name or a string from a file as one line without markup, for a table or a line."""
     return Text(printable(content), style=style)
 
 
@@ -71,7 +71,7 @@ def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False, con
 
 
 def show_run(report: RunReport, *, console: Console | None = None) -> None:
-    """Print one line for each checkpoint of a run, and what the disk says."""
+    """Print one line for each checkpoint of a run, and the disk space."""
     console = console or make_console()
     disk = human_size(report.nbytes)
     _print_line(console, f"{report.path}: run of {len(report.checkpoints)} checkpoints, {disk} on disk")
@@ -80,8 +80,8 @@ def show_run(report: RunReport, *, console: Console | None = None) -> None:
         if saved.fault:
             _print_line(console, f"unreadable: {saved.fault}")
     now, later = human_size(report.freeable), human_size(report.freeable_after_export)
-    _print_line(console, f"could be freed now: {now} (exported, and not needed to resume; or a copy)")
-    _print_line(console, f"could be freed after `xtts-export export`: {later} more")
+    _print_line(console, f"can be freed now: {now} (exported and not needed to resume, or a copy)")
+    _print_line(console, f"can be freed after `xtts-export export`: {later} more")
 
 
 def _print_line(console: Console, text: str) -> None:
@@ -89,7 +89,7 @@ def _print_line(console: Console, text: str) -> None:
 
 
 def _print_whole(console: Console, table: Table) -> None:
-    """Print a table of which no name and no size is cut, whatever the width: the terminal wraps what is too long."""
+    """Print a table without cutting names or sizes, at any width: the terminal wraps lines that are too long."""
     given = console.width
     if all(column.no_wrap for column in table.columns):
         console.width = _MEASURED
@@ -99,7 +99,7 @@ def _print_whole(console: Console, table: Table) -> None:
 
 
 def _components(report: CheckpointReport, width: int, *, is_unicode: bool) -> Table:
-    """Bytes, purposes and the bar give way to a narrow terminal, in this order; sizes never do."""
+    """Build the table of components; a narrow terminal drops bytes and half the bar, then purposes, never sizes."""
     bar_width = _BAR_WIDTH if width >= _WIDE else _SHORT_BAR_WIDTH
     table = _plain_table()
     table.add_column("component", no_wrap=True)
@@ -107,13 +107,13 @@ def _components(report: CheckpointReport, width: int, *, is_unicode: bool) -> Ta
     if width >= _WIDE:
         table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("speaks", no_wrap=True)
+    table.add_column("inference", no_wrap=True)
     if width >= _MEDIUM:
         table.add_column("what it is for", overflow="fold")
 
-    def add(title: str, nbytes: int, bar: str, speaks: str, purpose: str) -> None:
+    def add(title: str, nbytes: int, bar: str, needed: str, purpose: str) -> None:
         exact = [f"{nbytes:,}"] if width >= _WIDE else []
-        table.add_row(title, human_size(nbytes), *exact, bar, speaks, *([purpose] if width >= _MEDIUM else []))
+        table.add_row(title, human_size(nbytes), *exact, bar, needed, *([purpose] if width >= _MEDIUM else []))
 
     largest = max(share.nbytes for share in report.shares)
     for share in report.shares:
@@ -133,7 +133,7 @@ def _print_purposes(console: Console, report: CheckpointReport) -> None:
 
 
 def _run_table(report: RunReport, width: int) -> Table:
-    """The step, which is in the name, and the sizes of exports give way to a narrow terminal."""
+    """Build the table of a run; a narrow terminal drops the step, which is in the name, then the sizes of exports."""
     table = _plain_table()
     table.add_column("checkpoint", no_wrap=True)
     for title in ("step", "full", "eval loss") if width >= _MEDIUM else ("full", "eval loss"):
@@ -164,7 +164,7 @@ def _facts(report: CheckpointReport) -> list[tuple[str, str]]:
         facts += _architecture_facts(report.architecture)
     yes = "yes, with fresh optimizer moments: it holds weights only" if report.fresh_moments else "yes"
     facts.append(("resume", yes if report.resumable else f"no: {'; '.join(report.obstacles)}"))
-    facts.append(("to go on", report.advice))
+    facts.append(("how to train", report.advice))
     if report.provenance is not None:
         facts += _provenance_facts(report.provenance)
     return facts
@@ -211,7 +211,7 @@ def _tensor_table(root: Node) -> Table:
 
 
 def _add_rows(table: Table, node: Node, depth: int, above: int) -> None:
-    """One row a node. Sizes are those of all the layers that a folded one stands for."""
+    """Add one row for each node. The size of a folded one counts all the layers that it stands for."""
     only_child = node
     name = node.name
     while len(only_child.children) == 1 and only_child.count == 1:  # `a.b.c` where nothing branches off

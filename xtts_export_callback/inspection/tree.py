@@ -18,12 +18,12 @@ class Node:
 
     Attributes:
         name: Last part of its name; ``"0 .. 29"`` for a folded range.
-        count: How many equal ones stand here.
-        dtype: Of a tensor; empty for a module.
-        shape: Of a tensor.
+        count: Number of equal modules that it stands for.
+        dtype: Element type of a tensor; empty for a module.
+        shape: Shape of a tensor.
         nbytes: Bytes of the tensors in it, all ``count`` together.
         tensors: Number of tensors in it, all ``count`` together.
-        children: Of a module.
+        children: Parts of a module.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Node:
 
 
 def fold(tensors: Mapping[str, Tensor]) -> Node:
-    """The tree of a model's tensors.
+    """Return the tree of a model's tensors.
 
     Args:
         tensors: By names with dots.
 
     Returns:
-        The root, without a name. Neighbouring modules whose names are consecutive numbers and whose insides agree in
-        names, dtypes and shapes are one node.
+        The root, without a name. Neighbouring modules become one node when their names are consecutive numbers and
+        their parts match in names, dtypes and shapes.
     """
     nested: dict[str, Any] = {}
     for name, tensor in tensors.items():
@@ -105,7 +105,7 @@ def _signature(node: Node) -> Any:
 
 
 def _grow(folded: Node, node: Node) -> None:
-    """Sizes of a folded node are those of all it stands for, down to its leaves."""
+    """Add the sizes of a node to those of the folded one that stands for it, down to the leaves."""
     folded.nbytes += node.nbytes
     folded.tensors += node.tensors
     for mine, other in zip(folded.children, node.children, strict=True):

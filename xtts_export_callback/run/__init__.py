@@ -1,1 +1,1 @@
-"""What lies in a run folder of the Trainer: checkpoints and exports, which of them go, which one resumes."""
+"""A run folder of the Trainer: its checkpoints and exports, which of them to remove, which one a resume uses."""

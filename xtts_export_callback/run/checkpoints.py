@@ -1,4 +1,4 @@
-"""A run folder: the Trainer's checkpoints in it, and our exports beside them."""
+"""Find the Trainer's checkpoints in a run folder, and our exports beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xtts_export_callback.xtts.model_config import CONFIG_FILE
 
 DEFAULT_FOLDER = "inference"
 SHORTCUT = "best_model.pth"
-"""What the Trainer calls the second copy of its best model."""
+"""File name of the Trainer's second copy of its best model."""
 _CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)")
 
 
@@ -33,12 +33,12 @@ class Saved(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What its export is called."""
+        """Name of its export."""
         return f"{self.kind}_{self.step}"
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run of the Trainer rather than a model: its checkpoints decide, then a model of its own."""
+    """Whether a folder is a run of the Trainer: it has checkpoints, or it has exports and is not a model."""
     if find_checkpoints(path):
         return True
     is_model = any((path / name).is_file() for name in MODEL_NAMES)
@@ -46,9 +46,9 @@ def is_run(path: Path) -> bool:
 
 
 def exports_folder(run: Path) -> str:
-    """Name of a run's folder of exports: ``export.folder`` in its ``config.json``, ``"inference"`` where none is named.
+    """Return the name of a run's folder of exports: ``export.folder`` in its ``config.json``, or else ``"inference"``.
 
-    What is no plain name is not followed: a config of others must not lead out of the run.
+    Only a plain name is used: a config of others must not lead out of the run.
     """
     try:
         options: Any = read_json_object(run / CONFIG_FILE).get("export")
@@ -60,7 +60,7 @@ def exports_folder(run: Path) -> str:
 
 
 def refuse_folder_of_exports(path: Path) -> None:
-    """Say what to name in place of a folder of exports, which is neither a run nor a model.
+    """Refuse a folder of exports, which is neither a run nor a model, and say what to name instead.
 
     Raises:
         ConfigError: When ``path`` is one.
@@ -68,22 +68,22 @@ def refuse_folder_of_exports(path: Path) -> None:
     exports = find_exports(path)
     if exports:
         run = f"the run {path.parent}, or " if is_run(path.parent) else ""
-        msg = f"{path}: a folder of exports, not a run or a model; name {run}one of them, such as {exports[-1].path}"
+        msg = f"{path}: is a folder of exports, not a run or a model; name {run}one of them, such as {exports[-1].path}"
         raise ConfigError(msg)
 
 
 def find_checkpoints(run: Path) -> list[Saved]:
-    """The Trainer's numbered checkpoints at a run's root, by step; ``best_model.pth``, a copy, is left out."""
+    """Return the Trainer's numbered checkpoints at a run's root, by step, without ``best_model.pth``, a copy."""
     return _find(run, suffix=".pth")
 
 
 def find_exports(folder: Path) -> list[Saved]:
-    """Our exports in a folder of exports, by step. Folders that are not ours are left out."""
+    """Return our exports in a folder of exports, by step; other folders are left out."""
     return [saved for saved in _find(folder, suffix="") if read_provenance(saved.path) is not None]
 
 
 def holds_anything(folder: Path) -> bool:
-    """Whether a folder of exports holds a model or anything else that somebody may need."""
+    """Whether a folder of exports holds a model or any other visible entry."""
     return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
@@ -99,7 +99,7 @@ def _find(folder: Path, *, suffix: str) -> list[Saved]:
 
 
 def last_checkpoints(run: Path, count: int, *, folder: str | None = None) -> list[Saved]:
-    """The last checkpoints of a run by step, each from where it is most precise.
+    """Return the last checkpoints of a run by step, each from its most precise source.
 
     Args:
         run: The run folder.
@@ -107,11 +107,11 @@ def last_checkpoints(run: Path, count: int, *, folder: str | None = None) -> lis
         folder: Name of the folder of exports in it; by default the one that the run's config names.
 
     Returns:
-        Oldest first. An export in float32 stands for its checkpoint (it is the same bits in a third of the size);
-        one in half precision only where the full checkpoint is gone.
+        Oldest first. An export in float32 replaces its checkpoint (the same bits in a third of the size); one in half
+        precision does so only where the full checkpoint is gone.
 
     Raises:
-        ConfigError: When there are fewer, with a list of what there is.
+        ConfigError: When there are fewer; the message lists their steps.
     """
     best: dict[int, Saved] = {}
     exports = [saved for saved in find_exports(run / (folder or exports_folder(run))) if saved.kind == "checkpoint"]
@@ -120,7 +120,7 @@ def last_checkpoints(run: Path, count: int, *, folder: str | None = None) -> lis
     for saved in (*exports, *full, *precise):
         best[saved.step] = saved
     if count < 1:
-        msg = f"{run}: expected at least 1 checkpoint to be asked for, found {count}; choose a larger --last"
+        msg = f"{run}: --last should be at least 1, found {count}; choose a larger number"
         raise ConfigError(msg)
     if len(best) < count:
         there = ", ".join(str(step) for step in sorted(best)) or "none"

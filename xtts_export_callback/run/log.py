@@ -1,4 +1,4 @@
-"""The log of a run: what the Trainer prints and keeps in ``trainer_0_log.txt``."""
+"""The log of a run, which the Trainer prints and keeps in ``trainer_0_log.txt``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def training_logger() -> logging.Logger:
-    """The log of a training, to which every record of ours goes as one printable line."""
-    import logging  # commands do without
+    """Return the log of a training, which shows every record of ours as one printable line."""
+    import logging  # commands do not need it
 
     logger = logging.getLogger("trainer.xtts_export")
-    logger.addFilter(_make_printable)  # once, however often it is asked for
+    logger.addFilter(_make_printable)  # a second call does not add it again
     return logger
 
 

@@ -1,25 +1,25 @@
-"""Where a training stands in its learning rate schedule: a few numbers in place of optimizer and scheduler state."""
+"""The position in a learning rate schedule: a few numbers in place of optimizer and scheduler state."""
 
 from __future__ import annotations
 
 from typing import Any
 
 RESUME_KEY = "xtts_export"
-"""Key of a checkpoint that holds weights alone: ``learning_rates`` and ``schedule`` of each optimizer and scheduler."""
+"""Key in a weights-only checkpoint for ``learning_rates`` and ``schedule`` of each optimizer and scheduler."""
 
 _POSITION = (
     *("last_epoch", "_step_count", "_last_lr"),
     *("T_cur", "T_i"),  # CosineAnnealingWarmRestarts
     *("best", "num_bad_epochs", "cooldown_counter"),  # ReduceLROnPlateau
 )
-"""What of a scheduler's state moves (``torch.optim.lr_scheduler.LRScheduler.step``)."""
+"""The part of a scheduler's state that moves (``torch.optim.lr_scheduler.LRScheduler.step``)."""
 
 _NESTED = "_schedulers"
-"""Where ``SequentialLR`` and ``ChainedScheduler`` keep those that they consist of."""
+"""Where ``SequentialLR`` and ``ChainedScheduler`` keep their inner schedulers."""
 
 
 def position_of(optimizers: Any, schedulers: Any) -> dict[str, Any]:
-    """The position of ``trainer.optimizer`` and ``trainer.scheduler``: one, a list or a dict of each."""
+    """Return the position of ``trainer.optimizer`` and ``trainer.scheduler``: one, a list or a dict of each."""
     return {
         "learning_rates": [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in each(optimizers)],
         "schedule": [_plain_position(vars(unwrapped(scheduler))) for scheduler in each(schedulers)],
@@ -27,7 +27,7 @@ def position_of(optimizers: Any, schedulers: Any) -> dict[str, Any]:
 
 
 def position_in_document(document: dict[str, Any]) -> dict[str, Any]:
-    """The same, from what a full checkpoint holds as ``optimizer`` and ``scheduler``."""
+    """Return the same position from ``optimizer`` and ``scheduler`` of a full checkpoint."""
     optimizers = _states(document.get("optimizer"), "param_groups")
     rates = [[_number(group.get("lr")) for group in optimizer["param_groups"]] for optimizer in optimizers]
     schedulers = _states(document.get("scheduler"), "last_epoch")
@@ -66,18 +66,18 @@ def _restore(scheduler: Any, state: dict[str, Any]) -> None:
 
 
 def each(value: Any) -> list[Any]:
-    """The Trainer keeps one, a list or a dict; a scheduler may be None."""
+    """Return optimizers or schedulers as a list: the Trainer keeps one, a list or a dict, and one may be None."""
     items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     return [item for item in items if item is not None]
 
 
 def unwrapped(scheduler: Any) -> Any:
-    """The scheduler itself where accelerate has wrapped it."""
+    """Return the scheduler itself where accelerate has wrapped it."""
     return getattr(scheduler, "scheduler", scheduler)
 
 
 def _states(value: Any, key: str) -> list[dict[str, Any]]:
-    """State dicts, whether the checkpoint holds one, a list or a dict of them."""
+    """Return the state dicts, of which the checkpoint holds one, a list or a dict."""
     if isinstance(value, dict) and key in value:
         return [value]
     items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
@@ -102,5 +102,5 @@ def _plain_position(state: dict[str, Any]) -> dict[str, Any]:
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError):  # a tensor that was not read: the configured rate stays
+    except (TypeError, ValueError):  # an unread tensor: the configured rate stays
         return None

@@ -1,4 +1,4 @@
-"""Which file of a run the next resume takes: by the Trainer's rule, and by ours with the callback on.
+"""Predict which file of a run the next resume uses, by the Trainer's rule and by the rule of our callback.
 
 Neither torch nor the Trainer is imported.
 """
@@ -23,7 +23,7 @@ _PATTERN = re.compile(r"[*?\[]")
 
 
 class Candidate(Protocol):
-    """What the rules need to know of a checkpoint."""
+    """What the rules need to know about a checkpoint."""
 
     @property
     def step(self) -> int:
@@ -39,12 +39,12 @@ _Candidate = TypeVar("_Candidate", bound=Candidate)
 
 @dataclass(frozen=True)
 class Resume:
-    """What ``--continue_path RUN`` would take.
+    """The files that ``--continue_path RUN`` would use.
 
     Attributes:
-        checkpoint: The file that training goes on from; None where the Trainer finds none or stops at one.
-        best: The file that the best loss so far is read from.
-        obstacle: Why the search itself fails or goes astray; empty when it does not.
+        checkpoint: The file that training resumes from; None where the Trainer finds none or fails on one.
+        best: The file that holds the best loss so far.
+        obstacle: Why the search fails or finds wrong files; empty when it does not.
     """
 
     checkpoint: Path | None
@@ -53,7 +53,7 @@ class Resume:
 
 
 def by_age(candidates: Iterable[_Candidate]) -> list[_Candidate]:
-    """Newest first; of two at one step the checkpoint, as ``trainer.io.get_last_checkpoint`` prefers it."""
+    """Sort newest first; at the same step the checkpoint, as ``trainer.io.get_last_checkpoint`` prefers it."""
     return sorted(candidates, key=lambda saved: (-saved.step, saved.kind != "checkpoint"))
 
 
@@ -63,15 +63,15 @@ def our_choice(
     is_whole: Callable[[_Candidate], bool],
     has_optimizer: Callable[[_Candidate], bool],
 ) -> _Candidate | None:
-    """What the callback resumes from.
+    """Return the candidate that the callback resumes from.
 
-    Training some steps again is cheap beside losing the optimizer's moments unnoticed: in place of a best model
-    without them the newest checkpoint that has them is taken, if there is one.
+    It replaces a best model without optimizer moments by the newest checkpoint that has them, if there is one:
+    training some steps again is cheaper than silently losing the moments.
 
     Args:
         candidates: In the order of preference, such as `by_age`.
-        is_whole: Whether nothing is wrong with one.
-        has_optimizer: Whether one holds optimizer state; asked of whole ones only.
+        is_whole: Whether a candidate has no fault.
+        has_optimizer: Whether a candidate holds optimizer state; called for those without a fault.
     """
     picked = next((saved for saved in candidates if is_whole(saved)), None)
     if picked is None or picked.kind == "checkpoint" or has_optimizer(picked):
@@ -81,11 +81,11 @@ def our_choice(
 
 
 def trainers_choice(run: Path) -> Resume:
-    """What ``trainer.io.get_last_checkpoint`` returns, with all its habits.
+    """Return what ``trainer.io.get_last_checkpoint`` returns, with all its habits.
 
-    It takes the run's path for a pattern. It searches the *whole path* for ``checkpoint_N``, so that a number in the
-    name of a folder above counts too, and where no file has a number it takes the one changed last of those that have
-    the word anywhere in their path.
+    It treats the run's path as a pattern. It searches the *whole path* for ``checkpoint_N``, so that a number in the
+    name of a parent folder counts too. Where no file has a number, it uses the last changed file that has the word
+    anywhere in its path.
     """
     obstacle = pattern_in(run)
     if obstacle:
@@ -107,7 +107,7 @@ def trainers_choice(run: Path) -> Resume:
             newest = max(candidates, key=os.path.getctime)
             step, obstacle = _step(Path(newest))
             if obstacle:
-                return Resume(None, None, f"looking for {key}, the Trainer takes {Path(newest).name}, {obstacle}")
+                return Resume(None, None, f"looking for {key}, the Trainer picks {Path(newest).name}, {obstacle}")
             picked[key] = (step, newest)
     if not picked:
         return Resume(None, None, "the Trainer finds no checkpoint to resume from")
@@ -120,24 +120,24 @@ def trainers_choice(run: Path) -> Resume:
 
 
 def pattern_in(run: Path) -> str:
-    """What keeps the Trainer from finding the files of a run that has a pattern in its path; empty where none does.
+    """Say why the Trainer does not find the files of a run whose path contains a pattern; empty for other paths.
 
-    It would find files of other runs in its place, and its retention would delete them.
+    It would find files of other runs instead, and its retention would delete them.
     """
     base = _absolute(run).as_posix()
     found = _PATTERN.search(base)
-    habit = "the Trainer takes the path for a pattern and looks for checkpoints elsewhere"
+    habit = "the Trainer treats the path as a pattern and looks for checkpoints elsewhere"
     return f"the folder name {base} contains {found[0]!r}: {habit}; rename it" if found else ""
 
 
 def number_in(run: Path) -> str:
-    """The ``checkpoint_N`` or ``best_model_N`` in a run's path; the Trainer takes N for the number of every file."""
+    """Return the ``checkpoint_N`` or ``best_model_N`` in a run's path; the Trainer gives every file the number N."""
     found = _NUMBERED.search(_absolute(run).as_posix())
     return found[0] if found else ""
 
 
 def folder_fault(run: Path) -> str:
-    """Why the Trainer finds other files than those of the run, or the wrong one of them; empty when it does not."""
+    """Say why the Trainer finds files of other runs, or the wrong file of this one; empty when it does not."""
     return pattern_in(run) or _wrong_number(run, trainers_choice(run))
 
 
@@ -146,19 +146,19 @@ def _absolute(run: Path) -> Path:
 
 
 def _numbered(key: str, files: Iterable[tuple[str, str]]) -> tuple[int, str] | None:
-    """The first of the files with the largest number behind a key, each given with the text to search."""
+    """Return the first file with the largest number after a key; each file comes with the text to search."""
     numbers = [(int(match[1]), name) for text, name in files if (match := re.search(f"{key}_([0-9]+)", text))]
     return max(numbers, key=lambda item: item[0], default=None)  # `max` takes the first of equals
 
 
 def _wrong_number(run: Path, resume: Resume) -> str:
-    """Where a number in the name of a folder has the Trainer pick other files than their own numbers would."""
+    """Say where a number in a folder's name makes the Trainer pick other files than the files' own numbers would."""
     found = number_in(run)
     if not found or resume.checkpoint is None or resume.best is None:
         return ""
     names = sorted(path.name for path in run.glob("*.pth"))
     own = {key: _numbered(key, ((name, name) for name in names)) for key in _KEYS}
-    # Of two at one step the checkpoint, as `trainers_choice` has it.
+    # At the same step the checkpoint, as in `trainers_choice`.
     newest = max((item for item in own.values() if item is not None), key=lambda item: item[0], default=None)
     best = own["best_model"]
     if newest is not None and newest[1] != resume.checkpoint.name:
@@ -167,7 +167,7 @@ def _wrong_number(run: Path, resume: Resume) -> str:
         picked, other = resume.best.name, best[1]
     else:
         return ""
-    habit = f"contains {found}, which the Trainer takes for the number"
+    habit = f"contains {found}, which the Trainer reads as the number"
     base = _absolute(run).as_posix()
     return f"the folder name {base} {habit}: the next resume picks {picked}, not {other}; rename it"
 
@@ -178,4 +178,4 @@ def _step(path: Path) -> tuple[int, str]:
             step = checkpoint.document.get("step")
     except CheckpointError:
         return 0, "which is broken; move it out of the run folder"
-    return (step, "") if isinstance(step, int) else (0, "which does not say its step; move it out of the run folder")
+    return (step, "") if isinstance(step, int) else (0, "which has no step; move it out of the run folder")

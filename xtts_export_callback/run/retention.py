@@ -1,4 +1,4 @@
-"""Which exports of a run may go, how they go, and what the run takes on the disk."""
+"""Choose the exports of a run to remove, remove them, and measure the disk space of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GB = 1e9
-_kept: set[Path] = set()  # what the log has named already
+_kept: set[Path] = set()  # folders that the log has named already
 
 
 def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = ()) -> list[str]:
@@ -25,10 +25,10 @@ def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = 
     Args:
         folder: The folder of exports.
         keep_last: How many to keep; 0 keeps all.
-        protected: Names that stay whatever their number.
+        protected: Names that always stay.
 
     Returns:
-        Names of the exports that were removed. Only folders that are wholly ours are ever touched.
+        Names of the removed exports. Folders with files that are not ours stay.
     """
     if keep_last < 1:
         return []
@@ -37,17 +37,17 @@ def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = 
 
 
 def remove_export(path: Path) -> bool:
-    """Remove an export so that it is never seen in part: it loses its name first.
+    """Remove an export. It loses its name first, so that it is never visible in part.
 
     Returns:
-        False where the folder is not wholly ours. It stays then, and a line in the log says so, once.
+        False where the folder holds files that are not ours. It then stays, and the log says so once.
     """
     names = {entry.name for entry in path.iterdir()}
     foreign = not_ours(path)
     if not foreign:
         hidden = temporary_name(path)
         path.rename(hidden)
-        foreign = sorted({entry.name for entry in hidden.iterdir()} - names)  # what was put there at the last moment
+        foreign = sorted({entry.name for entry in hidden.iterdir()} - names)  # added at the last moment
         if not foreign:
             shutil.rmtree(hidden, ignore_errors=True)
             return True
@@ -55,13 +55,13 @@ def remove_export(path: Path) -> bool:
     if path not in _kept:
         _kept.add(path)
         what = ", ".join(foreign[:3])
-        line = " ! EXPORT : %s is not removed: it holds %s, not or not as the export wrote it"
+        line = " ! EXPORT : %s is not removed: it contains files that we did not write, or that changed since (%s)"
         training_logger().warning(line, path, what)
     return False
 
 
 def exports_bytes(folder: Path) -> int:
-    """Bytes of what a folder of exports shows; what is hidden there is on its way in or out."""
+    """Return the bytes of the visible entries in a folder of exports; hidden ones are being written or removed."""
     if not folder.is_dir():
         return 0
     return sum(used_bytes(entry) for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -72,8 +72,8 @@ class DiskUse(NamedTuple):
 
     Attributes:
         checkpoints: The Trainer's own files.
-        exports: What the folder of exports shows.
-        stock: What the stock recipe would have taken for the same checkpoints.
+        exports: The visible entries in the folder of exports.
+        stock: What the stock recipe would take for the same checkpoints.
     """
 
     checkpoints: int
@@ -82,7 +82,7 @@ class DiskUse(NamedTuple):
 
 
 def use_of(run: Path, exports: Path, full_bytes: Mapping[str, int]) -> DiskUse:
-    """What a run takes on the disk.
+    """Measure what a run takes on the disk.
 
     Args:
         run: The run folder.
@@ -101,7 +101,7 @@ def use_of(run: Path, exports: Path, full_bytes: Mapping[str, int]) -> DiskUse:
 def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> list[str]:
     """Remove exports, the oldest by step first, until a folder takes no more than a limit.
 
-    Exports of checkpoints go before those of best models, and the newest of either last of its kind; one export always
+    Exports of checkpoints go before those of best models, and the newest of each kind goes last. One export always
     stays.
 
     Args:
@@ -110,7 +110,7 @@ def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> 
         protected: Names that stay.
 
     Returns:
-        Names of the exports that were removed. Only folders that are wholly ours are ever touched.
+        Names of the removed exports. Folders with files that are not ours stay.
     """
     removed: list[str] = []
     total = exports_bytes(folder)
@@ -125,7 +125,7 @@ def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> 
 
 
 def removable(folder: Path, *, protected: Collection[str] = ()) -> list[str]:
-    """Exports that may be removed, in the order of `prune_to`: all that are there but one."""
+    """Return the exports that may be removed, in the order of `prune_to`: all but one."""
     exports = find_exports(folder)
     checkpoints = [saved for saved in exports if saved.kind == "checkpoint"]
     best = [saved for saved in exports if saved.kind == "best_model"]

@@ -1,4 +1,4 @@
-"""Tensors in another element type, rounded once."""
+"""Cast tensors to another element type, with one rounding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Cast(ComputedStorage):
-    """The elements of one tensor in another type, rounded once; from float32 without the detour over float64."""
+    """The elements of one tensor in another type, rounded once; float32 is rounded directly, not through float64."""
 
     def values(self) -> NextValues:
         """See `ComputedStorage.values`."""
@@ -37,16 +37,16 @@ class Cast(ComputedStorage):
 
 
 def cast(tensors: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Cast the floating-point tensors of a model; the others, and those that have the type, stay what they are.
+    """Cast the floating-point tensors of a model; all others, and those that have the type, stay unchanged.
 
-    Ties stay ties.
+    Tied tensors stay tied.
 
     Args:
         tensors: The state_dict.
         dtype: The type to cast to.
 
     Returns:
-        The mapping, nothing read yet.
+        The new mapping; no tensor is read yet.
     """
     target = BY_NAME[dtype]
     done: dict[tuple[Any, ...], Tensor] = {}

@@ -1,6 +1,6 @@
 """Tensors computed from tensors, as storages that compute while they are read.
 
-Sums run in float64 and are rounded once, to nearest even, so that a result is as exact as its type allows and
+Sums are computed in float64 and rounded once, to nearest even, so that a result is as exact as its type allows and
 independent of the order of blocks and threads.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     NextValues: TypeAlias = Callable[[int], Values]
 
 _HALF_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
-_STEP = 1 << 18  # elements at a time: a block of float32; of fewer the threads wait for the interpreter's lock
+_STEP = 1 << 18  # elements at a time: a block of float32; with fewer, threads wait for the interpreter lock
 _WIDENED_BY_NUMPY = {"<f2", "<f4", "<f8"}
 
 
@@ -37,8 +37,8 @@ class ComputedStorage(Storage):
         """Describe the result.
 
         Args:
-            name: What the result is called, for errors.
-            inputs: Floating-point tensors that it is computed from.
+            name: Name of the result in errors.
+            inputs: Floating-point tensors to compute it from.
             dtype: The floating-point type of the result.
             numel: Its number of elements; by default that of the first input.
         """
@@ -49,14 +49,14 @@ class ComputedStorage(Storage):
 
     @abstractmethod
     def values(self) -> NextValues:
-        """A function that returns the given number of elements that follow the last call's, as a float64 array.
+        """Return a function that takes a count and returns that many next elements as a float64 array.
 
-        The array may be used again by the next call. The first call asks for the most elements.
+        The next call may overwrite the array. The first call asks for the most elements.
         """
 
     @property
     def times_read(self) -> list[int]:
-        """For each input, how often it is read."""
+        """How often each input is read."""
         return [1] * len(self.inputs)
 
     def reader(self) -> Reader:
@@ -81,7 +81,7 @@ class ComputedStorage(Storage):
         return fill
 
     def blame(self, values: Values) -> None:
-        """Say why elements are not finite: they are too large for the type, an input holds such, or the weights.
+        """Say why elements are not finite: an input is not, they are too large for the type, or the weights are wrong.
 
         Raises:
             CheckpointError: Always.
@@ -101,14 +101,14 @@ class ComputedStorage(Storage):
 
 
 class Scratch:
-    """Memory that is used again and again."""
+    """Memory that is reused."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start without memory."""
         self._buffer = memoryview(bytearray())
 
     def take(self, size: int) -> memoryview:
-        """``size`` bytes, the same ones as the last time."""
+        """Return ``size`` bytes, the same ones as the last time."""
         if len(self._buffer) < size:
             self._buffer = memoryview(bytearray(size))
         return self._buffer[:size]
@@ -121,15 +121,15 @@ class BlockReader:
         """Start at the first element of ``tensor``, in row-major order.
 
         Args:
-            tensor: What to read; floating-point for all but `bits`.
-            scratch: Where elements stay until the next read; readers that are used in turn may share it.
+            tensor: The tensor; `bits` alone takes other than floating-point ones.
+            scratch: Memory for the elements until the next read; readers that are used in turn may share it.
         """
         self._fill = tensor.packed().reader()
         self._dtype = tensor.dtype
         self._scratch = scratch or Scratch()
 
     def bits(self, count: int) -> Bits:
-        """The next ``count`` elements as they stand in the file, valid until the next call."""
+        """Return the next ``count`` elements as stored in the file, valid until the next call."""
         import numpy as np
 
         raw = self._scratch.take(count * self._dtype.itemsize)
@@ -137,24 +137,24 @@ class BlockReader:
         return np.frombuffer(raw, self._dtype.numpy)
 
     def widenable(self, count: int) -> Bits:
-        """The next ``count`` elements as an array that numpy widens to float64 inside an operation, without a copy."""
+        """Return the next ``count`` elements in a type that numpy can widen to float64 without a copy."""
         bits = self.bits(count)
         return bits if self._dtype.numpy in _WIDENED_BY_NUMPY else to_float64(bits, self._dtype)
 
     def float64(self, count: int) -> Values:
-        """The next ``count`` elements as a float64 array of the caller's own."""
+        """Return the next ``count`` elements as a new float64 array."""
         return to_float64(self.bits(count), self._dtype)
 
 
 def blocks(tensor: Tensor) -> Iterable[Bits]:
-    """All elements of a tensor as they stand in the file, in row-major order, a block at a time."""
+    """Yield all elements of a tensor as stored in the file, in row-major order, block by block."""
     source = BlockReader(tensor)
     for count in block_sizes(tensor.numel):
         yield source.bits(count)
 
 
 def block_sizes(numel: int) -> Iterable[int]:
-    """Numbers of elements to take at a time, for methods that go over their inputs before the first result."""
+    """Yield the sizes of the blocks, for methods that read all inputs before the first result."""
     for start in range(0, numel, _STEP):
         yield min(_STEP, numel - start)
 
@@ -163,26 +163,26 @@ def all_finite(bits: Bits, dtype: DType) -> bool:
     """Whether no element is NaN or infinite.
 
     Args:
-        bits: Elements as they stand in a file, any shape.
-        dtype: Their type; only float64, float32, float16 and bfloat16 can hold either.
+        bits: Elements as stored in a file, any shape.
+        dtype: Their type; only float64, float32, float16 and bfloat16 are checked.
     """
     import numpy as np
 
     exponent = _HALF_EXPONENTS.get(dtype.name)
-    if exponent is not None:  # all ones: several times as fast as asking numpy
+    if exponent is not None:  # all bits set; several times as fast as numpy's isfinite
         return bool(((bits.view("<u2") & exponent) != exponent).all())
     return dtype.numpy[1] != "f" or bool(np.isfinite(bits).all())
 
 
 def source_path(tensor: Tensor) -> str:
-    """The file that a tensor is read from, for messages."""
+    """Return the file that a tensor is read from, for messages."""
     storage = tensor.storage
     file = getattr(storage, "file", None) or getattr(getattr(storage, "base", None), "file", None)
     return str(file.path) if file is not None else "a source"
 
 
 def bytes_read(tensor: Tensor) -> int:
-    """Bytes that reading a tensor takes from its file: all of its storage, whose checksum is over all of it."""
+    """Return how many bytes a read of a tensor takes from its file: its whole storage, which the checksum covers."""
     packed = tensor.packed()
     if isinstance(packed, GatheredStorage):
         return 0 if tensor.numel == 0 else tensor.storage.nbytes
@@ -190,7 +190,7 @@ def bytes_read(tensor: Tensor) -> int:
 
 
 def widest(dtypes: Iterable[DType]) -> DType:
-    """The type that loses the least among floating-point types: float32 for float16 with bfloat16."""
+    """Return the floating-point type that loses the least: float32 for float16 with bfloat16."""
     found = list(dict.fromkeys(dtypes))
     if len(found) > 1 and all(dtype.itemsize <= 2 for dtype in found):
         return BY_NAME["float32"]

@@ -1,7 +1,7 @@
 """The element types of torch, and what numpy, safetensors and torch's pickles call them.
 
-numpy has no bfloat16 and no 8-bit floats: their elements travel as the unsigned integers that hold their bits, and
-`to_float64` / `from_float64` are the only places that look inside.
+numpy has no bfloat16 and no 8-bit floats, so their elements are kept as unsigned integers with the same bits. Only the
+functions below convert them to numbers and back.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ BY_NAME = {dtype.name: dtype for dtype in _TABLE}
 BY_STORAGE = {dtype.storage: dtype for dtype in _TABLE if dtype.storage}
 BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in _TABLE if dtype.safetensors}
 
-_HALFWAY = 0x8000  # the lower half of a float32 that lies between two bfloat16
+_HALFWAY = 0x8000  # the lower half of a float32 halfway between two bfloat16
 
 CASTS = ("float32", "float16", "bfloat16")
 """The types that an inference model can be cast to; XTTS reads each of them and computes in float32."""
 
 
 def to_float64(bits: npt.NDArray[Any], dtype: DType) -> npt.NDArray[np.float64]:
-    """The exact values of floating-point elements.
+    """Convert floating-point elements to their exact values.
 
     Args:
         bits: Elements as read from a file, any shape, of numpy type ``dtype.numpy``.
@@ -99,12 +99,12 @@ def to_float64(bits: npt.NDArray[Any], dtype: DType) -> npt.NDArray[np.float64]:
 def from_float64(
     values: npt.NDArray[np.float64], dtype: DType, out: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
-    """Values rounded once, to nearest with ties to even.
+    """Round values once, to nearest with ties to even.
 
     Args:
-        values: float64 array, any shape. NaN and infinity stay what they are; what is too large becomes infinity.
+        values: float64 array, any shape. NaN and infinity stay; a value that is too large becomes infinity.
         dtype: The type to round to; ``dtype.is_float`` must hold.
-        out: Where to put them, of numpy type ``dtype.numpy`` and the same shape; by default a new array.
+        out: Array for the result, of numpy type ``dtype.numpy`` and the same shape; by default a new one.
 
     Returns:
         Array of numpy type ``dtype.numpy`` and the same shape.
@@ -122,7 +122,7 @@ def from_float64(
 
 
 def from_float32(values: npt.NDArray[np.float32], dtype: DType) -> npt.NDArray[Any]:
-    """As `from_float64`, for values that are float32 already: there is one rounding anyway, and this is faster.
+    """Round float32 values with the same result as `from_float64`, but faster.
 
     Args:
         values: float32 array, any shape.
@@ -140,7 +140,7 @@ def from_float32(values: npt.NDArray[np.float32], dtype: DType) -> npt.NDArray[A
 
 
 def _bfloat16_of_float64(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
-    """Of flat arrays, by way of float32; again, exactly, where that lands halfway between two: one in 65,536."""
+    """Round a flat array through float32; one in 65,536 lands halfway between two bfloat16 and is rounded exactly."""
     import numpy as np
 
     bits = values.astype(np.float32).view(np.uint32)
@@ -152,7 +152,7 @@ def _bfloat16_of_float64(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint
 
 
 def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
-    """Float32 bits rounded to odd.
+    """Round to the bits of float32, to odd.
 
     Rounding float64 to float32 and that to bfloat16 rounds twice and is off by one unit where the first lands on a
     tie. A first step to odd keeps the information which side of the tie the value was on (Boldo and Melquiond,
@@ -171,7 +171,7 @@ def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
 
 
 def _bfloat16(bits: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint16]:
-    """The upper halves of float32 bits, rounded to nearest even; NaN stays NaN."""
+    """Round float32 bits to their upper halves, to nearest even; NaN stays NaN."""
     import numpy as np
 
     rounded = bits >> 16

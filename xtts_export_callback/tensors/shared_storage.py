@@ -1,7 +1,7 @@
-"""Which bytes have to be written for a set of tensors, and how the tensors lie in them.
+"""Choose the bytes to write for a set of tensors, and place the tensors in them.
 
-Tied tensors and overlapping views share storage in the result as they do in the source; the rest of a large storage
-that only a small view refers to is left behind; an expanded tensor stays as small as it is.
+Tied tensors and overlapping views share storage in the result as in the source. Where a small view alone refers to a
+large storage, the rest of the storage is left out. An expanded tensor stays as small as it is.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def pack(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
-    """Re-base tensors on the smallest storages that keep what they share.
+    """Move tensors to the smallest storages that keep what they share.
 
     Args:
         tensors: Any views of any storages.
 
     Returns:
-        By ``id`` of each given tensor, a tensor of the same values on a storage that holds no more than is needed.
+        By ``id`` of each given tensor, a tensor of the same values on a storage without unused bytes.
     """
     groups: dict[tuple[int, str], list[Tensor]] = {}
     for tensor in tensors:
@@ -35,7 +35,7 @@ def pack(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
 
 
 def _connected(group: list[Tensor]) -> list[tuple[int, int, list[Tensor]]]:
-    """Views of one storage in sets that touch common bytes, each set with its range of bytes."""
+    """Group the views of one storage that share bytes; return each group with its range of bytes."""
     runs: list[tuple[int, int, list[Tensor]]] = []
     for tensor in sorted(group, key=lambda tensor: tensor.extent):
         start, stop = tensor.extent
@@ -52,7 +52,7 @@ def _rebase(start: int, stop: int, members: list[Tensor]) -> dict[int, Tensor]:
     lead = members[0]
     is_one_view = len({tensor.view_key for tensor in members}) == 1
     if is_one_view and (lead.numel == 0 or lead.nbytes < stop - start):
-        # A view with gaps, such as a column: written out on its own it takes less.
+        # A view with gaps, such as a column, takes less when its elements alone are written.
         tight = replace(lead, storage=lead.packed(), stride=row_major(lead.shape), offset=0)
         return {id(tensor): tight for tensor in members}
     whole = (start, stop) == (0, lead.storage.nbytes)

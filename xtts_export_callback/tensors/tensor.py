@@ -1,8 +1,8 @@
-"""Tensors that have not been read: where the bytes are and what shape they take, not the bytes.
+"""Tensors that have not been read: the place and the shape of their bytes, not the bytes.
 
 A `Storage` is a run of bytes that can be read from front to back; a `Tensor` is a strided view of one, as in torch.
-Everything that changes a model (cast, average, merge) is a storage whose reader computes, so a model can be selected,
-renamed and merged as a mapping while nothing is read until the writer pulls.
+Each change of a model (cast, average, merge) is a storage whose reader computes. A model can therefore be selected,
+renamed and merged as a mapping, and nothing is read until the writer asks for bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Storage(ABC):
 
     Attributes:
         nbytes: Its length in bytes.
-        crc32: The CRC-32 of all of it where that is known without reading, else None.
+        crc32: The CRC-32 of all bytes if it is known without reading them, else None.
     """
 
     __slots__ = ()
@@ -48,17 +48,17 @@ class Storage(ABC):
 
     @abstractmethod
     def reader(self) -> Reader:
-        """A function that fills the buffer it is given with the bytes that follow the last call's.
+        """Return a function that fills a given buffer with the next bytes.
 
-        The calls together must ask for `nbytes` bytes. Each reader has a state of its own, so that several can be
-        used at once; one reader belongs to one thread.
+        All calls together must ask for `nbytes` bytes. Each reader has its own state, so that several can be used at
+        once; one reader belongs to one thread.
         """
 
 
 class FileStorage(Storage):
-    """A range of a file. Reading all of it checks the checksum that the file holds for it, if any."""
+    """A range of a file. Reading all of it verifies the checksum that the file holds for it, if any."""
 
-    # Fifty open checkpoints have fifty thousand of them.
+    # Slots save memory: fifty open checkpoints have fifty thousand of them.
     __slots__ = ("crc32", "file", "is_verified", "label", "nbytes", "offset")
 
     def __init__(self, file: RandomFile, offset: int, nbytes: int, crc32: int | None, label: str) -> None:
@@ -69,14 +69,14 @@ class FileStorage(Storage):
         self.crc32 = crc32
         self.label = label
         self.is_verified = crc32 is None
-        """Whether there is nothing (more) to find out by reading all of it."""
+        """Whether a full read has matched the checksum, or there is no checksum to match."""
 
     def reader(self) -> Reader:
         """See `Storage.reader`.
 
         Raises:
-            CheckpointError: From the reader, when the file cannot be read or is shorter than its directory says, or
-                the checksum of what was read is not the one that the directory holds.
+            CheckpointError: From the reader, when the file cannot be read, is shorter than its directory says, or its
+                bytes do not match the checksum in the directory.
         """
         position = 0
         crc = 0
@@ -93,7 +93,7 @@ class FileStorage(Storage):
                 if crc != self.crc32:
                     msg = (
                         f"{self.file.path}: {self.label}: checksum {crc:08x}, expected {self.crc32:08x}; "
-                        "the file is damaged, get it again or use another checkpoint"
+                        "the file is damaged, download it again or use another checkpoint"
                     )
                     raise DamagedError(msg)
                 self.is_verified = True
@@ -101,7 +101,7 @@ class FileStorage(Storage):
         return fill
 
     def range_reader(self, start: int) -> Reader:
-        """As `reader`, but from byte ``start``, as far as is asked for, and without a look at the checksum."""
+        """Do as `reader`, but from byte ``start``, for any number of bytes, and without verifying the checksum."""
         position = start
 
         def fill(buffer: memoryview) -> None:
@@ -110,7 +110,7 @@ class FileStorage(Storage):
                 self.file.read_into(buffer, self.offset + position)
             except (EOFError, OSError) as error:
                 reason = "truncated" if isinstance(error, EOFError) else f"cannot be read ({error.strerror})"
-                msg = f"{self.file.path}: {self.label}: {reason}; get the file again or use another checkpoint"
+                msg = f"{self.file.path}: {self.label}: {reason}; download the file again or use another checkpoint"
                 raise (DamagedError if isinstance(error, EOFError) else CheckpointError)(msg) from error
             position += len(buffer)
 
@@ -140,8 +140,8 @@ class ArrayStorage(Storage):
 class SliceStorage(Storage):
     """A part of another storage.
 
-    All of the other is read once, so that a damaged one does not pass unnoticed; only the part is read where the other
-    has passed already: a thousand views of one flat buffer do not read it a thousand times.
+    The first read goes over all of the other storage, which verifies its checksum. Later reads go over the part alone:
+    a thousand views of one flat buffer do not read it a thousand times.
     """
 
     def __init__(self, base: Storage, start: int, stop: int) -> None:
@@ -181,9 +181,9 @@ class GatheredStorage(Storage):
         return ArrayStorage(self.tensor.read().tobytes()).reader()
 
 
-@dataclass(frozen=True, eq=False, slots=True)  # fifty checkpoints have fifty thousand of them
+@dataclass(frozen=True, eq=False, slots=True)  # fifty open checkpoints have fifty thousand of them
 class Tensor:
-    """A strided view of a storage, as in torch. Two names of one `Tensor`'s view are tied.
+    """A strided view of a storage, as in torch. Two names of the same view are tied.
 
     Attributes:
         storage: The bytes.
@@ -201,7 +201,7 @@ class Tensor:
 
     @classmethod
     def contiguous(cls, storage: Storage, dtype: DType | str, shape: tuple[int, ...]) -> Tensor:
-        """A tensor that is all of ``storage``, in row-major order."""
+        """Return a tensor over all of ``storage``, in row-major order."""
         return cls(storage, BY_NAME[dtype] if isinstance(dtype, str) else dtype, shape, row_major(shape))
 
     @property
@@ -219,7 +219,7 @@ class Tensor:
 
     @property
     def extent(self) -> tuple[int, int]:
-        """First and past-the-last byte of the storage that the tensor touches."""
+        """First and past-the-last byte of the storage that the tensor uses."""
         last = self.offset
         for size, step in zip(self.shape, self.stride, strict=True):
             if size == 0:
@@ -240,11 +240,11 @@ class Tensor:
 
     @property
     def view_key(self) -> tuple[Any, ...]:
-        """Equal for two tensors exactly when they are the same view of the same storage, that is, tied."""
+        """A key that two tensors share exactly when they are tied: the same view of the same storage."""
         return (id(self.storage), self.dtype.name, self.shape, self.stride, self.offset)
 
     def packed(self) -> Storage:
-        """The elements in row-major order as a storage of their own; no copy where they lie so already."""
+        """Return a storage of the elements in row-major order, without a copy where they already lie so."""
         if not self.is_contiguous:
             return GatheredStorage(self)
         start, stop = self.extent
@@ -259,7 +259,7 @@ class Tensor:
             Array of `shape` and numpy type ``dtype.numpy``; bfloat16 and 8-bit floats come as their bits.
 
         Raises:
-            CheckpointError: When the file is damaged there.
+            CheckpointError: When the bytes are damaged.
         """
         import numpy as np
 
@@ -278,25 +278,25 @@ class Tensor:
 def find_fault(
     storage: Storage, dtype: DType, shape: tuple[Any, ...], stride: tuple[Any, ...], offset: Any
 ) -> str | None:
-    """What makes it impossible to read a tensor that a file describes.
+    """Say why a tensor that a file describes cannot be read.
 
     Args:
         storage: Its bytes.
         dtype: The type of its elements.
-        shape: As a `Tensor` has it, but anything may stand for the numbers here and below.
-        stride: As a `Tensor` has it.
-        offset: As a `Tensor` has it.
+        shape: As in `Tensor`, but the file may hold anything in place of the numbers, here and below.
+        stride: As in `Tensor`.
+        offset: As in `Tensor`.
 
     Returns:
-        The fault in a few words, or None. Reading a tensor without one takes no more memory than its storage and
-        64 MB: shapes expanded further than that are no weights but an attempt to fill the memory.
+        The fault in a few words, or None. Reading a tensor without a fault takes at most the memory of its storage and
+        64 MB: shapes expanded further are not weights but an attempt to fill the memory.
     """
     if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
         return f"{len(shape)} dimensions and {len(stride)} strides"
     for number in (*shape, *stride, offset):
         if type(number) is not int or not 0 <= number <= MAX_NUMBER:
             return "a shape, stride or offset that no tensor has"
-    # In one loop, not by the extent of a `Tensor`: a file has two thousand, and opening it would take a seventh longer.
+    # One loop, not `Tensor.extent`: a file has two thousand tensors, and opening it would take a seventh longer.
     numel, end = 1, offset + 1
     for size, step in zip(shape, stride, strict=True):
         numel *= size
@@ -312,7 +312,7 @@ def find_fault(
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a contiguous tensor of ``shape``, as torch computes them."""
+    """Return the strides, in elements, of a contiguous tensor of ``shape``, as torch computes them."""
     strides: list[int] = []
     step = 1
     for size in reversed(shape):
@@ -322,7 +322,7 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def skip(fill: Reader, nbytes: int) -> None:
-    """Read ``nbytes`` bytes and forget them."""
+    """Read ``nbytes`` bytes and discard them."""
     buffer = memoryview(bytearray(min(nbytes, BLOCK)))
     while nbytes > 0:
         part = buffer[: min(len(buffer), nbytes)]

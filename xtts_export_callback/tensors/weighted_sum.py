@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class WeightedSum(ComputedStorage):
     """The element-wise weighted sum of tensors, divided by a divisor.
 
-    A weight of 0 means that the tensor is not even read: its NaN does not count.
+    A tensor of weight 0 is not read, so its NaN does not matter.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class WeightedSum(ComputedStorage):
         """Describe the sum.
 
         Args:
-            name: What the result is called, for errors.
+            name: Name of the result in errors.
             tensors: Floating-point tensors of one shape, of any dtypes and layouts.
             weights: One for each, not all 0.
-            divisor: What the sum is divided by; the sum of the weights for a mean.
+            divisor: Divides the sum; the sum of the weights for a mean.
             dtype: The type of the result.
         """
         terms = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0]
@@ -48,7 +48,7 @@ class WeightedSum(ComputedStorage):
     def _sums(self) -> NextValues:
         import numpy as np
 
-        scratch = Scratch()  # one for all: memory must not grow with the number of models
+        scratch = Scratch()  # shared, so that memory does not grow with the number of models
         terms = [
             (BlockReader(tensor, scratch), weight) for tensor, weight in zip(self.inputs, self._weights, strict=True)
         ]
@@ -62,11 +62,11 @@ class WeightedSum(ComputedStorage):
                 total = np.empty(count, np.float64)
                 product = np.empty(count, np.float64)
             part, scaled = total[:count], product[:count]
-            with np.errstate(invalid="ignore", over="ignore"):  # found in the result, where it is named
+            with np.errstate(invalid="ignore", over="ignore"):  # `fill` checks the result and names the tensor
                 for index, (source, weight) in enumerate(terms):
                     elements = source.widenable(count)
                     term = part if index == 0 else scaled
-                    if weight != 1:  # in float64: left to itself, numpy multiplies in the type of the elements
+                    if weight != 1:  # in float64: by default, numpy multiplies in the elements' type
                         elements = np.multiply(elements, weight, out=term, dtype=np.float64)
                     if index == 0 and elements is not part:
                         part[:] = elements
@@ -81,7 +81,7 @@ class WeightedSum(ComputedStorage):
         return next_values
 
     def _differences(self) -> NextValues:
-        """As differences from the first term: the mean of equal float64 numbers is then that number exactly."""
+        """Sum the differences from the first term, so that the mean of equal float64 numbers is exactly that number."""
         import math
 
         import numpy as np
@@ -103,14 +103,14 @@ class WeightedSum(ComputedStorage):
 
 @lru_cache(maxsize=64)  # a merge has a few divisors and a thousand tensors
 def _reciprocal(divisor: float) -> float | None:
-    """What to multiply with in place of a division, which takes three times as long; None where that would show.
+    """Return a factor in place of a division, which takes three times as long; None where it would change results.
 
-    With an error of at most 2^-54, ``divisor * x * reciprocal`` rounds to x for every float64 x: what lies halfway
-    between two numbers of the result's type still does.
+    With an error of at most 2^-54, ``divisor * x * reciprocal`` rounds to x for every float64 x: a value halfway
+    between two numbers of the result's type stays there.
     """
     reciprocal = 1 / divisor
     if not isfinite(reciprocal):
         return None
     (above, below), (factor, power) = divisor.as_integer_ratio(), reciprocal.as_integer_ratio()
-    product, one = above * factor, below * power  # product / one is what comes instead of 1, exactly
+    product, one = above * factor, below * power  # product / one: the exact value of divisor * reciprocal
     return reciprocal if abs(product - one) << 54 <= abs(one) else None

@@ -1,3 +1,3 @@
-"""Whether a checkpoint, an inference folder or a run is whole and usable, with every fault named."""
+"""Verify that a checkpoint, an inference folder or a run is whole and usable, and name every fault."""
 
 from __future__ import annotations

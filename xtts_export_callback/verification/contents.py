@@ -1,4 +1,4 @@
-"""Reading all of a file once: checksums, NaN and infinity."""
+"""Read all of a file once, to check checksums and find NaN and infinity."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Job:
 
     @property
     def label(self) -> str:
-        """Which tensors are meant, in a few words."""
+        """Names of the tensors, in a few words."""
         shown = " and ".join(self.names[:2])
         return f"{shown} and {len(self.tensors) - 2} more" if len(self.tensors) > 2 else shown
 
@@ -55,7 +55,7 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
         progress: Called with the number of bytes read since the last call, from any thread.
 
     Returns:
-        Records whose checksum is not the one in the directory, and tensors with NaN or infinity, in file order.
+        Records that do not match their checksum, and tensors with NaN or infinity, in file order.
     """
     jobs: dict[int, _Job] = {}
     for name, tensor in named_tensors(checkpoint):
@@ -73,7 +73,7 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
 
 
 def named_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a file, those of the model by name, others by where they are."""
+    """Yield every tensor of a file: those of the model by name, others by their place in the document."""
     yield from checkpoint.tensors.items()
     yield from _walk(checkpoint.document, ())
 
@@ -90,7 +90,7 @@ def _walk(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str, Tensor
 
 
 def _place(path: tuple[str | int, ...]) -> str:
-    """Where in a document a value is, as Python would write it; long keys are cut."""
+    """Return where in a document a value is, as Python would write it; long keys are cut."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_KEY]}" for part in path)
     return "".join(parts).removeprefix(".")
 
@@ -124,7 +124,7 @@ def _job_faults(job: _Job, progress: Callable[[int], None] | None) -> list[Fault
 
 
 def _nonfinite(part: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
-    """Indices of the elements that are NaN or infinite."""
+    """Return the indices of the elements that are NaN or infinite."""
     import numpy as np
 
     kind, mask = _EXPONENT[dtype.name]
@@ -138,7 +138,7 @@ def _labels(jobs: Iterable[_Job]) -> set[str]:
 
 
 def _unnamed_faults(checkpoint: Checkpoint, named: set[str]) -> list[Fault]:
-    """Checksums of the records that no tensor uses; the reader has looked at that of ``data.pkl``."""
+    """Check the checksums of records that no tensor uses; the reader has checked that of ``data.pkl``."""
     if checkpoint.format != "pth" or not checkpoint.has_checksums or checkpoint.file is None:
         return []
     from xtts_export_callback.checkpoint.zip_reader import data_offset

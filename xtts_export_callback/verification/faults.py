@@ -1,4 +1,4 @@
-"""What is checked, and what a check finds: faults, and notes as plain text."""
+"""The checks and what they find: faults, and notes as plain text."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from xtts_export_callback.tensors.tensor import Tensor
 
 CHECKS = {
-    "file": "the file can be opened: it ends where its directory says, its structure is whole",
-    "directory": "the zip directory agrees with what stands beside each record",
-    "checksums": "every record has the checksum that the directory holds",
+    "file": "the file can be opened: it ends where its directory says, and its structure is whole",
+    "directory": "the zip directory agrees with the header of each record",
+    "checksums": "every record matches its checksum in the directory",
     "values": "no NaN, no infinity",
     "tensors": "names and shapes are those that the config asks for",
     "weights_only": "torch.load(weights_only=True) would accept everything in it",
     "config": "config.json can be read",
     "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
     "companions": "speakers_xtts.pth and mel_stats.pth hold voices and mel statistics",
-    "provenance": "the folder's files are those that export.json describes; of the weights it knows checksums, "
-    "which find damage, not forgery",
+    "provenance": "the folder's files match their description in export.json; its checksums of the weights find "
+    "damage, not forgery",
     "resume": "the next resume picks files that can be resumed from",
 }
 """The checks, in the order in which they run."""
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
     Attributes:
         check: A key of `CHECKS`.
-        message: What is wrong, and what to do where that is not plain.
+        message: What is wrong, and what to do where that is not obvious.
     """
 
     check: str
@@ -43,13 +43,13 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """What the checks look at.
+    """What the checks examine.
 
     Attributes:
         path: The file or folder as it was named.
         checkpoint: The weights, open.
         tensors: Its tensors by bare names.
-        load: Whether to hand the file to torch too.
+        load: Whether to load the file with torch too.
         progress: Called with the number of bytes read since the last call, from any thread.
     """
 
@@ -67,7 +67,7 @@ _LISTED = 20
 
 
 def fault_for_each(check: str, items: list[str], what: str) -> list[Fault]:
-    """A fault for each of a few items, or one for many: hundreds of lines with one cause help nobody."""
+    """Return a fault for each of a few items, or one fault for many, because hundreds of lines do not help."""
     if len(items) <= _LISTED:
         return [Fault(check, item) for item in items]
     return [Fault(check, f"{len(items)} {what}, such as: {items[0]}; {items[1]}; {items[2]}")]

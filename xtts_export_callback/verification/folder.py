@@ -1,4 +1,4 @@
-"""What lies beside the weights: config, vocabulary and the hashes in ``export.json``."""
+"""Verify the files beside the weights: config, vocabulary and the hashes in ``export.json``."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _vocabulary_fault(path: Path, where: str, tensors: dict[str, Tensor]) -> str
 
 
 def folder_faults(checkpoint: Checkpoint) -> Findings:
-    """Compare an inference folder with what its ``export.json`` says of it, where it has one or should have one."""
+    """Compare an inference folder with its ``export.json``, where it has one or should have one."""
     config, faults = _read_config(checkpoint.path.with_name(CONFIG_FILE))
     yield from faults
     provenance = read_provenance(checkpoint.path.parent)
@@ -71,7 +71,7 @@ def folder_faults(checkpoint: Checkpoint) -> Findings:
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
-    """The ``config.json`` of a folder, None where there is none that Coqui reads, and why not where it is there."""
+    """Return the ``config.json`` of a folder, None where Coqui cannot read it, and the reason if it exists."""
     if not os.path.lexists(path):
         return None, []
     try:
@@ -84,7 +84,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
 
 
 def companion_faults(folder: Path, allowed: re.Pattern[str]) -> Findings:
-    """Check ``speakers_xtts.pth`` and ``mel_stats.pth`` in a folder, where they are; see `companion_fault`."""
+    """Check ``speakers_xtts.pth`` and ``mel_stats.pth`` in a folder, where they exist; see `companion_fault`."""
     for name in COMPANIONS:
         if os.path.lexists(folder / name) and (message := companion_fault(folder / name, name, allowed)):
             yield Fault("companions", message)
@@ -96,7 +96,7 @@ def _provenance_faults(
     faults = [Fault("provenance", message) for message in _config_differences(checkpoint, config)]
     files = provenance.get("files")
     if not isinstance(files, dict):
-        return [*faults, Fault("provenance", f"{PROVENANCE_FILE}: says nothing of the files in the folder")]
+        return [*faults, Fault("provenance", f"{PROVENANCE_FILE}: does not describe the files in the folder")]
     for name, described in files.items():
         faults += [Fault("provenance", message) for message in _described_faults(checkpoint, str(name), described)]
     inside = checkpoint.document.get("export")
@@ -111,7 +111,7 @@ def _provenance_faults(
 def _config_differences(checkpoint: Checkpoint, beside: dict[str, Any] | None) -> list[str]:
     inside = checkpoint.document.get("config")
     if beside is None:
-        return [f"{CONFIG_FILE} is missing or no JSON object"]
+        return [f"{CONFIG_FILE} is missing or not a JSON object"]
     if not isinstance(inside, dict):
         return []
     mine, other = _as_json(beside), _as_json(inside)
@@ -120,7 +120,7 @@ def _config_differences(checkpoint: Checkpoint, beside: dict[str, Any] | None) -
 
 
 def _as_json(config: dict[str, Any]) -> dict[str, str]:
-    """Each field as JSON writes it, in which every key is a string and NaN is like itself."""
+    """Return each field as JSON text, in which every key is a string and NaN equals itself."""
     plain = json.loads(json.dumps(config, default=str))  # sorting keys of several types would fail
     return {key: json.dumps(value, sort_keys=True) for key, value in plain.items()}
 
@@ -143,7 +143,7 @@ def _described_faults(checkpoint: Checkpoint, name: str, described: Any) -> list
 
 def _fingerprint_faults(checkpoint: Checkpoint, name: str, expected: Any) -> list[str]:
     if name != checkpoint.path.name:
-        return [f"{PROVENANCE_FILE} gives the fingerprint of {name}, which is not the model here"]
+        return [f"{PROVENANCE_FILE} gives the fingerprint of {name}, which is not the model of this folder"]
     try:
         is_same = checkpoint.has_fingerprint(expected)
     except XttsExportError as error:

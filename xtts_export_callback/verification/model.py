@@ -1,4 +1,4 @@
-"""Whether one file or inference folder is whole and usable: `verify_model`."""
+"""Verify that one file or inference folder is whole and usable: `verify_model`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from xtts_export_callback.verification.zip_directory import directory_faults
 from xtts_export_callback.xtts.architecture import architecture_of
 from xtts_export_callback.xtts.loadable import differences, guessed_args
 from xtts_export_callback.xtts.model_config import known_config, model_args
-from xtts_export_callback.xtts.state_dict import OLDER_NAMES, TEXT_EMBEDDING, bare_name, dropped_component, speaks
+from xtts_export_callback.xtts.state_dict import (
+    OLDER_NAMES,
+    TEXT_EMBEDDING,
+    bare_name,
+    dropped_component,
+    is_inference_weight,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +32,11 @@ _MOST_NOTES = 10
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What was found in a file or a folder.
+    """What verification found in a file or a folder.
 
     Attributes:
         path: What was verified.
-        faults: Everything that is wrong, in the order of the checks; empty when it is fine.
+        faults: Everything that is wrong, in the order of the checks; empty when nothing is.
         notes: What could not be checked, and what is worth knowing.
         nbytes: Size of the file with the weights.
         tensors: Number of tensors of the model in it; 0 where it cannot be opened.
@@ -62,18 +68,18 @@ class VerificationReport:
 def verify_model(
     path: Path, *, load: bool = False, progress: Callable[[int], None] | None = None
 ) -> VerificationReport:
-    """Check a file or an inference folder in every way that needs no model to run.
+    """Run all checks of a file or an inference folder that do not run the model.
 
     Args:
         path: A checkpoint of any kind, or an inference folder. It must exist.
-        load: Hand the file to ``torch.load(weights_only=True)`` too, which imports torch.
+        load: Load the file with ``torch.load(weights_only=True)`` too, which imports torch.
         progress: Called with the number of bytes read since the last call, from any thread.
 
     Returns:
         The report. A file that cannot be opened at all is a fault, not an error.
 
     Raises:
-        CheckpointError: When permissions forbid to read the file: that says nothing about what is in it.
+        CheckpointError: When permissions forbid reading the file, which says nothing about its contents.
     """
     try:
         checkpoint = open_checkpoint(path)
@@ -92,13 +98,13 @@ def verify_model(
 
 
 def _weights(subject: Subject) -> Findings:
-    """Weights that are no plain tensors, and what else is not read."""
+    """Find inference weights that are not plain tensors, and note other entries that are not read."""
     others = list(subject.checkpoint.others.items())
     for name, found in others:
-        if speaks(name):
+        if is_inference_weight(name):
             yield Fault("file", f"{name}: expected a plain tensor, found {found}; save it again as a plain tensor")
     for name, found in others[:_MOST_NOTES]:
-        if not speaks(name):
+        if not is_inference_weight(name):
             yield f"{name} is {found}, which is not read: inference does not need it"
 
 
@@ -110,24 +116,24 @@ def _directory(subject: Subject) -> Findings:
 
 def _contents(subject: Subject) -> Findings:
     if not subject.checkpoint.has_checksums:
-        yield "the file holds no checksums: damage that leaves its numbers finite cannot be seen in it alone"
+        yield "the file holds no checksums: damage that leaves its numbers finite cannot be found"
     yield from content_faults(subject.checkpoint, subject.progress)
 
 
 def _tensors(subject: Subject) -> Findings:
-    """The tensor set against the architecture in the file's own config, or in the one beside it."""
+    """Compare the tensors with the architecture in the file's own config, or in the one beside it."""
     tensors = subject.tensors
     older = sum(name.endswith(OLDER_NAMES) for name in subject.checkpoint.tensors)
     if older:
         yield f"{older} weights have the names of older PyTorch (weight_g, weight_v), which loading renames"
     if TEXT_EMBEDDING not in tensors and not any(name.startswith("gpt.") for name in tensors):
-        yield Fault("tensors", f"no XTTS v2 model: none of its {len(tensors)} tensors belongs to a GPT")
+        yield Fault("tensors", f"not an XTTS v2 model: none of its {len(tensors)} tensors belongs to a GPT")
         return
     speaking = {name: tensor for name, tensor in tensors.items() if dropped_component(name) is None}
     args = model_args(known_config(subject.checkpoint))
     if not args:
         yield "no config in the file or beside it: its tensors were checked against their own shapes"
-        args = {**guessed_args(speaking), "gpt_n_heads": 1}  # heads leave no trace in the shapes
+        args = {**guessed_args(speaking), "gpt_n_heads": 1}  # no shape shows the heads
     rows = args.get("gpt_number_text_tokens") or architecture_of(speaking).text_tokens or 0
     try:
         found = differences(speaking, args, rows)

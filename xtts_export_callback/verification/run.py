@@ -1,4 +1,4 @@
-"""Whether a run can go on: its checkpoints, its exports, and what the Trainer would pick to resume from."""
+"""Verify that a run can be resumed: its checkpoints, its exports, and the files that the Trainer would pick."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunVerification:
-    """What was found in a run.
+    """What verification found in a run.
 
     Attributes:
         path: The run folder.
         models: A report for each checkpoint at its root and each export below it.
         resume: What the next resume picks.
-        faults: Faults of the run as a whole, those of the resume.
+        faults: Faults of the run as a whole, which are those of the resume.
         notes: What is worth knowing about the run as a whole.
     """
 
@@ -56,7 +56,7 @@ class RunVerification:
 
 
 def verify_run(run: Path, *, load: bool = False, progress: Callable[[int], None] | None = None) -> RunVerification:
-    """Verify all models of a run, and what the next resume would pick among them.
+    """Verify all models of a run, and the files that the next resume would pick.
 
     Args:
         run: The run folder.
@@ -64,7 +64,7 @@ def verify_run(run: Path, *, load: bool = False, progress: Callable[[int], None]
         progress: As for `verify_model`.
 
     Raises:
-        CheckpointError: When permissions forbid to read one of its files.
+        CheckpointError: When permissions forbid reading one of its files.
     """
     reports = {path: verify_model(path, load=load, progress=progress) for path in models_of(run)}
     if reports and not any(run.glob("*.pth")):
@@ -79,14 +79,14 @@ def verify_run(run: Path, *, load: bool = False, progress: Callable[[int], None]
 
 
 def _pick_faults(resume: Resume, reports: dict[Path, VerificationReport]) -> list[str]:
-    """What is wrong with the files that the next resume picks."""
+    """Return what is wrong with the files that the next resume picks."""
     faults = []
-    roles = ((resume.checkpoint, "goes on from"), (resume.best, "reads the best loss from"))
+    roles = ((resume.checkpoint, "uses"), (resume.best, "reads the best loss from"))
     for path, role in roles[: 1 if resume.best == resume.checkpoint else 2]:
         if path is None:
             continue
         report = reports.get(path)
-        reason = "which is no file" if report is None else "" if report.is_fine else "which is broken"
+        reason = "which is not a file" if report is None else "" if report.is_fine else "which is broken"
         if not reason and path == resume.checkpoint:
             reason = _obstacles(path)
         if reason:
@@ -96,7 +96,7 @@ def _pick_faults(resume: Resume, reports: dict[Path, VerificationReport]) -> lis
 
 
 def _weights_only_notes(run: Path, resume: Resume, reports: dict[Path, VerificationReport]) -> tuple[str, ...]:
-    """What becomes of the optimizer where the pick holds weights only."""
+    """Say what happens to the optimizer state if the picked file holds weights only."""
     picked = resume.checkpoint
     if picked is None or not _is_weights_only(picked):
         return ()
@@ -106,7 +106,7 @@ def _weights_only_notes(run: Path, resume: Resume, reports: dict[Path, Verificat
         has_optimizer=lambda saved: not _is_weights_only(saved.path),
     )
     if picked.name.startswith("best_model") and ours is not None and ours.kind == "checkpoint":
-        return (f"{picked.name} holds weights only: the callback goes back to {ours.path.name}, with optimizer state",)
+        return (f"{picked.name} holds weights only: the callback resumes from {ours.path.name}, with optimizer state",)
     return (f"{picked.name} holds weights only: training resumes with fresh optimizer moments",)
 
 
@@ -116,8 +116,8 @@ def _is_resumable(saved: Saved, reports: dict[Path, VerificationReport]) -> bool
 
 
 def models_of(run: Path) -> list[Path]:
-    """Every ``.pth`` at a run's root, where the Trainer looks, and every folder of ours below it."""
-    files = sorted(path for path in run.glob("*.pth") if not path.is_dir())  # links that lead nowhere too
+    """Return every ``.pth`` at a run's root, where the Trainer looks, and every folder of ours below it."""
+    files = sorted(path for path in run.glob("*.pth") if not path.is_dir())  # dangling links too
     folder = run / exports_folder(run)
     exports = sorted(folder.iterdir()) if folder.is_dir() else []
     return files + [path for path in exports if any((path / name).is_file() for name in MODEL_NAMES)]

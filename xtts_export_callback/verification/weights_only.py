@@ -1,4 +1,4 @@
-"""What ``torch.load(weights_only=True)`` takes: the names that a pickle may mention, told without importing torch."""
+"""Check that ``torch.load(weights_only=True)`` accepts a file, by the names in its pickle and without torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NAMES = frozenset(
 
 ALLOWED = re.compile("|".join(map(re.escape, sorted(NAMES))))
 
-# What ``Xtts.load_checkpoint`` allows besides: the config objects in the official release.
+# The names that ``Xtts.load_checkpoint`` also allows: the config objects in the official release.
 _COQUI = re.compile(
     r"TTS\.tts\.(models\.xtts|configs\.xtts_config)\.(XttsAudioConfig|XttsArgs|XttsConfig)|"
     r"TTS\.config\.shared_configs\.BaseDatasetConfig"
@@ -55,7 +55,7 @@ _COQUI = re.compile(
 
 
 def name_faults(subject: Subject) -> Findings:
-    """What a file's pickle asks for and torch refuses."""
+    """Find the names in a file's pickle that torch refuses."""
     foreign = sorted(name for name in subject.checkpoint.names if not ALLOWED.fullmatch(name))
     if foreign and all(_COQUI.fullmatch(name) for name in foreign):
         yield "holds its config as a Coqui object: only Xtts.load_checkpoint loads it with weights_only=True"
@@ -66,7 +66,7 @@ def name_faults(subject: Subject) -> Findings:
 
 
 def load_faults(path: Path, *, mmap: bool) -> list[Fault]:
-    """What ``torch.load(weights_only=True)`` says to the file."""
+    """Load the file with ``torch.load(weights_only=True)`` and return its error."""
     import torch
 
     try:

@@ -1,9 +1,9 @@
-"""A second opinion on a zip directory.
+"""Compare all that a zip archive states twice, to find any flipped byte in its directory.
 
-`checkpoint.zip_reader` refuses what it cannot use. Here every field that says something twice is compared: each entry
-of the directory with the header that stands before its record, or the descriptor behind it, and the records that end
-the archive with each other. Fields that stand only once have to be the same in every entry, as any one program writes
-them, so that a flipped byte is noticed wherever it falls. Layout: PKWARE APPNOTE 6.3, sections 4.3 and 4.5.
+`checkpoint.zip_reader` refuses what it cannot use. This module compares each entry of the directory with the header
+before its record, or the descriptor after it, and the records that end the archive with each other. Fields that are
+stated only once must be the same in every entry, because one program writes them all. Layout: PKWARE APPNOTE 6.3,
+sections 4.3 and 4.5.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SYSTEMS = (0, 3)  # MS-DOS, Unix
 
 
 class _Described(NamedTuple):
-    """An entry with its 64-bit sizes, and ``once``: what should be the same in all of them."""
+    """An entry with its 64-bit sizes, and in ``once`` the fields that should be the same in all entries."""
 
     name: bytes
     entry: Entry
@@ -52,13 +52,13 @@ class _Described(NamedTuple):
 
 
 def directory_faults(file: RandomFile) -> list[str]:
-    """Compare what a zip archive says twice.
+    """Compare all that a zip archive states twice.
 
     Args:
         file: An archive that `zip_reader.read_directory` has accepted.
 
     Returns:
-        What does not agree; empty for a whole archive.
+        The differences; empty for a whole archive.
     """
     try:
         start, count, faults = _end_faults(file)
@@ -75,7 +75,7 @@ def directory_faults(file: RandomFile) -> list[str]:
 
 
 def _end_faults(file: RandomFile) -> tuple[int, int, list[str]]:
-    """Start of the directory, number of entries, and what the records behind it say differently."""
+    """Return the start of the directory, the number of entries, and the faults of the records after it."""
     tail_start = max(0, file.size - END.size - MAX_COMMENT)
     tail = file.read(tail_start, file.size - tail_start)
     position = tail.rfind(END_MAGIC)
@@ -93,14 +93,14 @@ def _end_faults(file: RandomFile) -> tuple[int, int, list[str]]:
     elif found.start + found.size != end:
         faults.append("the end record puts the directory elsewhere")
     if short.disk or short.directory_disk or found.entries_here != found.entries:
-        faults.append("the end record speaks of several disks")
+        faults.append("the end record names several disks")
     if _entries_size(file, found.start, found.entries) != found.size:
         faults.append(f"the directory is not {found.size} bytes of {found.entries} entries")
     return found.start, found.entries, faults
 
 
 def _read_end64(file: RandomFile, short: End, locator: bytes, end: int) -> tuple[End64, bool]:
-    """The zip64 end record, and whether it says what the end record says."""
+    """Return the zip64 end record, and whether it agrees with the end record."""
     where = Locator64._make(LOCATOR64.unpack(locator))
     full = End64._make(END64.unpack(file.read(where.end64, END64.size)))
     narrow = (
@@ -134,7 +134,7 @@ def _entries(file: RandomFile, start: int, count: int) -> list[_Described]:
         extra = rest[entry.name_size : entry.name_size + entry.extra_size]
         wide = {"packed": entry.packed, "nbytes": entry.nbytes, "header": entry.header}
         extra_ids = _read_wide(extra, wide)
-        # Large records need a version of their own, and a zip64 field: neither sets an entry apart.
+        # Large records need another version and a zip64 field, so entries may differ in both.
         disk = entry.disk if entry.disk != FULL16 else 0
         attributes = (entry.internal, entry.external)
         once = (entry.made_by >> 8, entry.comment_size, disk, attributes, extra_ids - {ZIP64_EXTRA})
@@ -143,7 +143,7 @@ def _entries(file: RandomFile, start: int, count: int) -> list[_Described]:
 
 
 def _read_wide(extra: bytes, wide: dict[str, int]) -> frozenset[int]:
-    """Put the 64-bit sizes of a zip64 field in place of those that did not fit; returns the ids of all fields."""
+    """Replace sizes that did not fit by the 64-bit ones of a zip64 field; return the ids of all extra fields."""
     position, ids = 0, set()
     while position < len(extra):
         kind, size = struct.unpack_from("<HH", extra, position)

@@ -1,4 +1,4 @@
-"""The architecture of an XTTS model, read off the shapes of its tensors."""
+"""The architecture of an XTTS model, derived from the shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.tensors.tensor import Tensor
 
 RELEASES = {6153: "XTTS v2.0.2", 6681: "XTTS v2.0.3"}
-"""Which release has a vocabulary of so many text tokens."""
+"""The release by the number of text tokens in its vocabulary."""
 
 _LAYER = "gpt.gpt.h."
 # `GPT.__init__` in TTS.tts.layers.xtts.gpt: what it adds to the limits that the config names.
@@ -25,13 +25,13 @@ class Architecture(NamedTuple):
     Attributes:
         layers: Transformer layers of the GPT.
         width: Its channels.
-        heads: Its attention heads; only the config knows.
+        heads: Its attention heads; only the config holds their number.
         text_tokens: Rows of the text embedding.
         audio_tokens: Rows of the embedding of audio codes.
         max_text_tokens: Longest text, in tokens.
         max_audio_tokens: Longest speech, in audio codes.
-        perceiver: Whether voices pass a perceiver, as in XTTS v2.
-        parameters: Elements of the floating-point tensors that speak.
+        perceiver: Whether voices go through a perceiver, as in XTTS v2.
+        parameters: Number of floating-point inference weights.
         release: The release that has this vocabulary, None for an extended or custom one.
     """
 
@@ -52,11 +52,11 @@ class Architecture(NamedTuple):
 
 
 def architecture_of(tensors: Mapping[str, Tensor], config: dict[str, Any] | None = None) -> Architecture:
-    """Read an architecture off the shapes.
+    """Derive the architecture from the shapes.
 
     Args:
         tensors: The inference model by bare names.
-        config: The model's config, for the number of heads, which leaves no trace in any shape.
+        config: The model's config, for the number of heads, which no shape shows.
     """
     layers = {name[len(_LAYER) :].partition(".")[0] for name in tensors if name.startswith(_LAYER)}
     text_tokens, width = _sizes(tensors, "gpt.text_embedding.weight")

@@ -1,10 +1,10 @@
-"""What an inference folder needs beside the weights: a config without local paths, the training vocabulary, voices.
+"""Find the files that go beside the weights: a config without local paths, the training vocabulary, voices.
 
-A config names files, and the config of a download could name any file of this machine. So nothing is ever copied: a
-file is taken only if it is a vocabulary of exactly the size of the model's, or mel statistics, or voices, and the last
-two are written anew. Voices can be somebody's own, and are taken only from beside the checkpoint, from above it, and,
-where the run was trained here, from beside the files that its config names. The working directory is no such place,
-whatever a name from another system looks like here.
+The config of a downloaded checkpoint could name any file of this machine, so no file is simply copied: it must be a
+vocabulary of exactly the model's size, mel statistics, or voices, and the last two are written anew. Voices may be
+private. They are taken only from the checkpoint's folder and the one above it, and, if the run was trained here, from
+the folders of the files that its config names. The working directory is never searched, even if a path from another
+system looks relative here.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Assets:
     """What is written beside the weights.
 
     Attributes:
-        config: For ``config.json``, free of local paths.
-        vocab: The ``vocab.json``.
-        companions: By the name it gets, where each further file may lie; the first that can be read counts.
+        config: Content of ``config.json``, without local paths.
+        vocab: Content of ``vocab.json``.
+        companions: Paths where each further file may lie, by its name; the first readable one is used.
     """
 
     config: dict[str, Any]
@@ -59,19 +59,19 @@ def find_assets(
         tensors: Its inference model; the vocabulary must have as many tokens as its text embedding has rows.
         vocab: Use this ``vocab.json``.
         config: Use this ``config.json`` instead of the one in the checkpoint.
-        trained_in: The working directory of the training that has just saved the checkpoint, which is what relative
-            paths in its config are relative to.
+        trained_in: The working directory of the training that has just saved the checkpoint; relative paths in its
+            config start from it.
 
     Returns:
         The assets.
 
     Raises:
-        CheckpointError: When the text embedding is no matrix.
+        CheckpointError: When the text embedding is not a matrix.
         ConfigError: When there is no config or no vocabulary that fits.
     """
     shape = tensors[TEXT_EMBEDDING].shape
     if len(shape) != 2:
-        msg = f"{checkpoint.path}: {TEXT_EMBEDDING}: expected [tokens, channels], found {list(shape)}; no XTTS v2 model"
+        msg = f"{checkpoint.path}: {TEXT_EMBEDDING}: expected [tokens, channels], found {list(shape)}; not XTTS v2"
         raise CheckpointError(msg)
     raw = find_config(checkpoint, config)
     if not raw:
@@ -99,7 +99,7 @@ def find_assets(
 
 
 def find_vocabulary(checkpoint: Checkpoint) -> Path | None:
-    """The vocabulary that lies beside a checkpoint, or else the one that its config names, whether it fits or not."""
+    """Return the vocabulary beside a checkpoint, or else the one that its config names, whether it fits or not."""
     named = local_path(model_args(checkpoint.document.get("config")).get("tokenizer_file"))
     beside = [place.with_name(VOCAB_FILE) for place in places(checkpoint.path)]
     candidates = [*beside, *([named] if named else [])]
@@ -137,15 +137,15 @@ def _within(folders: list[Path], name: str) -> list[Path]:
 def _was_trained_here(folder: Path, config: dict[str, Any]) -> bool:
     """Whether a checkpoint still lies where its Trainer put it: in a run in the config's ``output_path``.
 
-    Whoever offers a checkpoint for download cannot know where on this machine it will lie.
+    The author of a downloaded checkpoint cannot know where on this machine it will lie.
     """
     output = local_path(config.get("output_path"))
     return output is not None and os.path.realpath(output) == os.path.realpath(folder.parent)
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is anything, also where it may not be looked at, such as in the home of whoever trained."""
+    """Whether a path exists; False, without an error, where access is denied, such as in another user's home."""
     try:
-        return os.path.exists(path)  # noqa: PTH110 - unlike Path.exists, it takes what may not be looked at for nothing
+        return os.path.exists(path)  # noqa: PTH110 - unlike Path.exists, it is False where access is denied
     except ValueError:
         return False

@@ -1,7 +1,7 @@
-"""``speakers_xtts.pth`` and ``mel_stats.pth``, which come with a release and go beside the weights of an export.
+"""Take ``speakers_xtts.pth`` and ``mel_stats.pth`` of a release over into an export.
 
-They are read by the reader of checkpoints and written anew, so that an export holds the voices and numbers they should
-hold and nothing else: no cut download, no pointer of Git LFS, no pickle that runs code, no file that is private.
+The reader of checkpoints reads them and they are written anew, so that an export holds only voices and statistics: no
+truncated download, no Git LFS pointer, no pickle that runs code, no private file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SPEAKERS, MEL_STATS = "speakers_xtts.pth", "mel_stats.pth"
 COMPANIONS = (SPEAKERS, MEL_STATS)
 VOICE = ("gpt_cond_latent", "speaker_embedding")
-"""What a voice has, in the order in which ``Xtts.synthesize`` unpacks it."""
+"""Keys of a voice, in the order in which ``Xtts.synthesize`` unpacks them."""
 
 _MOST_BYTES = {SPEAKERS: 256 << 20, MEL_STATS: 1 << 20}  # the release has 7.8 MB for 58 voices, and 1 kB
 _MEL_SHAPE = (80,)  # Xtts.__init__: register_buffer("mel_stats", torch.ones(80))
@@ -34,17 +34,17 @@ _PLAIN_NAME = re.compile(r"\w[\w .,'()&+-]{0,99}")
 
 @contextmanager
 def open_companion(path: Path, name: str) -> Iterator[Any]:
-    """Open such a file.
+    """Open one of these files.
 
     Args:
         path: The file.
         name: Which of `COMPANIONS` it should be.
 
     Yields:
-        What to write in its place: a tensor, or for each voice a dict of `VOICE`. Nothing of the tensors is read.
+        The content to write: a tensor, or for each voice a dict of `VOICE`. No tensor is read.
 
     Raises:
-        CheckpointError: When it is something else.
+        CheckpointError: When the file is something else.
     """
     with open_document(path, most=_MOST_BYTES[name]) as (document, _):
         _check(path, name, document)
@@ -55,12 +55,12 @@ def open_companion(path: Path, name: str) -> Iterator[Any]:
 
 
 def write_companion(path: Path, candidates: list[Path], *, mode: int) -> list[str]:
-    """Write such a file anew, from the first candidate that is one.
+    """Write one of these files anew, from the first valid candidate.
 
     Args:
-        path: The file to create, called as one of `COMPANIONS`.
-        candidates: Where it may lie.
-        mode: Permissions, narrowed by those of the file that is taken.
+        path: The file to create, named as one of `COMPANIONS`.
+        candidates: Paths of possible sources.
+        mode: Permissions, narrowed by those of the source.
 
     Returns:
         What was left out, and why, in a line each.
@@ -78,7 +78,7 @@ def write_companion(path: Path, candidates: list[Path], *, mode: int) -> list[st
                     write_pth(path, plain, mode=narrowed)
             if path.name == SPEAKERS and len(plain) < len(document):
                 count = len(document) - len(plain)
-                notes.append(f"{candidate}: {count} of {len(document)} voices were left out: their names are no names")
+                notes.append(f"{candidate}: {count} of {len(document)} voices were left out: their names are not plain")
             break
         except CheckpointError as error:
             notes.append(f"{path.name} was left out: {error}")
@@ -86,17 +86,17 @@ def write_companion(path: Path, candidates: list[Path], *, mode: int) -> list[st
 
 
 def _with_plain_names(voices: dict[str, Any]) -> dict[str, Any]:
-    """Voices with the name of a person or a thing: programs also take the paths of recordings for names."""
+    """Keep the voices with a plain name; some programs use the paths of recordings as names."""
     return {name: latents for name, latents in voices.items() if _PLAIN_NAME.fullmatch(name)}
 
 
 def companion_fault(path: Path, name: str, allowed: re.Pattern[str]) -> str | None:
-    """Why Coqui could not use such a file, read in full; None where it can.
+    """Read one of these files in full and say why Coqui could not use it; None if it can.
 
     Args:
         path: The file.
         name: Which of `COMPANIONS` it should be.
-        allowed: Globals that ``torch.load(weights_only=True)`` takes.
+        allowed: Globals that ``torch.load(weights_only=True)`` accepts.
     """
     try:
         with open_document(path, most=_MOST_BYTES[name]) as (document, names):
@@ -107,7 +107,7 @@ def companion_fault(path: Path, name: str, allowed: re.Pattern[str]) -> str | No
             voices = {} if name == MEL_STATS else document
             for voice, latents in voices.items():
                 if list(latents) != list(_in_order(latents)):
-                    return f"{name}: expected {' and '.join(VOICE)} of {describe(voice)}, in this order and alone"
+                    return f"{name}: expected {' and '.join(VOICE)} for {describe(voice)}, only in this order"
             tensors = [latent for latents in voices.values() for latent in latents.values()]
             tensors += [document] if name == MEL_STATS else []
             for tensor in tensors:
@@ -136,14 +136,14 @@ def _in_order(latents: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_voices(path: Path, document: Any) -> None:
-    """A voice may have no latents at all, of which Coqui lists the name; half of them it could not use."""
+    """Accept a voice without latents, whose name Coqui lists; refuse one with only some, which it cannot use."""
     if not isinstance(document, dict) or not document:
         msg = f"{path}: expected voices by name, found {describe(document)}"
         raise CheckpointError(msg)
     for voice, latents in document.items():
         is_voice = isinstance(voice, str) and isinstance(latents, dict)
         if not is_voice or (latents and not all(_is_latent(latents.get(key)) for key in VOICE)):
-            msg = f"{path}: expected {' and '.join(VOICE)} for each voice, found other things for {describe(voice)}"
+            msg = f"{path}: expected {' and '.join(VOICE)} for each voice, found something else for {describe(voice)}"
             raise CheckpointError(msg)
     voices = enumerate(document.values())
     flat = {f"{number}.{key}": latent for number, latents in voices for key, latent in _in_order(latents).items()}
@@ -152,5 +152,5 @@ def _check_voices(path: Path, document: Any) -> None:
 
 
 def _is_latent(value: Any) -> bool:
-    """Of shape [1, frames, channels] or [1, channels, 1]."""
+    """Whether a value can be a latent of shape [1, frames, channels] or [1, channels, 1]."""
     return isinstance(value, Tensor) and value.dtype.is_float and len(value.shape) == 3 and value.numel > 0

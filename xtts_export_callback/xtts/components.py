@@ -14,8 +14,8 @@ class Component(NamedTuple):
     """A part of a file.
 
     Attributes:
-        key: How JSON calls it.
-        title: How tables call it.
+        key: Its name in JSON.
+        title: Its name in tables.
         purpose: What it is for.
         speaks: Whether inference needs it.
     """
@@ -28,15 +28,15 @@ class Component(NamedTuple):
 
 COMPONENTS = (
     Component("gpt", "GPT", "turns text and a voice into audio codes; the part that fine-tuning trains", True),
-    Component("hifigan", "HiFi-GAN", "turns what the GPT says into a waveform", True),
+    Component("hifigan", "HiFi-GAN", "turns the output of the GPT into a waveform", True),
     Component("speaker_encoder", "speaker encoder", "turns reference speech into a voice", True),
     Component("mel_stats", "mel statistics", "scales the mel spectrograms of reference speech", True),
     Component("dvae", "DVAE", "turns speech into training targets", False),
     Component("mel_buffers", "mel buffers", "filter banks for training; inference computes its own", False),
     Component("leftovers", "test leftovers", "second names for parts of the GPT, left by a test run", False),
-    Component("other", "other tensors", "belong to no part of XTTS v2", False),
+    Component("other", "other tensors", "not part of XTTS v2", False),
     Component("exp_avg", "first moments", "the optimizer's mean of the gradients; to resume training", False),
-    Component("exp_avg_sq", "second moments", "the optimizer's mean of their squares; to resume training", False),
+    Component("exp_avg_sq", "second moments", "the optimizer's mean of squared gradients; to resume training", False),
     Component("training_state", "training state", "step counters and the like; to resume training", False),
     Component("container", "container", "structure, config, directory and padding of the file", True),
 )
@@ -60,10 +60,10 @@ _DROPPED = {
 
 
 def component_of(name: str) -> str:
-    """The component of a tensor of the model.
+    """Return the component of a tensor of the model.
 
     Args:
-        name: Its bare name, as `layout.bare_name` gives it.
+        name: Its bare name, as `state_dict.bare_name` returns it.
 
     Returns:
         A key of `BY_KEY`.

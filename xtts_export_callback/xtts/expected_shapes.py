@@ -1,4 +1,4 @@
-"""The tensors that ``Xtts.load_state_dict(strict=True)`` asks for, worked out from a config without importing TTS.
+"""The tensors that ``Xtts.load_state_dict(strict=True)`` expects, computed from a config without importing TTS.
 
 Follows ``TTS.tts.models.xtts.Xtts.init_models``, ``TTS.tts.layers.xtts.gpt.GPT``, ``HifiDecoder``,
 ``HifiganGenerator``, ``ResNetSpeakerEncoder`` and ``PerceiverResampler``; a test compares the result with the
@@ -40,11 +40,11 @@ DEFAULTS: dict[str, Any] = {
     "d_vector_dim": 512,
     "cond_d_vector_in_each_upsampling_layer": True,
 }
-"""What ``XttsArgs`` has for fields that a config leaves out."""
+"""Defaults of ``XttsArgs`` for fields that a config leaves out."""
 
 
 def expected_tensors(args: dict[str, Any], text_tokens: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an inference model.
+    """Return the names and shapes of an inference model.
 
     Args:
         args: ``config["model_args"]``.
@@ -63,7 +63,7 @@ def expected_tensors(args: dict[str, Any], text_tokens: int) -> dict[str, tuple[
 
 
 def _settings(args: dict[str, Any]) -> dict[str, Any]:
-    """The fields that decide shapes, as Coqpit reads them: a float is cut to an integer, a wrong type is refused."""
+    """Return the fields that decide shapes as Coqpit reads them: it truncates floats and refuses wrong types."""
     for key in (*_NUMBERS, *_FLAGS):
         value = args.get(key)
         is_right = isinstance(value, bool) if key in _FLAGS else _is_number(value)
@@ -91,14 +91,14 @@ def _is_number(value: Any) -> bool:
 
 
 class UnlikelyConfigError(ValueError):
-    """A field of ``model_args`` with which no model can be built."""
+    """No model can be built with a field of ``model_args``."""
 
     def __init__(self, key: str, expected: str, found: Any) -> None:
         super().__init__(f"model_args.{key} should be {expected}, found {str(found)[:40]}")
 
 
 def args_from_shapes(architecture: Architecture, decoder_input: int, voice: int, *, each: bool) -> dict[str, Any]:
-    """The ``model_args`` that a model's own shapes suggest, for a file that has lost its config."""
+    """Derive ``model_args`` from the shapes of a model, for a file without a config."""
     return {
         "gpt_layers": architecture.layers,
         "gpt_n_model_channels": architecture.width,
@@ -120,7 +120,7 @@ _NUMBERS = (
     *("gpt_start_audio_token", "gpt_stop_audio_token", "gpt_code_stride_len", "duration_const"),
     *("input_sample_rate", "output_sample_rate", "output_hop_length"),
 )
-"""What ``XttsArgs`` has of truth values and of numbers: Coqpit refuses a config in which one of them is none."""
+"""The truth values and the numbers of ``XttsArgs``; Coqpit refuses a config in which one has another type."""
 
 
 def _gpt(args: dict[str, Any], text_tokens: int) -> Shapes:
@@ -160,7 +160,7 @@ def _gpt(args: dict[str, Any], text_tokens: int) -> Shapes:
 
 
 def _gpt_layer(width: int) -> Shapes:
-    """``transformers``' GPT2Block: its Conv1D keeps weights as (inputs, outputs)."""
+    """Return the shapes of ``transformers``' GPT2Block, whose Conv1D keeps weights as (inputs, outputs)."""
     shapes = {**_pair("ln_1", (width,)), **_pair("ln_2", (width,))}
     sizes = (
         ("attn.c_attn", width, 3 * width),
@@ -233,7 +233,7 @@ def _speaker_encoder() -> Shapes:
 
 
 def _pair(name: str, weight: tuple[int, ...]) -> Shapes:
-    """Weight and bias of a module with as many outputs as its weight has rows."""
+    """Return weight and bias of a module with as many outputs as its weight has rows."""
     return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
 
 

@@ -1,7 +1,7 @@
-"""Whether ``Xtts.load_checkpoint(strict=True)`` loads tensors with a config: asked before anything is called verified.
+"""Check that ``Xtts.load_checkpoint(strict=True)`` loads tensors with a config, before a model counts as verified.
 
-Names and shapes decide. ``torch.nn.Module.load_state_dict`` copies elements of any type, fills a parameter without
-dimensions from a vector, and a batch norm does without its counter
+Only names and shapes matter. ``torch.nn.Module.load_state_dict`` copies elements of any type and fills a parameter
+without dimensions from a vector. A batch norm may lack its counter
 (``torch.nn.modules.batchnorm._NormBase._load_from_state_dict``, for a state_dict without version metadata, as we write
 it).
 """
@@ -32,9 +32,9 @@ class Differences(NamedTuple):
     """How tensors differ from those that a config asks for.
 
     Attributes:
-        missing: Names that the model needs and that are not there.
+        missing: Names that the model needs and the tensors lack.
         extra: Names that are not part of the model.
-        reshaped: Names with another shape, and the one that the config asks for.
+        reshaped: Names with another shape, and the shape that the config asks for.
     """
 
     missing: list[str]
@@ -71,16 +71,16 @@ def check_loadable(tensors: Mapping[str, Tensor], config: dict[str, Any], origin
     Args:
         tensors: The inference model by bare names.
         config: The ``config.json`` that goes beside it.
-        origin: What to call the model in errors: the file that it comes from.
+        origin: Name of the model in errors: the file that it comes from.
 
     Raises:
-        CheckpointError: Naming a tensor, what was expected and found, and what to do.
+        CheckpointError: Names a tensor, what was expected and found, and what to do.
     """
     args = model_args(config)
     try:
         found = differences(tensors, args, tensors[TEXT_EMBEDDING].shape[0])
     except ValueError as error:
-        msg = f"{origin}: no XTTS can be built from its config: {error}; {_NAME_CONFIG}"
+        msg = f"{origin}: XTTS cannot be built from its config: {error}; {_NAME_CONFIG}"
         raise CheckpointError(msg) from error
     problems = [
         *(f"{name} is {list(tensors[name].shape)}, the config asks for {list(shape)}"
@@ -91,15 +91,15 @@ def check_loadable(tensors: Mapping[str, Tensor], config: dict[str, Any], origin
     if not problems:
         return
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    msg = f"{origin}: no XTTS would load it: {problems[0]}{more}; {_remedy(tensors, args, found)}"
+    msg = f"{origin}: XTTS cannot load it: {problems[0]}{more}; {_remedy(tensors, args, found)}"
     raise CheckpointError(msg)
 
 
-_NAME_CONFIG = "name the config.json of its own run (--config; in a recipe config)"
+_NAME_CONFIG = "name the config.json of its own run (--config, or config in a recipe)"
 
 
 def guessed_args(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The ``model_args`` that the shapes of a model suggest."""
+    """Derive ``model_args`` from the shapes of a model."""
     sizes = [_second(tensors.get(name)) for name in (_CONV, _VOICE)]
     return expected_shapes.args_from_shapes(
         architecture_of(tensors), sizes[0] or 1024, sizes[1] or 512, each=_EACH in tensors
@@ -107,7 +107,7 @@ def guessed_args(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _remedy(tensors: Mapping[str, Tensor], args: dict[str, Any], found: Differences) -> str:
-    """What to do: the config is that of another model where one read off the shapes explains everything."""
+    """Say what to do; the config belongs to another model if one derived from the shapes explains every problem."""
     if found.reshaped and set(found.reshaped) <= set(_HEADS):
         return "extend the text head together with the text embedding"
     guessed = guessed_args(tensors)
@@ -123,7 +123,7 @@ def _remedy(tensors: Mapping[str, Tensor], args: dict[str, Any], found: Differen
     except ValueError:
         explains = False
     if fields and explains:
-        return f"the config is that of another XTTS: {', '.join(fields)}; {_NAME_CONFIG}"
+        return f"the config belongs to another XTTS: {', '.join(fields)}; {_NAME_CONFIG}"
     return "the file is incomplete or changed, use another checkpoint"
 
 

@@ -1,4 +1,4 @@
-"""The config of a model: where it is found, and what of it an inference folder carries."""
+"""Find the config of a model, and reduce it to the fields that an inference folder carries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 
 # What Xtts, Synthesizer and the tokenizer read: the fields of TTS.tts.configs.xtts_config in TTS 0.22.0 and coqui-tts
-# 0.24.2, 0.27.5 and 0.28.0 (up to 0.27 there is also `model_dir`, a path). All of it numbers and switches but for
-# `languages`. Whatever else a training config holds (data sets, paths, loggers and their credentials, notes, fields of
-# somebody's own) stays at home.
+# 0.24.2, 0.27.5 and 0.28.0 (up to 0.27 there is also `model_dir`, a path). All but
+# `languages` are numbers and switches. Everything else in a training config (data sets, paths, loggers and their
+# credentials, notes, the user's own fields) is left out.
 CONFIG_NUMBERS = frozenset({
     "_supports_cloning",
     "temperature",
@@ -69,14 +69,14 @@ AUDIO_NUMBERS = frozenset({"sample_rate", "output_sample_rate", "dvae_sample_rat
 """Fields of ``XttsAudioConfig``, the ``audio``."""
 
 ARGS_PATHS = frozenset({"tokenizer_file", "gpt_checkpoint", "clvp_checkpoint", "decoder_checkpoint"})
-"""Paths among the fields of ``XttsArgs``, which are emptied where they are."""
+"""Paths among the fields of ``XttsArgs``; an inference folder has them empty."""
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,2}")  # en, zh-cn, pt_BR, hi-Latn-IN
 _LARGEST = 1 << 63
 
 
 def find_config(checkpoint: Checkpoint, explicit: Path | None = None) -> dict[str, Any]:
-    """The config of a model: the file that is named, or else the one in the checkpoint, or else the one beside it.
+    """Return the config of a model: the named file, or else the one in the checkpoint, or else the one beside it.
 
     Args:
         checkpoint: The model.
@@ -86,7 +86,7 @@ def find_config(checkpoint: Checkpoint, explicit: Path | None = None) -> dict[st
         The config, empty where there is none.
 
     Raises:
-        ConfigError: When the file that counts is no JSON object.
+        ConfigError: When the chosen file is not a JSON object.
     """
     if explicit is not None:
         return read_json_object(explicit)
@@ -99,12 +99,12 @@ def find_config(checkpoint: Checkpoint, explicit: Path | None = None) -> dict[st
 
 
 def places(path: Path) -> list[Path]:
-    """Where a file lies: by its own name, and where it leads to if it is a link, as in the hub's cache."""
+    """Return the path of a file and, if it is a link as in the hub's cache, the path of its target."""
     return [path, path.resolve()] if path.is_symlink() else [path]
 
 
 def known_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """As `find_config`, also empty where the one beside the checkpoint cannot be read."""
+    """Do as `find_config`, but return an empty config where the file beside the checkpoint cannot be read."""
     try:
         return find_config(checkpoint)
     except ConfigError:
@@ -112,17 +112,17 @@ def known_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def model_args(config: Any) -> dict[str, Any]:
-    """``config["model_args"]``, empty where there is none."""
+    """Return ``config["model_args"]``, empty where there is none."""
     return _section(config, "model_args")
 
 
 def local_path(value: Any, trained_in: Path | None = None) -> Path | None:
-    """A path in a config, None where it means nothing here: a URL, a name from another system, a relative one.
+    """Return a path in a config, None where it has no meaning here: a URL, a path of another system, a relative one.
 
     Args:
-        value: What the config says.
-        trained_in: What relative paths are relative to, where that is known. It is never the working directory of a
-            command, whatever lies there under such a name.
+        value: The value in the config.
+        trained_in: The folder that relative paths start from, where it is known. It is never the working directory of
+            a command, even where a file of that name lies there.
     """
     if not isinstance(value, str) or not value or not can_be_path(value) or "://" in value:
         return None
@@ -136,7 +136,7 @@ def local_path(value: Any, trained_in: Path | None = None) -> Path | None:
 
 
 def clean_config(config: dict[str, Any], text_tokens: int) -> dict[str, Any]:
-    """A config as an inference folder carries it: the fields that inference reads, and no path or text of any kind.
+    """Reduce a config to what an inference folder carries: the fields that inference reads, without paths or texts.
 
     Args:
         config: The config of a Trainer checkpoint or of a release.
@@ -166,7 +166,7 @@ def _section(config: Any, name: str) -> dict[str, Any]:
 
 
 def _numbers(section: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    """The fields of these names that hold None, a switch or a number that JSON has."""
+    """Return the fields of these names that hold None, a switch or a number that JSON can hold."""
     return {name: value for name, value in section.items() if name in names and _is_plain(value)}
 
 

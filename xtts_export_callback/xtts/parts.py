@@ -37,7 +37,7 @@ KINDS = (
     "mlp.c_proj.weight",
     "mlp.c_proj.bias",
 )
-"""Weights of a GPT layer in the order in which data passes them."""
+"""Weights of a GPT layer in the order in which data passes through them."""
 
 
 class Part(NamedTuple):
@@ -57,7 +57,7 @@ class Part(NamedTuple):
 
 
 def part_of(name: str) -> Part:
-    """The part that a tensor belongs to.
+    """Return the part that a tensor belongs to.
 
     Args:
         name: Its bare name.

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint make XTTS speak, and what they are called without the Trainer's prefixes.
+"""Select the inference weights of a checkpoint, and name them without the Trainer's prefixes.
 
 Facts from ``TTS.tts.layers.xtts.trainer.gpt_trainer.GPTTrainer`` (the modules that only training needs) and
 ``TTS.tts.models.xtts.Xtts.get_compatible_checkpoint_state_dict`` (what loading strips and drops).
@@ -21,13 +21,13 @@ TRAINER_PREFIX = "xtts."
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and accelerate; torch.compile
 
 _WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-"""``torch.nn.utils.weight_norm`` to ``torch.nn.utils.parametrizations.weight_norm``, whose loading renames the same."""
+"""Names of ``torch.nn.utils.weight_norm`` to those of ``parametrizations.weight_norm``, which renames alike on load."""
 
 OLDER_NAMES = tuple(f".{name}" for name in _WEIGHT_NORM)
-"""How names of weights end that `bare_name` brings up to date."""
+"""Endings of older names of weights, which `bare_name` replaces."""
 
 DROPPED = {
-    "dvae": "the DVAE: turns speech into training targets, silent at inference",
+    "dvae": "the DVAE: turns speech into training targets, unused at inference",
     "torch_mel_spectrogram_style_encoder": "a mel filter bank for training; inference computes its own",
     "torch_mel_spectrogram_dvae": "a mel filter bank for training; inference computes its own",
     "gpt.gpt_inference": "leftover of a test run in training: a second set of names for the GPT",
@@ -36,7 +36,7 @@ DROPPED = {
 """First name components that inference does not load, with the reason."""
 
 _LEFTOVER = re.compile(r"(optim\w*|\w*scheduler|scaler|criterion|\w*disc(riminator)?s?|m[psr]s?d)(?=\.|$)")
-"""First name components of what trained a model: optimizers, losses, discriminators. They hold none of its voice."""
+"""First name components of training tools: optimizers, losses, discriminators. They hold no inference weights."""
 
 _REFUSED = (
     (
@@ -52,9 +52,9 @@ _REFUSED = (
         "a part of a model that DeepSpeed or FSDP has split; gather it first (zero_to_fp32.py)",
     ),
 )
-"""Names that no XTTS has and that say that its own names are not the whole voice, with the reason."""
+"""Names that no XTTS has and that show that its other tensors are not the whole voice, with the reason."""
 
-_SPEAKING = ("gpt", "hifigan_decoder", "mel_stats")
+_MODULES = ("gpt", "hifigan_decoder", "mel_stats")
 """First name components of ``TTS.tts.models.xtts.Xtts``."""
 
 TEXT_EMBEDDING = "gpt.text_embedding.weight"
@@ -62,12 +62,12 @@ _REQUIRED = (TEXT_EMBEDDING, "gpt.mel_embedding.weight", "hifigan_decoder.wavefo
 
 
 class InferenceModel(NamedTuple):
-    """The part of a checkpoint that speaks.
+    """The inference weights of a checkpoint.
 
     Attributes:
-        tensors: By the names that ``Xtts.load_state_dict(strict=True)`` expects, in file order.
-        dropped: Number of tensors and bytes left out, by what `dropped_component` calls them.
-        prefix: What was stripped from the names, empty for a file that had none.
+        tensors: The weights by the names that ``Xtts.load_state_dict(strict=True)`` expects, in file order.
+        dropped: Number of tensors and bytes left out, by name from `dropped_component`.
+        prefix: The prefix stripped from the names; empty for a file without one.
     """
 
     tensors: dict[str, Tensor]
@@ -76,7 +76,7 @@ class InferenceModel(NamedTuple):
 
 
 def bare_name(name: str) -> str:
-    """A tensor's name without wrappers and the Trainer's prefix, as today's modules call it.
+    """Return a tensor's name without wrappers and the Trainer's prefix, as in today's modules.
 
     Example:
         >>> bare_name("module.xtts.gpt._orig_mod.text_head.bias")
@@ -86,11 +86,11 @@ def bare_name(name: str) -> str:
     module, _, last = name.rpartition(".")
     if last in _WEIGHT_NORM:
         name = f"{module}.{_WEIGHT_NORM[last]}"
-    return sys.intern(name)  # many open checkpoints have the same ones
+    return sys.intern(name)  # many open checkpoints have the same names
 
 
 def prefix_of(name: str) -> str:
-    """The wrappers and the Trainer's prefix that a tensor's name starts with."""
+    """Return the wrappers and the Trainer's prefix that a tensor's name starts with."""
     rest = name
     while rest.startswith(_WRAPPERS):
         rest = rest.partition(".")[2]
@@ -98,7 +98,7 @@ def prefix_of(name: str) -> str:
 
 
 def dropped_component(name: str) -> str | None:
-    """What of `DROPPED`, or which leftover of a training, a bare name belongs to; None where inference needs it."""
+    """Return the name in `DROPPED`, or the leftover of a training, that a bare name belongs to; None if it is kept."""
     for component in DROPPED:
         if name == component or name.startswith(f"{component}."):
             return component
@@ -106,26 +106,26 @@ def dropped_component(name: str) -> str | None:
     return leftover[1] if leftover else None
 
 
-def speaks(name: str) -> bool:
-    """Whether a name of a file is one of the tensors that inference needs; a module's extra state is none."""
+def is_inference_weight(name: str) -> bool:
+    """Whether inference needs the tensor of that name in a file; it never needs the extra state of a module."""
     bare = bare_name(name)
     component, _, _ = bare.partition(".")
-    return component in _SPEAKING and dropped_component(bare) is None and not bare.endswith("._extra_state")
+    return component in _MODULES and dropped_component(bare) is None and not bare.endswith("._extra_state")
 
 
 def check_weights(checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint in which a weight that inference needs is no plain tensor: it could not be read.
+    """Refuse a checkpoint in which an inference weight is not a plain tensor, because it cannot be read.
 
     Raises:
-        CheckpointError: With the first of them.
+        CheckpointError: For the first such weight.
     """
     for name, found in checkpoint.others.items():
-        if speaks(name):
+        if is_inference_weight(name):
             refuse_as_tensor(checkpoint.path, name, found)
 
 
 def inference_model(checkpoint: Checkpoint) -> InferenceModel:
-    """Select and rename the tensors that speak; nothing is read.
+    """Select and rename the inference weights; nothing is read.
 
     Args:
         checkpoint: A checkpoint of any kind.
@@ -134,7 +134,7 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
         The selection.
 
     Raises:
-        CheckpointError: When the file is no XTTS model, two names become one, or its voice is not in these names alone.
+        CheckpointError: When the file is not an XTTS model, two names become one, or a name is in `_REFUSED`.
     """
     check_weights(checkpoint)
     tensors: dict[str, Tensor] = {}
@@ -152,7 +152,7 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
                 msg = f"{checkpoint.path}: {name} is {reason}"
                 raise CheckpointError(msg)
         if bare in tensors:
-            msg = f"{checkpoint.path}: two tensors are called {bare} once prefixes are stripped; not an XTTS checkpoint"
+            msg = f"{checkpoint.path}: two tensors are called {bare} without their prefixes; not an XTTS checkpoint"
             raise CheckpointError(msg)
         tensors[bare] = tensor
         prefix = prefix or prefix_of(name)
@@ -164,5 +164,5 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
 
 
 def has_trainer_prefix(checkpoint: Checkpoint) -> bool:
-    """Whether the Trainer can restore from the file: whether its names carry the prefix that GPTTrainer gives."""
+    """Whether names have the prefix of GPTTrainer, without which the Trainer cannot restore from the file."""
     return any(name.startswith(TRAINER_PREFIX) or f".{TRAINER_PREFIX}" in name for name in checkpoint.tensors)

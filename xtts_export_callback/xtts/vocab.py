@@ -1,8 +1,8 @@
-"""Reading ``vocab.json``, the vocabulary of a model in the format of the tokenizers library.
+"""Read ``vocab.json``, the vocabulary of a model in the format of the tokenizers library.
 
-What is accepted here, ``tokenizers.Tokenizer.from_str`` loads, and each token has the row that it has there. The
+``tokenizers.Tokenizer.from_str`` loads every vocabulary that is accepted here and gives each token the same row. The
 checks are those of its deserializers (``tokenizers/src/tokenizer/serialization.rs``, ``models/bpe/serialization.rs``,
-``tokenizer/added_vocabulary.rs``); where a vocabulary uses more of the library than XTTS's do, the library is asked.
+``tokenizer/added_vocabulary.rs``). A vocabulary that uses more of the library than XTTS's do is checked by the library.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _PAIR = 2
 
 
 class _VocabularyError(Exception):
-    """Why a text is no vocabulary."""
+    """A text is not a vocabulary."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary that was read.
+    """A vocabulary read from a file.
 
     Attributes:
-        content: The ``vocab.json`` as it is written: UTF-8 without a byte order mark, which Notepad and PowerShell put
-            there and the tokenizers library does not read.
+        content: The ``vocab.json`` to write: UTF-8 without the byte order mark that Notepad and PowerShell add and the
+            tokenizers library refuses.
         parsed: The same as Python values.
         tokens: The row of each token in the text embedding.
         merges: The byte-pair merges.
@@ -66,10 +66,10 @@ def read_vocabulary(content: bytes, where: str) -> Vocabulary:
 
     Args:
         content: The file, in UTF-8, or in any encoding that a byte order mark names.
-        where: What to call it in errors.
+        where: Its name in errors.
 
     Raises:
-        ConfigError: When it is none that the tokenizers library loads.
+        ConfigError: When the tokenizers library would not load it.
     """
     try:
         text = content.decode(next((name for mark, name in _ENCODINGS if content.startswith(mark)), "utf-8"))
@@ -78,9 +78,9 @@ def read_vocabulary(content: bytes, where: str) -> Vocabulary:
         merges = _merges(parsed["model"])
         tokens = {**parsed["model"]["vocab"], **_added_tokens(parsed)}
         if not tokens:
-            msg = "no tokens in it"
+            msg = "it has no tokens"
             raise _VocabularyError(msg)
-        json.dumps(parsed, ensure_ascii=False).encode()  # fails on half a surrogate pair, which no text has
+        json.dumps(parsed, ensure_ascii=False).encode()  # fails on a lone surrogate, which no text has
         if not _is_plain(parsed):
             _ask_library(text)
     except (_VocabularyError, UnicodeError) as error:
@@ -131,7 +131,7 @@ def _is_row(value: Any) -> bool:
 
 
 def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
-    """Byte-pair merges, which stand there as ``"a b"`` or, since tokenizers 0.20, as ``["a", "b"]``."""
+    """Return the byte-pair merges, written as ``"a b"`` or, since tokenizers 0.20, as ``["a", "b"]``."""
     found = model.get("merges")
     if not isinstance(found, list) or len({type(merge) for merge in found}) > 1:
         msg = f"model.merges: expected pairs of tokens, found {found!r:.80}"
@@ -150,14 +150,14 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
         is_cut = len(tail) < len(prefix)
         joined = first + tail[len(prefix) :].decode(errors="replace")
         if is_cut or not {first, second, joined} <= rows.keys():
-            msg = f"model.merges: {merge!r:.80} or what it makes is no token"
+            msg = f"model.merges: {merge!r:.80} or its result is not a token"
             raise _VocabularyError(msg)
         pairs.append((first, second))
     return pairs
 
 
 def _added_tokens(parsed: dict[str, Any]) -> dict[str, int]:
-    """Rows of the added tokens: the library numbers those that ``model.vocab`` lacks itself, whatever they say."""
+    """Return the rows of added tokens; the library numbers those that ``model.vocab`` lacks, and ignores their ids."""
     added = parsed.get("added_tokens", [])
     _expect("added_tokens", added, isinstance(added, list), "a list")
     rows: dict[str, int] = parsed["model"]["vocab"]
@@ -175,7 +175,7 @@ def _added_tokens(parsed: dict[str, Any]) -> dict[str, int]:
 
 
 def _is_plain(parsed: dict[str, Any]) -> bool:
-    """Whether it uses nothing of the library but what the vocabularies of XTTS use."""
+    """Whether a vocabulary uses only those features of the library that XTTS's vocabularies use."""
     components = {key: parsed[key] for key in _COMPONENTS if parsed.get(key) is not None}
     known_added = {"id", "content", *_ADDED_SWITCHES}
     return (
@@ -194,5 +194,5 @@ def _ask_library(text: str) -> None:
         Tokenizer.from_str(text)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of its Rust code is no Exception
+    except BaseException as error:  # a panic of its Rust code is not an Exception
         raise _VocabularyError(str(error)) from error
