@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Read from the top: a module imports its own folder and those above it. A new module is entered here.
 HOUSE = {
-    "": "errors units process",
+    "": "errors units process extras",
     "files": "random_access atomic crc32 threads processes disk json_file paths printable",
     "tensors": "tensor dtypes computed cast weighted_sum shared_storage",
     "checkpoint": (
@@ -34,7 +34,7 @@ HOUSE = {
     "verification": "model run contents folder zip_directory faults weights_only",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
-        "dashboard log best_model_copy save_errors trainer_state restore"
+        "dashboard log best_model_copy save_errors trainer_state restore templates overrides"
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",

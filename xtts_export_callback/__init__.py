@@ -47,9 +47,15 @@ _MODULES = {
     "merge_checkpoints": "merge.merge",
 }
 
+_TRAINING = {"ExportCallback", "ExportConfig", "XttsExportTrainerConfig", "export_callbacks"}
+
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
+        if name in _TRAINING:
+            from xtts_export_callback.extras import require
+
+            require("train", name)
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -31,5 +31,9 @@ class ConfigError(XttsExportError):
     """A configuration, a recipe or an option has a value that cannot be used."""
 
 
+class MissingExtraError(XttsExportError, ImportError):
+    """A task needs packages that an extra of this package installs, and they are not there."""
+
+
 class VerificationError(XttsExportError):
     """The data read back from disk differs from the data written."""

@@ -21,12 +21,11 @@ from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.run.resume import folder_fault, number_in, pattern_in
+from xtts_export_callback.training.overrides import split_overrides
 from xtts_export_callback.training.recipe_config import check_fields, read_config
 
 if TYPE_CHECKING:
     from xtts_export_callback.training.trainer_config import RecipeConfig
-
-_OWN_OPTIONS = ("--output", "--continue", "--help")
 
 
 def train(
@@ -236,27 +235,6 @@ def _command_line(overrides: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separate the arguments for the Trainer from our own.
-
-    argparse cannot: it takes the value of an option it does not know for the config file.
-
-    Args:
-        arguments: A command line, without the program's name.
-
-    Returns:
-        Our own arguments, and every ``--coqpit.KEY VALUE`` or other option for the Trainer.
-    """
-    own: list[str] = []
-    overrides: list[str] = []
-    target = own
-    for argument in arguments:
-        if argument.startswith("-"):
-            target = own if argument == "-h" or argument.split("=")[0] in _OWN_OPTIONS else overrides
-        target.append(argument)
-    return own, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:

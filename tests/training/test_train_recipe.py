@@ -14,7 +14,8 @@ import pytest
 
 from tests.models.trainings import REPOSITORY
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.train_gpt_xtts import main, split_overrides, train
+from xtts_export_callback.train_gpt_xtts import main, train
+from xtts_export_callback.training.overrides import split_overrides
 from xtts_export_callback.training.recipe_config import read_config
 
 STOCK = REPOSITORY / "configs" / "finetune_xtts_v2.json"

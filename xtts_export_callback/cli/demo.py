@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xtts_export_callback.extras import require
+
 if TYPE_CHECKING:
     import argparse
 
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
+    require("train", "xtts-export demo")
     from xtts_export_callback.demo.demo import run_demo
 
     run_demo(args.output)

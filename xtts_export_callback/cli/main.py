@@ -132,7 +132,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         subparser.set_defaults(run=module.run, trains=name in _TRAINING)
     overrides: list[str] = []
     if arguments[:1] == ["train"]:
-        from xtts_export_callback.train_gpt_xtts import split_overrides
+        from xtts_export_callback.training.overrides import split_overrides
 
         own, overrides = split_overrides(arguments[1:])
         arguments = ["train", *own]

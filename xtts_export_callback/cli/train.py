@@ -1,15 +1,20 @@
 """Fine-tune XTTS v2 from a JSON config: the stock recipe, with the export switched on by one flag.
 
 Every field of the config can be set on the command line as --coqpit.KEY VALUE, for example
---coqpit.export.enabled true or --coqpit.batch_size 2. configs/finetune_xtts_v2.json is the config to start from.
+--coqpit.export.enabled true or --coqpit.batch_size 2. --template writes the config to start from.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xtts_export_callback.cli.progress import say
+from xtts_export_callback.extras import require
+from xtts_export_callback.files.paths import expanded
+
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 HELP = "fine-tune XTTS v2 with the export switched on"
 
@@ -17,13 +22,27 @@ HELP = "fine-tune XTTS v2 with the export switched on"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("config", nargs="?", metavar="CONFIG.json", help="the training config")
+    parser.add_argument("--template", metavar="FILE", help="write the config to start from to FILE, and stop")
     parser.add_argument("--output", metavar="DIR", help="folder for run folders (default: output_path of the config)")
     parser.add_argument("--continue", dest="continue_run", metavar="RUN", help="continue this run from its last save")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train."""
+    """Train, or write the config to start from."""
+    if args.template is not None:
+        _write_template(expanded(args.template))
+        return 0
+    require("train", "xtts-export train")
     from xtts_export_callback.train_gpt_xtts import train
 
     train(args.config, output=args.output, continue_run=args.continue_run, overrides=args.overrides)
     return 0
+
+
+def _write_template(path: Path) -> None:
+    from xtts_export_callback.files.atomic import whole_file
+    from xtts_export_callback.training.templates import TEMPLATE, read_template
+
+    with whole_file(path) as temporary:
+        temporary.write_bytes(read_template(TEMPLATE))
+    say(f"{path}: put in your paths, then: xtts-export train {path}")

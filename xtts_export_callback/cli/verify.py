@@ -36,10 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check every path, then say what was found."""
+    from xtts_export_callback.extras import require
     from xtts_export_callback.run.checkpoints import is_run
     from xtts_export_callback.verification.model import verify_model
     from xtts_export_callback.verification.run import verify_run
 
+    if args.load:
+        require("train", "verify --load", "torch")
     paths = [Path(path) for path in args.paths]
     nbytes = sum(_bytes_to_read(path) for path in paths)
     reports: list[VerificationReport | RunVerification] = []

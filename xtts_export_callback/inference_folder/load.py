@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.extras import require
 from xtts_export_callback.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
     """
     folder = expanded(directory)
     weights = _find_weights(folder)
+    require("train", "load_xtts")
 
     from TTS.tts.configs.xtts_config import XttsConfig
     from TTS.tts.models.xtts import Xtts
