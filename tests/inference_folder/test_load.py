@@ -69,6 +69,42 @@ class TestLoading:
         assert len(wav) > 1000
         assert np.isfinite(wav).all()
 
+    def test_the_model_is_the_one_that_the_stock_loader_makes(self, folder: Path, tiny_assets: TinyAssets) -> None:
+        import torch
+        from TTS.tts.configs.xtts_config import XttsConfig
+        from TTS.tts.models.xtts import Xtts
+
+        config = XttsConfig()
+        config.load_json(folder / "config.json")
+        stock = Xtts(config)
+        stock.load_checkpoint(config, checkpoint_dir=folder)
+        model = load_xtts(folder)
+
+        for kind in ("named_parameters", "named_buffers"):
+            found, expected = dict(getattr(model, kind)()), dict(getattr(stock, kind)())
+            assert list(found) == list(expected)
+            for name, tensor in expected.items():
+                same = (found[name].dtype, found[name].requires_grad, found[name].stride())
+                assert same == (tensor.dtype, tensor.requires_grad, tensor.stride()), name
+                assert torch.equal(found[name], tensor), name
+        assert {n: m.training for n, m in model.named_modules()} == {n: m.training for n, m in stock.named_modules()}
+        assert set(vars(model)) == set(vars(stock))
+
+        def say(speaker: Any) -> Any:
+            torch.manual_seed(1)
+            return speaker.synthesize("we sing.", speaker_wav=str(tiny_assets.speaker_wav), language="en")["wav"]
+
+        assert (say(model) == say(stock)).all()
+
+    def test_what_is_done_to_the_model_does_not_reach_the_file(self, folder: Path) -> None:
+        import torch
+
+        before = (folder / "model.pth").read_bytes()
+        with torch.no_grad():
+            for parameter in load_xtts(folder).parameters():
+                parameter.add_(1.0)
+        assert (folder / "model.pth").read_bytes() == before
+
     def test_loading_changes_no_file(self, folder: Path) -> None:
         before = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()}
         load_xtts(folder)

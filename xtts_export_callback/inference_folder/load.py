@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,26 @@ from xtts_export_callback.extras import require
 from xtts_export_callback.files.paths import expanded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from TTS.tts.models.xtts import Xtts
 
 _WEIGHTS = ("model.pth", "model.safetensors")
+_RANDOM_VALUES = {
+    *("normal_", "uniform_", "erfinv_", "trunc_normal_", "orthogonal_"),
+    *("kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"),
+}
+"""Functions of torch and ``torch.nn.init`` that fill a new weight."""
 
 
 def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts:
     """Load an inference folder with weights of any type and a file of any format.
 
-    The file must hold exactly the tensors of the model. Weights in float16 or bfloat16 are widened to
-    float32, the type that ``Xtts`` computes with. No code from the file is run and no file is changed. (Coqui's own
-    loader rewrites a ``model.pth`` of the official release in place.)
+    The file must hold exactly the tensors of the model. Weights in float16 or bfloat16 are widened to float32, the type
+    that ``Xtts`` computes with. Weights in float32 are mapped from the file, so that nothing may overwrite it in place
+    while the model is in use. No code from the file is run and no file is changed. (Coqui's own loader rewrites a
+    ``model.pth`` of the official release in place.)
 
     Args:
         directory: Folder with ``config.json``, ``vocab.json`` and ``model.pth`` or ``model.safetensors``, and
@@ -52,20 +61,65 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
     except (OSError, TypeError, ValueError) as error:
         msg = f"{folder / 'config.json'}: is not the config of an XTTS model ({error})"
         raise CheckpointError(msg) from error
-    model = Xtts(config)
-    # Xtts.load_checkpoint does the rest: vocabulary, speakers, strict loading, preparation for inference.
-    model.get_compatible_checkpoint_state_dict = _read_state_dict
-    try:
-        model.load_checkpoint(config, checkpoint_dir=folder, checkpoint_path=weights, eval=True, strict=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch for tensors that do not fit, tokenizers for an invalid vocabulary
-        # When the tensors do not fit, Xtts tries again with an older layout; the first error names the cause.
-        cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
-        msg = f"{folder}: its files cannot be loaded as a model: {' '.join(str(cause).split())[:300]}"
-        raise CheckpointError(msg) from error
-    del model.get_compatible_checkpoint_state_dict
+    with without_random_values():
+        model = Xtts(config)
+        # Xtts.load_checkpoint does the rest: vocabulary, speakers, strict loading, preparation for inference.
+        with _mapping_the_file(model):
+            try:
+                model.load_checkpoint(config, checkpoint_dir=folder, checkpoint_path=weights, eval=True, strict=True)
+            except CheckpointError:
+                raise
+            except Exception as error:  # torch for tensors that do not fit, tokenizers for an invalid vocabulary
+                # When the tensors do not fit, Xtts tries again with an older layout; the first error names the cause.
+                cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+                msg = f"{folder}: its files cannot be loaded as a model: {' '.join(str(cause).split())[:300]}"
+                raise CheckpointError(msg) from error
     return model.to(device)
+
+
+@contextmanager
+def without_random_values() -> Iterator[None]:
+    """Leave out the random values that torch gives to new weights: they take seconds, and are replaced anyway.
+
+    Weights that are never written take no memory either: the system provides a page when it is first touched.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    class LeaveOut(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if getattr(function, "__name__", "") in _RANDOM_VALUES:
+                return args[0] if args else (kwargs or {})["tensor"]
+            return function(*args, **(kwargs or {}))
+
+    with LeaveOut():
+        yield
+
+
+@contextmanager
+def _mapping_the_file(model: Xtts) -> Iterator[None]:
+    """Have ``load_checkpoint`` take the tensors of the file as they are mapped, without a second copy.
+
+    The model exists already: a second construction, as ``load_checkpoint`` does it, would be thrown away.
+    """
+    load_state_dict = model.load_state_dict
+
+    def assign(state: dict[str, Any], strict: bool = True) -> Any:
+        return load_state_dict(state, strict=strict, assign=True)
+
+    own = {
+        "init_models": lambda: None,
+        "get_compatible_checkpoint_state_dict": _read_state_dict,
+        "load_state_dict": assign,
+    }
+    for name, function in own.items():
+        setattr(model, name, function)
+    try:
+        yield
+    finally:
+        for name in own:
+            delattr(model, name)
 
 
 def _find_weights(folder: Path) -> Path:
@@ -91,7 +145,7 @@ def _read_state_dict(path: Path) -> dict[str, Any]:
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _as_computed(load_file(path))
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["model"]
     except pickle.UnpicklingError as error:
         msg = (
@@ -101,4 +155,19 @@ def _read_state_dict(path: Path) -> dict[str, Any]:
     except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, TypeError) as error:
         msg = f"{path}: cannot be read as an inference model ({' '.join(str(error).split())[:300]})"
         raise CheckpointError(msg) from error
-    return state
+    return _as_computed(state)
+
+
+def _as_computed(state: dict[str, Any]) -> dict[str, Any]:
+    """The tensors as modules hold them: float32, contiguous, and no two in the same memory."""
+    import torch
+
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in state.items():
+        plain = tensor.float() if tensor.is_floating_point() else tensor
+        if plain.numel() and plain.data_ptr() in seen:
+            plain = plain.clone(memory_format=torch.contiguous_format)
+        seen.add(plain.data_ptr())
+        result[name] = plain.contiguous()
+    return result
