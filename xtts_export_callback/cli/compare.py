@@ -97,11 +97,11 @@ def _follow(run_folder: Path, base: Path | None, plot: Path | None, *, as_json: 
     if as_json:
         print_json(report.to_dict())
     else:
-        from xtts_export_callback.comparison.table import show_way
+        from xtts_export_callback.comparison.table import show_trajectory
 
-        show_way(report)
+        show_trajectory(report)
     if plot is not None:
-        from xtts_export_callback.comparison.plot import plot_way
+        from xtts_export_callback.comparison.plot import plot_trajectory
 
-        plot_way(report, plot)
+        plot_trajectory(report, plot)
     return _DIFFERENT if report.differ else _SAME

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import Checkpoint, open_checkpoint
-from xtts_export_callback.comparison.distance import Difference, differences, total
+from xtts_export_callback.comparison.distance import Difference, total, trajectories
 from xtts_export_callback.comparison.metadata import config_differences, config_pair, vocabulary_differences
 from xtts_export_callback.comparison.summary import describe
 from xtts_export_callback.xtts.components import COMPONENTS, component_of
@@ -170,7 +170,12 @@ def compare_open(a: Checkpoint, b: Checkpoint, *, progress: Callable[[int], None
     measured = [name for name in both if name not in shapes]
     pairs = {name: (mine[name].dtype.name, other[name].dtype.name) for name in both}
     dtypes = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    found = differences({name: mine[name] for name in measured}, {name: other[name] for name in measured}, progress)
+
+    def count_a(model: int, nbytes: int) -> None:
+        if progress is not None and model == 0:
+            progress(nbytes)
+
+    found = trajectories((mine, other), measured, count_a)
     return ComparisonReport(
         a=a.path,
         b=b.path,
@@ -182,7 +187,7 @@ def compare_open(a: Checkpoint, b: Checkpoint, *, progress: Callable[[int], None
         dtypes=dtypes,
         config=config_differences(a, b),
         vocabulary=vocabulary_differences((a, mine), (b, other)),
-        tensors=found,
+        tensors={name: trajectory.steps[1] for name, trajectory in found.items()},
     )
 
 

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from xtts_export_callback.comparison.distance import Difference
-    from xtts_export_callback.comparison.follow import Way
+    from xtts_export_callback.comparison.distance import Difference, Trajectory
     from xtts_export_callback.comparison.models import ComparisonReport
-    from xtts_export_callback.comparison.trajectory import RunWayReport
+    from xtts_export_callback.comparison.trajectory import TrajectoryReport
 
 _LABELLED = 30  # layers that have room for a label each
 
@@ -56,7 +55,7 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
         canvas.finish(figure, path, report.sentence, files)
 
 
-def plot_way(report: RunWayReport, path: Path) -> None:
+def plot_trajectory(report: TrajectoryReport, path: Path) -> None:
     """Draw how far a run's weights went at each checkpoint, and in which layers.
 
     Args:
@@ -73,7 +72,7 @@ def plot_way(report: RunWayReport, path: Path) -> None:
         order = [title for title in report.parts if not title.startswith("layer ")]
         order.sort(key=lambda title: not report.parts[title].moved)
         titles = [*(f"layer {layer}" for layer in sorted(report.layers, reverse=True)), *order]
-        scale = Scale([value for way in report.parts.values() for value in way.step])
+        scale = Scale([value for trajectory in report.parts.values() for value in trajectory.step])
         stops = range(1, len(report.stops))
         matrix = [[_step(report.parts[title], stop) for stop in stops] for title in titles]
         canvas.draw_cells(rows, matrix, scale)
@@ -89,7 +88,7 @@ def plot_way(report: RunWayReport, path: Path) -> None:
         canvas.finish(figure, path, report.sentence, drawable(str(report.run)))
 
 
-def _draw_lines(axes: Axes, report: RunWayReport) -> None:
+def _draw_lines(axes: Axes, report: TrajectoryReport) -> None:
     """How far the GPT went: a line for each distance, a cross for each checkpoint that holds NaN or infinity."""
     stops = range(len(report.stops))
     away, step = ([value * 100 for value in values] for values in (report.gpt.away, report.gpt.step))
@@ -129,10 +128,10 @@ def _bar(found: Difference) -> tuple[float | None, int]:
     return (found.relative_l2 if found.changed else None, found.nonfinite)
 
 
-def _step(way: Way, stop: int) -> float | None:
+def _step(trajectory: Trajectory, stop: int) -> float | None:
     """The distance to a stop from the one before it, as `canvas.draw_cells` takes it."""
-    value = way.step[stop]
-    if way.nonfinite[stop] or (math.isnan(value) and way.nonfinite[stop - 1]):
+    value = trajectory.step[stop]
+    if trajectory.nonfinite[stop] or (math.isnan(value) and trajectory.nonfinite[stop - 1]):
         return math.nan
     return math.inf if math.isnan(value) else value or None
 

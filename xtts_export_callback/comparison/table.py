@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.comparison.distance import Difference
     from xtts_export_callback.comparison.models import ComparisonReport
-    from xtts_export_callback.comparison.trajectory import RunWayReport
+    from xtts_export_callback.comparison.trajectory import TrajectoryReport
 
 _FEW = 10
 
@@ -41,8 +41,8 @@ def show_comparison(report: ComparisonReport) -> None:
         console.print(_table(shown, changed[:_FEW]))
 
 
-def show_way(report: RunWayReport) -> None:
-    """Print a run's way: a sentence, and one line for each checkpoint."""
+def show_trajectory(report: TrajectoryReport) -> None:
+    """Print how a run's weights moved: a sentence, then one line per checkpoint."""
     console = make_console()
     sentence = report.sentence
     console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
@@ -52,17 +52,21 @@ def show_way(report: RunWayReport) -> None:
     for title in [*titles, "NaN or infinite"] if any(report.nonfinite) else titles:
         table.add_column(title, justify="right")
     for index, name in enumerate(report.stops):
-        row = [name, *_way_figures(report, index)]
+        row = [name, *_trajectory_figures(report, index)]
         table.add_row(*map(as_text, [*row, f"{report.nonfinite[index]:,}"] if any(report.nonfinite) else row))
     console.print(table)
     console.print(as_text("turn: cosine between a step and the one before it; +1 straight on, 0 sideways, -1 back"))
 
 
-def _way_figures(report: RunWayReport, index: int) -> tuple[str, ...]:
+def _trajectory_figures(report: TrajectoryReport, index: int) -> tuple[str, ...]:
     if not index:
         return ("-",) * 4
     turn = report.gpt.turn[index]
-    steps = {title: way.step[index] for title, way in report.parts.items() if not math.isnan(way.step[index])}
+    steps = {
+        title: trajectory.step[index]
+        for title, trajectory in report.parts.items()
+        if not math.isnan(trajectory.step[index])
+    }
     most = max(steps, key=steps.__getitem__, default="")
     return (
         percent(report.gpt.step[index]),
