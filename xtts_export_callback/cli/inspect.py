@@ -1,4 +1,4 @@
-"""Tell what a checkpoint or a run holds: where the gigabytes are, what each part is for, which inference needs.
+"""Tell what a checkpoint or a run holds: where the gigabytes are, what each part is for, and what inference needs.
 
 Reads only the directory and the structure of a file, no tensor: a full checkpoint takes a fraction of a second.
 """
@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, then print."""
+    """Inspect, then print."""
     was_enabled = gc.isenabled()
-    gc.disable()  # a process of a few hundred milliseconds makes no garbage worth looking for
+    gc.disable()  # a process of a few hundred milliseconds leaves too little garbage to collect
     try:
         return _run(args)
     finally:

@@ -1,7 +1,7 @@
-"""Fine-tune XTTS v2 from a JSON config: the stock recipe, with the export switched on by one flag.
+"""Fine-tune XTTS v2 from a JSON config: the stock recipe, with one flag that turns the export on.
 
 Every field of the config can be set on the command line as --coqpit.KEY VALUE, for example
---coqpit.export.enabled true or --coqpit.batch_size 2. configs/finetune_xtts_v2.json is the config to start from.
+--coqpit.export.enabled true or --coqpit.batch_size 2. Start from configs/finetune_xtts_v2.json.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-HELP = "fine-tune XTTS v2 with the export switched on"
+HELP = "fine-tune XTTS v2 with the export turned on"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("config", nargs="?", metavar="CONFIG.json", help="the training config")
     parser.add_argument("--output", metavar="DIR", help="folder for run folders (default: output_path of the config)")
-    parser.add_argument("--continue", dest="continue_run", metavar="RUN", help="continue this run from its last save")
+    parser.add_argument("--continue", dest="continue_run", metavar="RUN", help="resume this run from its last save")
 
 
 def run(args: argparse.Namespace) -> int:

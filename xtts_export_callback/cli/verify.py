@@ -1,11 +1,11 @@
 """Tell whether checkpoints, inference folders and runs are whole and usable.
 
-Reads every byte once. Checked are the zip directory, the size and checksum of every record, NaN and infinity, the set
-of tensors against the architecture in the config, the vocabulary against the text embedding, the hashes in export.json
-against the files, and whether torch.load(weights_only=True) would accept the file (by what its structure mentions;
---load asks torch itself, which takes seconds to import). For a run also which files the next resume would pick.
+Reads every byte once. Checks the zip directory, the size and checksum of every record, NaN and infinity, the tensors
+against the architecture in the config, the vocabulary against the text embedding, the hashes in export.json against
+the files, and whether torch.load(weights_only=True) would accept the file, judged by its structure (--load asks torch
+itself, which takes seconds to import). For a run, also checks which files the next resume would pick.
 
-Exit code 0: all fine; 1: faults, each on a line of its own.
+Exit code 0: all fine; 1: faults, one per line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check every path, then say what was found."""
+    """Check every path, then print the faults."""
     from xtts_export_callback.run.checkpoints import is_run
     from xtts_export_callback.verification.model import verify_model
     from xtts_export_callback.verification.run import verify_run
@@ -90,7 +90,7 @@ def _show(report: VerificationReport | RunVerification) -> None:
             _show(model)
         picked = report.resume.checkpoint
         if picked is not None and report.resume.best is not None:
-            say(f"{report.path}: the next resume goes on from {picked.name}, best model {report.resume.best.name}")
+            say(f"{report.path}: the next resume uses {picked.name}, best model {report.resume.best.name}")
     elif report.is_fine:
         say(f"{report.path}: fine ({report.tensors} tensors, {human_size(report.nbytes)})")
     for fault in report.faults:
