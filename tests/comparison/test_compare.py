@@ -253,7 +253,7 @@ def test_dtypes_that_have_no_distance_are_named(make: MakeModel, dtype: torch.dt
 
     sentence = compare_checkpoints(make("a", recast(1.0)), make("b", recast(2.0))).sentence
     name = str(dtype).removeprefix("torch.")
-    expected = f"the mel statistics differ in values of {name}, which are told apart and not measured"
+    expected = f"the mel statistics differ in values of {name}, for which no distance is measured"
     assert sentence.endswith(expected)
 
 
@@ -436,7 +436,7 @@ def test_a_gpt_that_became_nan_is_given_no_distance(tmp_path: Path) -> None:
     rewrite(paths[1], break_gpt)
     report = compare_run(tmp_path / "run")
     assert math.isnan(report.gpt.away[1])
-    assert "the distance of the GPT is not measurable, 1 step on" in report.sentence
+    assert "the distance of the GPT is not measurable after 1 step" in report.sentence
 
 
 def test_a_checkpoint_with_nan_leaves_the_distances_of_the_others_alone(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ _OPAQUE = ("complex64", "complex128", "float8_e4m3fn", "float8_e5m2")
 
 @dataclass
 class Difference:
-    """How far B is from A over some elements. Add two to get that over both.
+    """How far B is from A over some elements. `add` extends it to more.
 
     Attributes:
         elements: Number of elements compared.
@@ -39,7 +39,7 @@ class Difference:
         square_difference: Sum of (b-a)*(b-a).
         product: Sum of a*(b-a).
         largest: Largest absolute b-a.
-        largest_in: The tensor where that is.
+        largest_in: The tensor with that element.
         unmeasured: Dtypes that have no distance (complex and 8-bit floats) and whose elements are not all the same.
         is_identical: Whether A and B hold the same bits in the same dtype.
         is_counter: Whether this is a tensor of integers, whose distance would drown that of the weights: a sum of
@@ -84,7 +84,7 @@ class Difference:
         return self.relative_to(self.square_a)
 
     def relative_to(self, square: float) -> float:
-        """The same, relative to another norm, given by its square."""
+        """``|B-A|`` relative to another norm, given by its square; as `relative_l2` otherwise."""
         if self.changed and self.nonfinite == self.elements:
             return math.nan
         if self.square_difference == 0:
@@ -131,7 +131,7 @@ class Difference:
 
 @dataclass
 class Trajectory:
-    """How some elements moved from model to model. Add two to get that over both.
+    """How some elements moved from model to model. `add` extends it to more.
 
     Attributes:
         steps: The difference of each model from the one before; of the first from itself.
@@ -168,7 +168,7 @@ class Trajectory:
     def turn(self) -> tuple[float | None, ...]:
         """Cosine between the step to each model and the one before it: 1 straight on, -1 back.
 
-        None where there is no step before it or one of both is zero.
+        None where there is no step before it or either step is zero.
         """
         squares = [step.square_difference for step in self.steps]
         return tuple(map(_cosine, self.products, squares, [0.0, *squares]))

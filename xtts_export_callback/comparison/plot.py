@@ -1,4 +1,4 @@
-"""Pictures of a comparison: one look tells where training went."""
+"""Draws comparisons as pictures that show where the weights moved."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
     """Draw the change by layer of the GPT and kind of weight, and that of everything else beside it.
 
     Args:
-        report: What to draw.
+        report: The report to draw.
         path: The picture to write; its suffix decides the format.
 
     Raises:
@@ -56,10 +56,10 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
 
 
 def plot_trajectory(report: TrajectoryReport, path: Path) -> None:
-    """Draw how far a run's weights went at each checkpoint, and in which layers.
+    """Draw how far a run's weights moved at each checkpoint, and in which layers.
 
     Args:
-        report: What to draw.
+        report: The report to draw.
         path: The picture to write; its suffix decides the format.
 
     Raises:
@@ -83,13 +83,13 @@ def plot_trajectory(report: TrajectoryReport, path: Path) -> None:
         for axes in (lines, rows):
             axes.tick_params(axis="x", labelrotation=30)
             axes.set_xlabel("checkpoint, by step")
-        rows.set_title("where it moved since the one before", fontsize=11)
+        rows.set_title("where it moved since the previous one", fontsize=11)
         canvas.draw_legend(figure, rows, matrix, scale, "moved by, relative to the start")
         canvas.finish(figure, path, report.sentence, drawable(str(report.run)))
 
 
 def _draw_lines(axes: Axes, report: TrajectoryReport) -> None:
-    """How far the GPT went: a line for each distance, a cross for each checkpoint that holds NaN or infinity."""
+    """Draw a line per distance of the GPT, and a cross per checkpoint that holds NaN or infinity."""
     stops = range(len(report.stops))
     away, step = ([value * 100 for value in values] for values in (report.gpt.away, report.gpt.step))
     if math.inf in (*away, *step):
@@ -99,7 +99,7 @@ def _draw_lines(axes: Axes, report: TrajectoryReport) -> None:
         axes.set_xlim(-0.5, len(stops) - 0.5)
     else:
         axes.plot(stops, away, marker="o", color="#440154", label=f"away from {drawable(report.start)}")
-        axes.plot(stops[1:], step[1:], marker="s", linestyle="--", color="#21918c", label="since the one before")
+        axes.plot(stops[1:], step[1:], marker="s", linestyle="--", color="#21918c", label="since the previous one")
         axes.margins(y=0.25)  # for the legend
         axes.set_ylim(bottom=0)
         axes.grid(color="#eeeeee")
@@ -111,12 +111,12 @@ def _draw_lines(axes: Axes, report: TrajectoryReport) -> None:
     if axes.lines:
         axes.legend(frameon=False, loc="upper left")
     axes.set_ylabel("GPT moved, % of its norm")
-    axes.set_title("how far the GPT went", fontsize=11)
+    axes.set_title("how far the GPT moved", fontsize=11)
     axes.set_xticks(list(stops), [_short(name) for name in report.stops])
 
 
 def _cell(found: Difference) -> float | None:
-    """A distance as `canvas.draw_cells` takes it."""
+    """A distance in the form that `canvas.draw_cells` takes."""
     if not found.changed:
         return None
     if found.nonfinite:
@@ -129,7 +129,7 @@ def _bar(found: Difference) -> tuple[float | None, int]:
 
 
 def _step(trajectory: Trajectory, stop: int) -> float | None:
-    """The distance to a stop from the one before it, as `canvas.draw_cells` takes it."""
+    """The distance of a stop from the previous one, in the form that `canvas.draw_cells` takes."""
     value = trajectory.step[stop]
     if trajectory.nonfinite[stop] or (math.isnan(value) and trajectory.nonfinite[stop - 1]):
         return math.nan

@@ -33,7 +33,7 @@ class TrajectoryReport:
 
     Attributes:
         run: The folder.
-        start: What the distances are from: the base model, or the first checkpoint.
+        start: The model that distances are measured from: the base model, or the first checkpoint.
         stops: Names of the checkpoints, the start first.
         steps: Their training steps; None for a base.
         gpt: The trajectory of the GPT as a whole.
@@ -61,7 +61,7 @@ class TrajectoryReport:
 
     @property
     def sentence(self) -> str:
-        """What happened, in plain words."""
+        """The result in plain words."""
         return "; ".join([self._moved(), *self._broken()])
 
     def _moved(self) -> str:
@@ -71,7 +71,7 @@ class TrajectoryReport:
         steps = count(len(self.stops) - 1, "step")
         text = f"from {self.start} to {self.stops[-1]} "
         if math.isnan(away):
-            text += f"the distance of the GPT is not measurable, {steps} on"
+            text += f"the distance of the GPT is not measurable after {steps}"
         elif math.isfinite(walked):
             text += f"the GPT moved by {percent(away)}, on a trajectory of {percent(walked)} in {steps}"
         else:
@@ -82,7 +82,7 @@ class TrajectoryReport:
         return f"{text}; did not move: {still}" if still else text
 
     def _broken(self) -> list[str]:
-        """Which checkpoints hold what is no number, and where: a training that diverged."""
+        """Say which checkpoints hold NaN or infinity, and where: the training has diverged."""
         broken = [index for index, number in enumerate(self.nonfinite) if number]
         clauses = []
         for index in broken[:_FEW]:
@@ -117,12 +117,12 @@ class TrajectoryReport:
 def compare_run(
     run: Path, base: Path | None = None, *, progress: Callable[[int], None] | None = None
 ) -> TrajectoryReport:
-    """Follow the weights along the checkpoints of a run, reading each file once.
+    """Measure how the weights moved between the checkpoints of a run, reading each file once.
 
     Args:
-        run: A run folder; an export in float32 stands for its checkpoint, being the same bits in a third of the size.
-        base: The model that the run started from. By default the one that its config names, if it is still there,
-            else the first checkpoint.
+        run: A run folder; an export in float32 is read for its checkpoint: the same bits in a third of the size.
+        base: The model that the run started from. By default the one that its config names, if that exists,
+            otherwise the first checkpoint.
         progress: Called with the number of bytes done since the last call, over all files, from any thread.
 
     Returns:
@@ -154,7 +154,7 @@ def compare_run(
 
 
 def stops_of(run: Path) -> list[tuple[str, int, Path]]:
-    """Name, step and file of every checkpoint of a run, one a step, oldest first."""
+    """Name, step and file of every checkpoint of a run, one per step, oldest first."""
     best: dict[int, tuple[str, int, Path]] = {}
     for saved in (*find_checkpoints(run), *find_exports(run / exports_folder(run))):
         is_export = saved.path.is_dir()
@@ -172,37 +172,37 @@ def _is_float32(folder: Path) -> bool:
 
 
 def _open_base(base: Path | None, opened: list[Checkpoint], models: list[dict[str, Tensor]]) -> Checkpoint | None:
-    """The model that training started from; one that is only guessed must fit, or it is left out."""
+    """Open the model that training started from; one that only the config names is left out if it does not fit."""
     if base is not None:
         return open_checkpoint(base)
     for checkpoint in opened:
         named = local_path(model_args(known_config(checkpoint)).get("xtts_checkpoint"))
-        if named is not None and os.path.isfile(named):  # noqa: PTH113 - also where it may not be looked at
+        if named is not None and os.path.isfile(named):  # noqa: PTH113 - False without permission to look
             try:
                 found = open_checkpoint(named)
             except CheckpointError:
                 return None
-            if _speaking(bare_tensors(found)) == _speaking(models[0]):
+            if _inference_shapes(bare_tensors(found)) == _inference_shapes(models[0]):
                 return found
             found.close()
             return None
     return None
 
 
-def _speaking(model: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    speaking = ("gpt", "hifigan", "speaker_encoder", "mel_stats")
-    return {name: tensor.shape for name, tensor in model.items() if part_of(name).component in speaking}
+def _inference_shapes(model: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    components = ("gpt", "hifigan", "speaker_encoder", "mel_stats")
+    return {name: tensor.shape for name, tensor in model.items() if part_of(name).component in components}
 
 
 def _common(run: Path, names: list[str], models: list[dict[str, Tensor]]) -> list[str]:
-    shapes = _speaking(models[0])
+    shapes = _inference_shapes(models[0])
     for name, model in zip(names[1:], models[1:], strict=True):
-        other = _speaking(model)
+        other = _inference_shapes(model)
         if other != shapes:
             differing = sorted(key for key in {*shapes, *other} if shapes.get(key) != other.get(key))
             msg = (
-                f"{run}: {name} differs from {names[0]} in {len(differing)} tensors, {differing[0]} first; compare the "
-                "two by themselves to see how"
+                f"{run}: {name} differs from {names[0]} in {len(differing)} tensors, {differing[0]} first; compare "
+                "only these two to see how"
             )
             raise IncompatibleError(msg)
     return [name for name in shapes if models[0][name].dtype.is_float]
