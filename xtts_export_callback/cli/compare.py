@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model to compare with it; for a run, the base it started from (default: the one in its config, "
         "otherwise its first checkpoint)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
     parser.add_argument("--plot", metavar="FILE", help="draw the change as a picture: .png, .svg or .pdf")
 
 

@@ -23,7 +23,7 @@ HELP = "tell where the gigabytes are, and what a file is"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("path", metavar="PATH", help="a checkpoint, an inference folder, or a run folder")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
     parser.add_argument("--tensors", action="store_true", help="list every tensor, equal layers folded")
 
 

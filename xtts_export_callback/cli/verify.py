@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="checkpoints, inference folders, run folders")
     parser.add_argument("--load", action="store_true", help="also load each .pth with torch.load(weights_only=True)")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def _bytes_to_read(path: Path) -> int:
     """Bytes of the files below a path.
 
     Raises:
-        ConfigError: When there is nothing to verify there.
+        ConfigError: When the path holds nothing to verify.
     """
     from xtts_export_callback.checkpoint.reader import MODEL_NAMES
     from xtts_export_callback.errors import ConfigError

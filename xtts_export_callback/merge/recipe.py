@@ -1,4 +1,4 @@
-"""Reads and checks merge recipes: the keys and values they may have, and one clear error for each other one."""
+"""Reads merge recipes and checks their keys and values, with a clear error for each wrong one."""
 
 from __future__ import annotations
 
