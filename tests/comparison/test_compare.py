@@ -453,6 +453,15 @@ def test_nan_in_every_checkpoint_is_no_movement(tmp_path: Path) -> None:
     assert not compare_run(tmp_path / "run").differ
 
 
+def test_infinity_that_became_nan_is_a_change_of_a_run_as_it_is_of_two_models(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=2, scale="small")
+    rewrite(paths[0], break_layers(5))
+    shutil.copy(paths[0], paths[1])
+    rewrite(paths[0], lambda model: model.update({name: item.nan_to_num(math.inf) for name, item in model.items()}))
+    assert compare_run(tmp_path / "run").differ
+    assert compare_checkpoints(*paths).differ
+
+
 def test_the_table_of_a_run_counts_what_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_run(tmp_path / "run", files=2, scale="small")
     rewrite(paths[1], break_layers(5))
