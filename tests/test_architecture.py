@@ -30,7 +30,7 @@ HOUSE = {
     "merge": "merge average recipe yaml plan models patterns vocabulary",
     "merge.methods": "registry settings slerp ties weighted_sums",
     "inspection": "checkpoint run tree table",
-    "comparison": "follow models trajectory distance metadata summary table plot figure",
+    "comparison": "models trajectory distance metadata summary table plot figure",
     "verification": "model run contents folder zip_directory faults weights_only",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "

@@ -1,4 +1,4 @@
-"""Everything between training XTTS v2 and speaking with it: export, average, merge, inspect and verify checkpoints.
+"""Everything between training XTTS v2 and speaking with it: export, average, merge, inspect, compare and verify.
 
 Importing the package imports neither torch nor TTS; names resolve on first use.
 """

@@ -1,6 +1,6 @@
-"""Fine-tune the GPT of XTTS v2 from a JSON config, with exports: the stock recipe of coqui-tts, made config-driven.
+"""Fine-tunes the GPT of XTTS v2 from a JSON config, with exports: the stock recipe of coqui-tts, driven by a config.
 
-The same as ``xtts-export train``, and what ``trainer.distribute`` starts once for every GPU::
+It does the same as ``xtts-export train``, and ``trainer.distribute`` starts it once per GPU::
 
     python -m xtts_export_callback.train_gpt_xtts CONFIG.json [--output DIR] [--continue RUN] [--coqpit.KEY VALUE ...]
 """
@@ -39,9 +39,9 @@ def train(
 
     Args:
         config_path: JSON file with the fields of ``XttsExportTrainerConfig`` and, under ``trainer_args``, those of the
-            Trainer's arguments that the stock recipe sets. Without it, ``continue_run`` has to say what to train.
+            Trainer's arguments that the stock recipe sets. May be None if ``continue_run`` is given.
         output: Folder for the run folder, in place of the config's ``output_path``.
-        continue_run: Run folder to continue, from its last checkpoint and with its ``config.json``, as the Trainer
+        continue_run: Run folder to resume, from its last checkpoint and with its ``config.json``, as the Trainer
             does it.
         overrides: ``--coqpit.KEY VALUE`` arguments in place of values in the config, and the Trainer's own, such as
             ``--use_ddp``. The Trainer parses them.
@@ -57,11 +57,11 @@ def train(
     run = _run_to_continue(continue_run) if continue_run is not None else None
     source = run / "config.json" if run else config_path
     if source is None:
-        msg = "neither a CONFIG.json nor a run to continue is given (CONFIG.json goes before any --coqpit.KEY VALUE)"
+        msg = "neither a CONFIG.json nor a run to resume is given (CONFIG.json goes before any --coqpit.KEY VALUE)"
         raise ConfigError(msg)
     raw = read_config(source, overrides=overrides)
     if run and "trainer_args" not in raw:
-        # Started by another script: what it passed to the Trainer is not on record.
+        # Started by another script, which has not recorded its arguments for the Trainer.
         if config_path is None:
             msg = f"{source}: has no trainer_args (such as grad_accum_steps); give a CONFIG.json with them as well"
             raise ConfigError(msg)
@@ -72,7 +72,7 @@ def train(
 
 
 def _trainer_args(config_path: str | Path, overrides: Sequence[str]) -> Any:
-    """The section ``trainer_args`` of a config that a person wrote, checked as such."""
+    """Read and check the section ``trainer_args`` of a config that a person wrote."""
     section = {"trainer_args": read_config(config_path, overrides=overrides).get("trainer_args", {})}
     from xtts_export_callback.training.trainer_config import RecipeConfig
 
@@ -81,7 +81,7 @@ def _trainer_args(config_path: str | Path, overrides: Sequence[str]) -> Any:
 
 
 def _fit(raw: dict[str, Any], *, source: str | Path, run: Path | None, overrides: list[str]) -> Path:
-    """Build config, model and Trainer, and train: what the stock recipe does, and the one line for the callback."""
+    """Build config, model and Trainer, and train, as the stock recipe does, plus the one line for the callback."""
     from trainer import Trainer, TrainerArgs
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
@@ -125,10 +125,10 @@ def _make_config(raw: dict[str, Any], *, source: str | Path, of_run: bool, overr
 
 
 def _apply_overrides(config: RecipeConfig, overrides: list[str]) -> None:
-    """Set the fields that ``--coqpit.KEY VALUE`` arguments name, and refuse what the Trainer would pass over."""
+    """Set the fields that ``--coqpit.KEY VALUE`` arguments name, and refuse those that the Trainer would ignore."""
     from trainer import TrainerArgs
 
-    if not overrides:  # Coqpit takes an empty list for the command line of the process
+    if not overrides:  # Coqpit reads the command line of the process instead of an empty list
         return
     trainer_args = TrainerArgs()
     with _one_line_usage():
@@ -173,19 +173,19 @@ def _load_samples(config: RecipeConfig) -> tuple[list[Any], list[Any]]:
 
 
 def _run_to_continue(folder: str | Path) -> Path:
-    """Return the run folder when the Trainer can continue it.
+    """Return the run folder if the Trainer can resume it.
 
-    The Trainer takes any ``.pth`` in a folder whose path has "checkpoint" in it, so an inference folder would pass for
-    a run, and get its config.json overwritten.
+    The Trainer takes any ``.pth`` in a folder whose path has "checkpoint" in it, so it would take an inference folder
+    for a run, and overwrite its config.json.
     """
     run = expanded(folder)
     if not run.is_dir():
-        msg = f"{run}: there is no such run folder"
+        msg = f"{run}: no such run folder"
         raise ConfigError(msg)
     if not any(run.glob("checkpoint_*.pth")) and not any(run.glob("best_model*.pth")):
         msg = (
-            f"{run}: holds no checkpoint_N.pth or best_model.pth to continue from; "
-            "to train on from an inference model, start a run with model_args.xtts_checkpoint set to its model.pth"
+            f"{run}: holds no checkpoint_N.pth or best_model.pth to resume from; "
+            "to fine-tune an inference model, start a run with model_args.xtts_checkpoint set to its model.pth"
         )
         raise ConfigError(msg)
     fault = folder_fault(run)
@@ -199,13 +199,13 @@ def _run_to_continue(folder: str | Path) -> Path:
 
 
 def _refuse_unfindable_run(config: RecipeConfig) -> None:
-    """Refuse a new run that the Trainer could not continue for the name of its folder."""
+    """Refuse a new run that the Trainer could not resume because of its folder's name."""
     if "://" in config.output_path:  # no folder of this disk
         return
     run = Path(config.output_path, config.run_name)
     fault = pattern_in(run)
     if not fault and (number := number_in(run)):
-        habit = "which the Trainer would take for the number of each of its checkpoints"
+        habit = "which the Trainer would read as the number of every checkpoint in it"
         fault = f"the folder name {run} contains {number}, {habit}; rename it"
     if fault:
         msg = f"output_path and run_name: {fault}"
@@ -214,7 +214,7 @@ def _refuse_unfindable_run(config: RecipeConfig) -> None:
 
 @contextlib.contextmanager
 def _named_errors(what: str) -> Iterator[None]:
-    """Turn what Coqui raises for unusable input into one line that says what was being done."""
+    """Turn Coqui's errors for unusable input into one line that names the failed action."""
     try:
         yield
     except (AssertionError, EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
@@ -225,9 +225,9 @@ def _named_errors(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _command_line(overrides: list[str]) -> Iterator[None]:
-    """Let the Trainer, which reads ``sys.argv``, see the overrides alone and this file as the training script.
+    """Let the Trainer, which reads ``sys.argv``, see only the overrides, and this file as the training script.
 
-    It applies them last, after the config.json of a run that it continues, and keeps a copy of the script in the run.
+    It applies them last, after the config.json of a run that it resumes, and keeps a copy of the script in the run.
     """
     before = sys.argv
     sys.argv = [__file__, *overrides]
@@ -238,7 +238,7 @@ def _command_line(overrides: list[str]) -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says.
+    """Train from the command line.
 
     Args:
         argv: Command line without the program's name, by default that of the process.
@@ -248,9 +248,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     own, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m xtts_export_callback.train_gpt_xtts", description=__doc__)
-    parser.add_argument("config", metavar="CONFIG.json", nargs="?", help="what to train; may be left out to continue")
+    parser.add_argument(
+        "config", metavar="CONFIG.json", nargs="?", help="the training config; not needed with --continue"
+    )
     parser.add_argument("--output", metavar="DIR", help="folder for the run folder, in place of output_path")
-    parser.add_argument("--continue", metavar="RUN", dest="run", help="run folder to continue from its last checkpoint")
+    parser.add_argument("--continue", metavar="RUN", dest="run", help="run folder to resume from its last checkpoint")
     arguments = parser.parse_args(own)
     try:
         train(arguments.config, output=arguments.output, continue_run=arguments.run, overrides=overrides)

@@ -23,7 +23,7 @@ from xtts_export_callback.cli.main import main
 from xtts_export_callback.comparison.distance import Difference
 from xtts_export_callback.comparison.figure import Scale, drawable
 from xtts_export_callback.comparison.metadata import ABSENT
-from xtts_export_callback.comparison.plot import plot_comparison, plot_way
+from xtts_export_callback.comparison.plot import plot_comparison, plot_trajectory
 from xtts_export_callback.comparison.summary import concentration, percent
 from xtts_export_callback.comparison.trajectory import compare_run
 from xtts_export_callback.errors import ConfigError, IncompatibleError
@@ -253,7 +253,7 @@ def test_dtypes_that_have_no_distance_are_named(make: MakeModel, dtype: torch.dt
 
     sentence = compare_checkpoints(make("a", recast(1.0)), make("b", recast(2.0))).sentence
     name = str(dtype).removeprefix("torch.")
-    expected = f"the mel statistics differ in values of {name}, which are told apart and not measured"
+    expected = f"the mel statistics differ in values of {name}, for which no distance is measured"
     assert sentence.endswith(expected)
 
 
@@ -347,16 +347,20 @@ def test_tokens_that_differ_are_listed(make: MakeModel) -> None:
 # A run
 
 
-def test_the_way_of_a_run_is_that_of_a_float64_reference(tmp_path: Path) -> None:
+def test_the_trajectory_of_a_run_is_that_of_a_float64_reference(tmp_path: Path) -> None:
     paths = write_run(tmp_path / "run", files=3, scale="small")
     models = [torch.load(path, weights_only=True)["model"] for path in paths]
     names = [name for name in models[0] if name.startswith("xtts.gpt.")]
     a, b, c = (torch.cat([model[name].double().flatten() for name in names]) for model in models)
-    way = compare_run(tmp_path / "run").gpt
+    trajectory = compare_run(tmp_path / "run").gpt
     norm = a.norm()
-    assert way.step == pytest.approx([0, ((b - a).norm() / norm).item(), ((c - b).norm() / norm).item()], rel=1e-9)
-    assert way.away == pytest.approx([0, ((b - a).norm() / norm).item(), ((c - a).norm() / norm).item()], rel=1e-9)
-    assert way.turn[2] == pytest.approx(torch.cosine_similarity(b - a, c - b, dim=0).item(), rel=1e-9)
+    assert trajectory.step == pytest.approx(
+        [0, ((b - a).norm() / norm).item(), ((c - b).norm() / norm).item()], rel=1e-9
+    )
+    assert trajectory.away == pytest.approx(
+        [0, ((b - a).norm() / norm).item(), ((c - a).norm() / norm).item()], rel=1e-9
+    )
+    assert trajectory.turn[2] == pytest.approx(torch.cosine_similarity(b - a, c - b, dim=0).item(), rel=1e-9)
 
 
 def test_a_run_is_compared_with_the_base_its_config_names(tmp_path: Path, make: MakeModel) -> None:
@@ -395,7 +399,7 @@ def test_an_export_stands_for_a_checkpoint_that_is_gone(tmp_path: Path) -> None:
     assert compare_run(tmp_path / "run") == full
 
 
-def test_one_checkpoint_is_no_way(tmp_path: Path) -> None:
+def test_one_checkpoint_is_no_trajectory(tmp_path: Path) -> None:
     write_run(tmp_path / "run", scale="small")
     with pytest.raises(ConfigError, match="expected 2 to 64 models to compare, found 1"):
         compare_run(tmp_path / "run")
@@ -432,7 +436,7 @@ def test_a_gpt_that_became_nan_is_given_no_distance(tmp_path: Path) -> None:
     rewrite(paths[1], break_gpt)
     report = compare_run(tmp_path / "run")
     assert math.isnan(report.gpt.away[1])
-    assert "the distance of the GPT is not measurable, 1 step on" in report.sentence
+    assert "the distance of the GPT is not measurable after 1 step" in report.sentence
 
 
 def test_a_checkpoint_with_nan_leaves_the_distances_of_the_others_alone(tmp_path: Path) -> None:
@@ -449,6 +453,15 @@ def test_nan_in_every_checkpoint_is_no_movement(tmp_path: Path) -> None:
     assert not compare_run(tmp_path / "run").differ
 
 
+def test_infinity_that_became_nan_is_a_change_of_a_run_as_it_is_of_two_models(tmp_path: Path) -> None:
+    paths = write_run(tmp_path / "run", files=2, scale="small")
+    rewrite(paths[0], break_layers(5))
+    shutil.copy(paths[0], paths[1])
+    rewrite(paths[0], lambda model: model.update({name: item.nan_to_num(math.inf) for name, item in model.items()}))
+    assert compare_run(tmp_path / "run").differ
+    assert compare_checkpoints(*paths).differ
+
+
 def test_the_table_of_a_run_counts_what_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_run(tmp_path / "run", files=2, scale="small")
     rewrite(paths[1], break_layers(5))
@@ -461,7 +474,7 @@ def test_the_sentence_on_a_run_gives_whole_percentages_and_counts_one_step(tmp_p
     write_run(tmp_path / "run", files=2, scale="small")
     report = compare_run(tmp_path / "run")
     away = percent(report.gpt.away[1])
-    assert report.sentence.endswith(f"the GPT moved by {away}, on a way of {away} in 1 step")
+    assert report.sentence.endswith(f"the GPT moved by {away}, on a trajectory of {away} in 1 step")
 
 
 def test_a_run_that_begins_at_zero_moved_infinitely_much(tmp_path: Path) -> None:
@@ -494,13 +507,13 @@ def test_there_is_no_scale_where_nothing_finite_moved(make: MakeModel, tmp_path:
 def test_the_picture_of_a_run_marks_checkpoints_that_hold_nan(tmp_path: Path) -> None:
     paths = write_run(tmp_path / "run", files=2, scale="small")
     rewrite(paths[1], break_layers(5))
-    assert "holds NaN or infinity" in text_of(plot_way, compare_run(tmp_path / "run"), tmp_path)
+    assert "holds NaN or infinity" in text_of(plot_trajectory, compare_run(tmp_path / "run"), tmp_path)
 
 
 def test_the_picture_of_a_run_that_begins_at_zero_says_so(tmp_path: Path) -> None:
     paths = write_run(tmp_path / "run", files=2, scale="small")
     rewrite(paths[0], lambda model: model.update({name: torch.zeros_like(item) for name, item in model.items()}))
-    assert "all zeros at the start" in text_of(plot_way, compare_run(tmp_path / "run"), tmp_path)
+    assert "all zeros at the start" in text_of(plot_trajectory, compare_run(tmp_path / "run"), tmp_path)
 
 
 @pytest.mark.parametrize("values", [[1.0, 1.0], [0.02, 0.021], [1e-280], [1e280]])

@@ -77,7 +77,7 @@ def table_cells(line: str) -> list[str]:
 
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputExistsError, match="is there already; remove it or choose another folder with --output"):
+    with pytest.raises(OutputExistsError, match="exists already; remove it or choose another folder with --output"):
         run_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -85,6 +85,6 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_before_anything_is_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ConfigError, match=r"1\.00 GB are free there, expected 2\.50 GB"):
+    with pytest.raises(ConfigError, match=r"1\.00 GB free, expected 2\.50 GB"):
         run_demo(tmp_path / "demo")
     assert list(tmp_path.iterdir()) == []

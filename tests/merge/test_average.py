@@ -85,7 +85,7 @@ def test_integers_are_those_of_the_newest_whatever_the_order(run: Path, capsys: 
     integers = [tensor for tensor in model.values() if not tensor.is_floating_point()]
     assert len(integers) == 37
     assert all(tensor.item() == 2000 and tensor.dtype == torch.int64 for tensor in integers)
-    assert "37 integer tensors differ: those of the last model taken" in capsys.readouterr().out
+    assert "37 integer tensors differ: the last model's are used" in capsys.readouterr().out
 
 
 def test_fewer_than_asked_for_is_an_error_that_lists_what_there_is(
@@ -214,7 +214,7 @@ def test_dvaes_that_differ_are_told_with_whose_is_taken(
     pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert main([command, *map(str, pair), "--for-training", "--output", str(tmp_path / "mean")]) == 0
-    said = "the DVAE of checkpoint_2 is taken, not that of checkpoint_1: each GPT was trained on the codes of its own"
+    said = "the DVAE of checkpoint_2 is used, not that of checkpoint_1: each GPT was trained on the codes of its own"
     assert said in capsys.readouterr().out
     assert read_provenance(tmp_path / "mean")["rules"]["dvae"] == {
         "taken": "checkpoint_2",
@@ -253,7 +253,7 @@ def test_the_newest_is_known_also_where_steps_are_numbers_of_numpy_or_torch(tmp_
 def test_what_the_inputs_do_not_have_for_training_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(export_checkpoint(path).path) for path in checkpoints(run)[:2]]
     assert main(["average", *folders, "--for-training", "--output", str(run / "mean")]) == 0
-    assert "dvae.pth not among the inputs: use those that the inputs were trained with" in capsys.readouterr().out
+    assert "dvae.pth not found in the inputs: use those that the inputs were trained with" in capsys.readouterr().out
 
 
 def test_training_goes_on_in_full_precision_only(run: Path) -> None:

@@ -144,7 +144,7 @@ def test_all_differences_of_all_models_are_named_at_once(tmp_path: Path) -> None
     with pytest.raises(IncompatibleError) as caught:
         merged([first, second, third])
     said = str(caught.value)
-    assert said.startswith(f"{first} does not go with {second}: ")
+    assert said.startswith(f"{first} cannot be merged with {second}: ")
     assert f"{EMBEDDING} is [6, 3], not [4, 3], {HEAD} is [6, 3], not [4, 3], {BIAS} is [6], not [4]" in said
     assert "vocabularies of 6 tokens, an extended or custom vocabulary, and 4 tokens" in said
     assert "--vocab union or --vocab intersect" in said
@@ -171,7 +171,9 @@ def test_different_vocabularies_of_one_size_are_refused(tmp_path: Path) -> None:
         save(tmp_path / "a" / "model.pth", state_dict(1)),
         save(tmp_path / "b" / "model.pth", state_dict(1), vocab=swapped),
     ]
-    with pytest.raises(IncompatibleError, match=re.escape(f"{paths[0]}: 2 tokens of its vocab.json have another row")):
+    with pytest.raises(
+        IncompatibleError, match=re.escape(f"{paths[0]}: 2 tokens of its vocab.json have a different row")
+    ):
         merged(paths)
 
 
@@ -193,7 +195,7 @@ def test_no_tensor_is_read_for_a_dry_run(
     printed = capsys.readouterr().out
     assert "43 tensors from 2 models" in printed
     assert "every tensor: linear: 0.75 x a + 0.25 x b" in printed
-    assert "2 integer tensors where they differ: of the last model" in printed
+    assert "2 integer tensors: where they differ, from the last model" in printed
 
 
 def data_offsets(paths: list[Path]) -> set[int]:

@@ -223,6 +223,6 @@ def test_a_second_ctrl_c_ends_the_wait_for_exports_cleanly(recipe: Callable[...,
     os.kill(process.pid, signal.SIGINT)
     output = finish(process)
     assert process.returncode == 130, output[-3000:]
-    assert "continue the run to make up for it" in output
+    assert "resume the run to export it" in output
     assert check_exports(run) == set()
     assert numbers(run.glob("checkpoint_*.pth"))

@@ -211,7 +211,7 @@ def test_arguments_for_the_trainer_are_told_from_our_own(
 
 class TestRunsToContinue:
     def test_a_run_that_is_not_there_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="nowhere: there is no such run folder"):
+        with pytest.raises(ConfigError, match="nowhere: no such run folder"):
             train(None, continue_run=tmp_path / "nowhere")
 
     def test_an_inference_folder_is_refused_and_left_alone(self, tmp_path: Path) -> None:

@@ -576,7 +576,7 @@ def test_the_command_exits_with_0_when_all_is_fine(run: Path, capsys: pytest.Cap
     tensors = len(small_state()["model"])
     first = run / "checkpoint_1000.pth"
     assert lines[0] == f"{first}: fine ({tensors} tensors, {size_of(first)})"
-    assert lines[-1].endswith("the next resume goes on from checkpoint_2000.pth, best model checkpoint_2000.pth")
+    assert lines[-1].endswith("the next resume uses checkpoint_2000.pth, best model checkpoint_2000.pth")
 
 
 def size_of(path: Path) -> str:

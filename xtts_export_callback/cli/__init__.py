@@ -1,1 +1,1 @@
-"""The command `xtts-export`: one module a command."""
+"""The command line `xtts-export`: one module per command."""

@@ -1,6 +1,7 @@
 """Write the mean of checkpoints as an inference folder.
 
-Of a run: the last N checkpoints by step, into RUN/inference/average_last_N. Or of the checkpoints named, into --output.
+For a run: the last N checkpoints by step, into RUN/inference/average_last_N. Otherwise the given checkpoints, into
+--output.
 """
 
 from __future__ import annotations
@@ -23,9 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="RUN|CHECKPOINT", help="one run folder, or two or more checkpoints"
     )
-    parser.add_argument("--last", type=int, metavar="N", help=f"of a run, the last N (default: {_DEFAULT_LAST})")
     parser.add_argument(
-        "--weights", nargs="+", type=float, metavar="W", help="one for each: of a run oldest first, else as named"
+        "--last", type=int, metavar="N", help=f"average the last N checkpoints of the run (default: {_DEFAULT_LAST})"
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="one per checkpoint: oldest first for a run, otherwise in the order given",
     )
     add_output_options(parser, default="RUN/inference/average_last_N")
     add_merge_options(parser)
@@ -61,13 +68,13 @@ def _paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
         output = sources[0] / exports_folder(sources[0]) / f"average_last_{count}"
         return paths, output if args.output is None else Path(args.output)
     if len(sources) == 1 and not sources[0].is_file():
-        what = "a folder without checkpoint_N.pth" if sources[0].exists() else "nothing there"
+        what = "a folder without checkpoint_N.pth" if sources[0].exists() else "nothing"
         msg = f"{sources[0]}: expected a run folder, found {what}; name a run, or two or more checkpoints"
         raise ConfigError(msg)
     if args.last is not None:
         msg = "--last: expected one run folder, found checkpoints; name the run or leave --last out"
         raise ConfigError(msg)
     if args.output is None:
-        msg = "--output: expected a folder to write to, since checkpoints and not a run were named"
+        msg = "--output: expected a folder to write to; only a run has a default"
         raise ConfigError(msg)
     return sources, Path(args.output)

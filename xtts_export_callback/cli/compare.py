@@ -1,6 +1,6 @@
-"""Tell how two models differ, or which way the weights of a run took.
+"""Tell how two models differ, or how a run's weights moved between checkpoints.
 
-Compared are names, shapes, dtypes, configuration, vocabulary and, in float64, the weights:
+Compares names, shapes, dtypes, configuration, vocabulary and, in float64, the weights:
 
   moved by      |B-A| / |A|, the relative Euclidean (L2) distance
   cos(A, B)     cosine of the angle between A and B
@@ -8,10 +8,10 @@ Compared are names, shapes, dtypes, configuration, vocabulary and, in float64, t
                 about 0 where it turns it, as fine-tuning does
   changed       share of the elements that have another value
 
-Values that are NaN or infinite are counted, named and left out of the distances; in JSON, what is not measurable is
-null. There a field of the configuration that differs is {"a": ..., "b": ...}, without the side that lacks the field.
+Values that are NaN or infinite are counted, named and left out of the distances. In JSON, a distance that cannot be
+measured is null, and a configuration field that differs is {"a": ..., "b": ...}, without the side that lacks it.
 
-Local paths in the configuration, and what a file carries for training only, do not count as differences. Exit code 0:
+Local paths in the configuration, and what only training needs, do not count as differences. Exit code 0:
 no difference; 1: they differ.
 """
 
@@ -26,22 +26,22 @@ from xtts_export_callback.cli.progress import progress_bar
 if TYPE_CHECKING:
     import argparse
 
-HELP = "tell how two models differ, or which way a run took"
+HELP = "tell how two models differ, or how a run's weights moved"
 _SAME, _DIFFERENT = 0, 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
-    parser.add_argument("a", metavar="A|RUN", help="the reference, or a run folder to follow from step to step")
+    parser.add_argument("a", metavar="A|RUN", help="the reference, or a run folder to compare checkpoint by checkpoint")
     parser.add_argument(
         "b",
         nargs="?",
         metavar="B",
-        help="the model to compare with it; for a run, the base it started from (default: the one its config names, "
-        "else its first checkpoint)",
+        help="the model to compare with it; for a run, the base it started from (default: the one in its config, "
+        "otherwise its first checkpoint)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    parser.add_argument("--plot", metavar="FILE", help="draw the change to a picture: .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
+    parser.add_argument("--plot", metavar="FILE", help="draw the change as a picture: .png, .svg or .pdf")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,11 +97,11 @@ def _follow(run_folder: Path, base: Path | None, plot: Path | None, *, as_json: 
     if as_json:
         print_json(report.to_dict())
     else:
-        from xtts_export_callback.comparison.table import show_way
+        from xtts_export_callback.comparison.table import show_trajectory
 
-        show_way(report)
+        show_trajectory(report)
     if plot is not None:
-        from xtts_export_callback.comparison.plot import plot_way
+        from xtts_export_callback.comparison.plot import plot_trajectory
 
-        plot_way(report, plot)
+        plot_trajectory(report, plot)
     return _DIFFERENT if report.differ else _SAME

@@ -1,4 +1,4 @@
-"""See the whole job in a minute, with no network, data or GPU.
+"""See the whole job in a minute, without network, data or GPU.
 
 Generates speech, trains a tiny but real XTTS under the real Trainer with the callback on, exports, averages, and speaks
 with the average.

@@ -1,8 +1,8 @@
-"""Write the inference folder of checkpoints that exist already.
+"""Write the inference folder of existing checkpoints.
 
-Does to files what the callback does during training: takes the tensors that speak out of a full checkpoint and puts
-them, with config and vocabulary, into a folder that Xtts and TTS load. The source is never touched, and what is
-exported already is skipped.
+Does to files what the callback does during training: copies the inference weights of a full checkpoint, with config
+and vocabulary, to a folder that Xtts and TTS load. The source is never changed, and a checkpoint that has its export
+is skipped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _DONE, _BAD_INPUT = 0, 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument(
-        "sources", nargs="+", metavar="CHECKPOINT|RUN", help="a checkpoint, or a run folder for all of its checkpoints"
+        "sources",
+        nargs="+",
+        metavar="CHECKPOINT|RUN",
+        help="a checkpoint, or a run folder to export all its checkpoints",
     )
     add_output_options(parser, default="inference/NAME beside each checkpoint; with several, DIR/NAME")
     parser.add_argument(
@@ -39,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export every source, then say what was done. One of several that fails does not keep the others from it."""
+    """Export every source, then say what was done. A source that fails does not stop the others."""
     from xtts_export_callback.errors import XttsExportError
 
     checkpoints = _checkpoints([Path(source) for source in args.sources])

@@ -1,4 +1,4 @@
-"""Tell what a checkpoint or a run holds: where the gigabytes are, what each part is for, which inference needs.
+"""Tell what a checkpoint or a run holds: where the gigabytes are, what each part is for, and what inference needs.
 
 Reads only the directory and the structure of a file, no tensor: a full checkpoint takes a fraction of a second.
 """
@@ -23,14 +23,14 @@ HELP = "tell where the gigabytes are, and what a file is"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("path", metavar="PATH", help="a checkpoint, an inference folder, or a run folder")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
     parser.add_argument("--tensors", action="store_true", help="list every tensor, equal layers folded")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, then print."""
+    """Inspect, then print."""
     was_enabled = gc.isenabled()
-    gc.disable()  # a process of a few hundred milliseconds makes no garbage worth looking for
+    gc.disable()  # a process of a few hundred milliseconds leaves too little garbage to collect
     try:
         return _run(args)
     finally:

@@ -1,4 +1,4 @@
-"""What commands that report print for machines."""
+"""Prints the JSON of the commands that report."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The command ``xtts-export``.
+"""Parses the command line ``xtts-export`` and turns errors into exit codes.
 
-Each command is a module in `commands` with ``HELP``, ``add_arguments(parser)`` and ``run(args)``; none of them imports
-anything heavy before it runs, so ``--help`` takes no longer than Python itself.
+Each command is a module in `cli` with ``HELP``, ``add_arguments(parser)`` and ``run(args)``; none of them imports
+anything heavy before it runs, so ``--help`` takes little longer than Python itself.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 a check found a difference or fault, 2 bad usage or bad input, 130 interrupted,
-        141 when whoever read the output has stopped reading.
+        141 when the reader of the output has closed it.
     """
     _prepare_streams()
     try:
         args = _parse(argv)
-        if argv is None and not args.trains:  # then the process is ours alone
+        if argv is None and not args.trains:  # then the process has no other user
             prepare_process()
         code = int(args.run(args) or _DONE)
         sys.stdout.flush()  # a reader that is gone is noticed here, not by the interpreter as it ends
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Have every path printable in every encoding, and something to print to where a stream was closed."""
+    """Make every path printable in every encoding, and replace a stream that was closed."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - for the process's life
@@ -79,7 +79,7 @@ def _prepare_streams() -> None:
 def _reader_is_gone() -> bool:
     try:
         sys.stdout.flush()
-        poll = select.poll()  # where nothing is buffered, a flush tells nothing
+        poll = select.poll()  # with an empty buffer, a flush finds nothing out
         poll.register(sys.stdout, 0)
         return bool(poll.poll(0))
     except BrokenPipeError:
@@ -89,7 +89,7 @@ def _reader_is_gone() -> bool:
 
 
 def _discard_output() -> None:
-    """Give what is still buffered somewhere to go, or the interpreter complains about it as it ends."""
+    """Send buffered output to devnull, or the interpreter complains about it as it ends."""
     with contextlib.suppress(OSError, ValueError):  # a stream without a file beneath it
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())
@@ -97,7 +97,7 @@ def _discard_output() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, and takes -1e-3 for a number."""
+    """Reports an error in one line, and reads -1e-3 as a number."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -110,15 +110,15 @@ class _Parser(argparse.ArgumentParser):
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="xtts-export",
-        description="From XTTS v2 training checkpoints to models that speak: export, average, merge, inspect, verify.",
+        description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     arguments = list(sys.argv[1:] if argv is None else argv)
     for argument in arguments:
         if not can_be_path(argument):
-            parser.error(f"{argument}: expected an argument without null characters and halves of surrogate pairs")
-    # A command that is named needs none of the others.
+            parser.error(f"{argument}: expected an argument without null characters or halves of surrogate pairs")
+    # Where the command is named, the others are not imported.
     for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
         module = importlib.import_module(f"xtts_export_callback.cli.{name}")
         subparser = subparsers.add_parser(

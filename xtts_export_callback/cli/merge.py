@@ -1,4 +1,4 @@
-"""Merge several fine-tunes into one inference folder, as a recipe says or with one method for all tensors.
+"""Merge several fine-tunes into one inference folder, by a recipe or with one method for all tensors.
 
 A recipe is a YAML file that names models, a method, and rules for parts of the model; see configs/merge_*.yaml.
 Methods: linear, slerp, task_arithmetic, ties, interpolate.
@@ -29,15 +29,18 @@ _SETTINGS = ("method", "weights", "base", "scale", "density")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("sources", nargs="+", metavar="RECIPE.yaml|MODEL", help="one recipe, or the models to merge")
-    parser.add_argument("--method", choices=_METHODS, help="of models: how to merge them (default: linear)")
-    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="of models: one for each")
-    parser.add_argument("--base", metavar="MODEL", help="of models: what they were trained from")
-    parser.add_argument(
-        "--scale", type=float, metavar="S", help="of models: how far from the base, 0 is the base and 1 the models"
+    models = parser.add_argument_group("models given on the command line")
+    models.add_argument("--method", choices=_METHODS, help="how to merge them (default: linear)")
+    models.add_argument("--weights", nargs="+", type=float, metavar="W", help="one per model")
+    models.add_argument("--base", metavar="MODEL", help="the model that they were trained from")
+    models.add_argument(
+        "--scale", type=float, metavar="S", help="distance from the base: 0 gives the base, 1 the models"
     )
-    parser.add_argument("--density", type=float, metavar="D", help="of models: share of the changes that ties keeps")
+    models.add_argument("--density", type=float, metavar="D", help="share of the changes that ties keeps")
     parser.add_argument(
-        "--vocab", choices=("union", "intersect"), help="merge different vocabularies token by token, and which to keep"
+        "--vocab",
+        choices=("union", "intersect"),
+        help="merge different vocabularies token by token: keep all tokens, or those in common",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan; read no weights and write nothing")
     add_output_options(parser, default="the recipe's path without .yaml")
@@ -72,14 +75,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_also(args: argparse.Namespace, plan: Plan) -> None:
-    """What a plan does not say: the files for training, and where all goes."""
+    """Print what the plan leaves out: the files for training, and the output."""
     from xtts_export_callback.merge.merge import training_files
 
     if args.for_training and (files := training_files(plan)):
         say(f"for training also {', '.join(files)}")
     if args.output is not None or _is_recipe(args):
         output = _output(args)
-        exists = "" if not output.exists() else ", which exists: --force replaces an inference folder and nothing else"
+        exists = "" if not output.exists() else ", which exists: --force replaces it if it is an inference folder"
         say(f"to {output}{exists}")
 
 
@@ -92,7 +95,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     if not _is_recipe(args):
         recipes = [source for source in args.sources if Path(source).suffix.lower() in _RECIPE_SUFFIXES]
         if recipes or len(args.sources) == 1:
-            msg = f"{(recipes or args.sources)[0]}: expected one recipe (.yaml) alone or models, 2 or with --base 1"
+            msg = f"{(recipes or args.sources)[0]}: expected one recipe (.yaml), or at least 2 models (1 with --base)"
             if recipes or args.base is None:
                 raise ConfigError(msg)
         sources = model_sources([Path(source) for source in args.sources])
@@ -120,5 +123,5 @@ def _output(args: argparse.Namespace) -> Path:
         return Path(args.output)
     if _is_recipe(args):
         return Path(args.sources[0]).with_suffix("")
-    msg = "--output: expected a folder to write to, since models and not a recipe were named"
+    msg = "--output: expected a folder to write to; only a recipe has a default"
     raise ConfigError(msg)

@@ -1,4 +1,4 @@
-"""What ``average`` and ``merge`` have in common on the command line."""
+"""Options and output that ``average`` and ``merge`` share."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _TRAINING_FILES = {
 
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
-    """``--dtype`` and ``--for-training``."""
+    """Add ``--dtype`` and ``--for-training``."""
     parser.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), help="type of the result (default: that of the inputs)"
     )
     parser.add_argument(
-        "--for-training", action="store_true", help="also write what GPTTrainer needs to go on fine-tuning from it"
+        "--for-training", action="store_true", help="also write the files that GPTTrainer needs to fine-tune it"
     )
 
 
@@ -42,8 +42,8 @@ def write_and_report(
     Args:
         output: The folder to write.
         nbytes: Bytes of weights expected.
-        write: Does it, given what to call with the bytes written.
-        for_training: Whether to say how to go on training from it.
+        write: Writes the merge, given a function to call with the bytes written.
+        for_training: Whether to print how to fine-tune the result.
 
     Returns:
         The exit code.
@@ -72,10 +72,10 @@ def write_and_report(
 def _print_remarks(rules: dict[str, Any]) -> None:
     differing = rules["integers"]["differing"]
     if differing:
-        say(f"  {len(differing)} integer tensors differ: those of the {rules['integers']['policy']} model taken")
+        say(f"  {len(differing)} integer tensors differ: the {rules['integers']['policy']} model's are used")
     if rules.get("dvae", {}).get("differing"):
         taken, others = rules["dvae"]["taken"], ", ".join(rules["dvae"]["differing"])
-        say(f"  the DVAE of {taken} is taken, not that of {others}: each GPT was trained on the codes of its own")
+        say(f"  the DVAE of {taken} is used, not that of {others}: each GPT was trained on the codes of its own")
     for name, dtype in rules["half_precision"].items():
         say(f"  {name} is {dtype}: the result is no more precise than that; use the full checkpoint where it exists")
 
@@ -83,8 +83,8 @@ def _print_remarks(rules: dict[str, Any]) -> None:
 def _print_how_to_train(output: Path, provenance: dict[str, Any]) -> None:
     there = [(field, output / name) for name, field in _TRAINING_FILES.items() if name in provenance["files"]]
     options = " ".join(f"--coqpit.model_args.{field} {shlex.quote(str(path))}" for field, path in there)
-    say("To go on fine-tuning from it:")
+    say("To fine-tune it:")
     say(f"  xtts-export train CONFIG.json {options}")
     missing = [name for name in _TRAINING_FILES if name not in provenance["files"]]
     if missing:
-        say(f"  {' and '.join(missing)} not among the inputs: use those that the inputs were trained with")
+        say(f"  {' and '.join(missing)} not found in the inputs: use those that the inputs were trained with")

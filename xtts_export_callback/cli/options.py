@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def add_output_options(parser: argparse.ArgumentParser, *, default: str) -> None:
-    """``--output`` and ``--force``, alike in every command that writes."""
+    """Add ``--output`` and ``--force``, the same in every command that writes."""
     parser.add_argument("--output", metavar="DIR", help=f"folder to write (default: {default})")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
 
 
 def add_asset_options(parser: argparse.ArgumentParser) -> None:
-    """``--vocab`` and ``--config``, for sources that have lost theirs."""
-    parser.add_argument("--vocab", metavar="FILE", help="the training vocab.json, where it cannot be found by itself")
+    """Add ``--vocab`` and ``--config``, for sources without their own."""
+    parser.add_argument("--vocab", metavar="FILE", help="the training vocab.json, if it is not found automatically")
     parser.add_argument("--config", metavar="FILE", help="a config.json to use in place of the checkpoint's own")

@@ -1,4 +1,4 @@
-"""Lines and progress on a terminal."""
+"""Prints lines and progress bars."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _FIRST_SHOWN_AFTER, _SHOWN_EVERY = 1.0, 0.1  # seconds
 
 
 def say(line: str, *, file: TextIO | None = None) -> None:
-    """Print a line, on stdout by default; names and strings out of files are in it."""
+    """Print a line, on stdout by default, with control characters from names and files as escapes."""
     print(printable(line), file=file)
 
 
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr for work that takes over a second, only where stderr is a terminal.
+    """Show a bar on stderr for work that takes over a second, if stderr is a terminal.
 
     Args:
-        label: What is being done.
+        label: The work that is done.
         total: Bytes expected.
 
     Yields:

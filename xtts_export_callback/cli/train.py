@@ -1,4 +1,4 @@
-"""Fine-tune XTTS v2 from a JSON config: the stock recipe, with the export switched on by one flag.
+"""Fine-tune XTTS v2 from a JSON config: the stock recipe, with one flag that turns the export on.
 
 Every field of the config can be set on the command line as --coqpit.KEY VALUE, for example
 --coqpit.export.enabled true or --coqpit.batch_size 2. --template writes the config to start from.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-HELP = "fine-tune XTTS v2 with the export switched on"
+HELP = "fine-tune XTTS v2 with the export turned on"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG.json", help="the training config")
     parser.add_argument("--template", metavar="FILE", help="write the config to start from to FILE, and stop")
     parser.add_argument("--output", metavar="DIR", help="folder for run folders (default: output_path of the config)")
-    parser.add_argument("--continue", dest="continue_run", metavar="RUN", help="continue this run from its last save")
+    parser.add_argument("--continue", dest="continue_run", metavar="RUN", help="resume this run from its last save")
 
 
 def run(args: argparse.Namespace) -> int:

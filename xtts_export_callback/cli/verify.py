@@ -1,11 +1,11 @@
 """Tell whether checkpoints, inference folders and runs are whole and usable.
 
-Reads every byte once. Checked are the zip directory, the size and checksum of every record, NaN and infinity, the set
-of tensors against the architecture in the config, the vocabulary against the text embedding, the hashes in export.json
-against the files, and whether torch.load(weights_only=True) would accept the file (by what its structure mentions;
---load asks torch itself, which takes seconds to import). For a run also which files the next resume would pick.
+Reads every byte once. Checks the zip directory, the size and checksum of every record, NaN and infinity, the tensors
+against the architecture in the config, the vocabulary against the text embedding, the hashes in export.json against
+the files, and whether torch.load(weights_only=True) would accept the file, judged by its structure (--load asks torch
+itself, which takes seconds to import). For a run, also checks which files the next resume would pick.
 
-Exit code 0: all fine; 1: faults, each on a line of its own.
+Exit code 0: all fine; 1: faults, one per line.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="checkpoints, inference folders, run folders")
     parser.add_argument("--load", action="store_true", help="also load each .pth with torch.load(weights_only=True)")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check every path, then say what was found."""
+    """Check every path, then print the faults."""
     from xtts_export_callback.extras import require
     from xtts_export_callback.run.checkpoints import is_run
     from xtts_export_callback.verification.model import verify_model
@@ -62,7 +62,7 @@ def _bytes_to_read(path: Path) -> int:
     """Bytes of the files below a path.
 
     Raises:
-        ConfigError: When there is nothing to verify there.
+        ConfigError: When the path holds nothing to verify.
     """
     from xtts_export_callback.checkpoint.reader import MODEL_NAMES
     from xtts_export_callback.errors import ConfigError
@@ -93,7 +93,7 @@ def _show(report: VerificationReport | RunVerification) -> None:
             _show(model)
         picked = report.resume.checkpoint
         if picked is not None and report.resume.best is not None:
-            say(f"{report.path}: the next resume goes on from {picked.name}, best model {report.resume.best.name}")
+            say(f"{report.path}: the next resume uses {picked.name}, best model {report.resume.best.name}")
     elif report.is_fine:
         say(f"{report.path}: fine ({report.tensors} tensors, {human_size(report.nbytes)})")
     for fault in report.faults:

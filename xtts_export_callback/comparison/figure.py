@@ -1,7 +1,7 @@
-"""What pictures of comparisons are drawn with: scale, cells, bars and text.
+"""Draws the pieces of a comparison's picture: scale, cells, bars and text.
 
-Colours are those of viridis, made to be read with every kind of colour vision and in grey print; what did not change at
-all is grey and struck through, and what holds NaN or infinity is hatched, which no colour of the scale is.
+Colours are those of viridis, made to be read with every kind of colour vision and in grey print. Unchanged cells are
+grey and struck through, and cells with NaN or infinity are hatched: neither looks like a colour of the scale.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _COLORMAP = "viridis"
 _STILL, _STROKE = "#dddddd", "#888888"
 BROKEN = "#d55e00"
 _HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": BROKEN, "hatch": "xxxxx", "linewidth": 0.0}
-_DECADES = 4  # what moved less than a ten-thousandth of the most is drawn as that
+_DECADES = 4  # a distance below a ten-thousandth of the largest is drawn as that
 _TICKS = 3
 _TINY = 1e-280  # leaves room in float64 around the scale
 _TITLE_WIDTH = 140
 
 
 class Scale:
-    """Colours and lengths on a logarithmic scale that spans what moved, a decade at least.
+    """A logarithmic scale of colours and lengths that spans all distances, and at least a decade.
 
     Attributes:
-        is_empty: Whether nothing moved by a distance that is a finite number.
+        is_empty: Whether there is no finite distance to show.
     """
 
     def __init__(self, values: Iterable[float]) -> None:
@@ -52,7 +52,7 @@ class Scale:
         self.norm = LogNorm(self.low, self.high, clip=True)
 
     def clip(self, value: float) -> float:
-        """The value, or the end of the scale that is next to it."""
+        """Limit the value to the scale."""
         return float(min(max(value, self.low), self.high))
 
     def ticks(self) -> list[float]:
@@ -63,7 +63,7 @@ class Scale:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw text as it is, with `$` as a dollar, and keep matplotlib's remarks on fonts and caches off the terminal."""
+    """Draw `$` as a dollar sign, and keep matplotlib's messages on fonts and caches off the terminal."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -79,7 +79,7 @@ def drawing() -> Iterator[None]:
 
 
 def drawable(text: str) -> str:
-    """Text without what fonts have no picture of: bytes of a path that are not UTF-8, control characters."""
+    """Replace characters that fonts cannot draw: bytes of a path that are not UTF-8, control characters."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
@@ -94,7 +94,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_cells(axes: Axes, matrix: list[list[float | None]], scale: Scale) -> None:
-    """A cell for each value: grey for None, which is no change at all, hatched for NaN, and marked for infinity."""
+    """Draw a cell per value: grey for None (unchanged), hatched for NaN, and marked for infinity."""
     import matplotlib as mpl
     import numpy as np
     from matplotlib.patches import Rectangle
@@ -119,7 +119,7 @@ def draw_cells(axes: Axes, matrix: list[list[float | None]], scale: Scale) -> No
 
 
 def draw_bars(axes: Axes, values: dict[str, tuple[float | None, int]], scale: Scale) -> None:
-    """A bar for each distance, None where nothing changed, and number of values that are NaN or infinite."""
+    """Draw a bar per distance (None if unchanged) with its number of NaN and infinite values."""
     import matplotlib as mpl
     from matplotlib.ticker import FixedLocator, NullFormatter
 
@@ -150,7 +150,7 @@ def draw_bars(axes: Axes, values: dict[str, tuple[float | None, int]], scale: Sc
 
 
 def draw_legend(figure: Figure, axes: Axes, matrix: list[list[float | None]], scale: Scale, label: str) -> None:
-    """The colours of the scale, where anything has one, and what the other looks of cells mean."""
+    """Draw the colour bar, if any cell has a colour, and explain grey, hatched and marked cells."""
     import matplotlib as mpl
     from matplotlib.patches import Patch
     from matplotlib.ticker import LogLocator, NullFormatter

@@ -1,4 +1,4 @@
-"""What differs between two models besides their weights: configuration and vocabulary."""
+"""Compares the configuration and the vocabulary of two models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from xtts_export_callback.tensors.tensor import Tensor
 
 
-# Fields of TrainerConfig, BaseTTSConfig and GPTArgs that say where things are on the training machine, or how it was
-# exported: nothing about a model. An export fills in the number of text tokens.
+# Fields of TrainerConfig, BaseTTSConfig and GPTArgs with paths of the training machine or options of the export,
+# which say nothing about a model. An export fills in the number of text tokens.
 _LOCAL_FIELDS = {
     *("output_path", "logger_uri", "datasets", "test_sentences", "restore_path", "github_branch", "phoneme_cache_path"),
     *("export", "trainer_args", "model"),
@@ -29,7 +29,7 @@ _LOCAL_ARGS = {
 
 
 class Absent:
-    """Stands for the value of a field that a config does not have; the string ``"(absent)"`` is another thing."""
+    """Stands for the value of a field that a config lacks, and differs from the string ``"(absent)"``."""
 
     def __repr__(self) -> str:
         return "(absent)"
@@ -42,13 +42,13 @@ def config_differences(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[Any, Any
     """Values in A and B, `ABSENT` where there is none, by field where they differ; None where one has no config.
 
     Raises:
-        ConfigError: When a config beside a checkpoint is no JSON object.
+        ConfigError: When a config beside a checkpoint is not a JSON object.
     """
     found = [find_config(checkpoint) for checkpoint in (a, b)]
     if not all(found):
         return None
     if any(config == clean_config(config, model_args(config).get("gpt_number_text_tokens", 0)) for config in found):
-        found = [clean_config(config, 0) for config in found]  # one is of an export, which has no other fields
+        found = [clean_config(config, 0) for config in found]  # one comes from an export, which has no other fields
     configs = [_flat(_without_local_fields(config)) for config in found]
     names = dict.fromkeys((*configs[0], *configs[1]))
     pairs = {name: (configs[0].get(name, ABSENT), configs[1].get(name, ABSENT)) for name in names}

@@ -1,4 +1,4 @@
-"""What differs between two models: `compare_checkpoints`."""
+"""Compares two models: `compare_checkpoints`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import Checkpoint, open_checkpoint
-from xtts_export_callback.comparison.distance import Difference, differences, total
+from xtts_export_callback.comparison.distance import Difference, total, trajectories
 from xtts_export_callback.comparison.metadata import config_differences, config_pair, vocabulary_differences
 from xtts_export_callback.comparison.summary import describe
 from xtts_export_callback.xtts.components import COMPONENTS, component_of
@@ -27,16 +27,16 @@ class ComparisonReport:
     """How B differs from A.
 
     Attributes:
-        a: The file that is the reference.
-        b: The file that is compared with it.
+        a: The file of the reference.
+        b: The file compared with it.
         only_a: Names of tensors that only A has; components that B lacks altogether are in `components_only_a`.
         only_b: The same for B.
         components_only_a: Components that only training needs and that only A has, with their number of tensors.
         components_only_b: The same for B.
         shapes: Shapes in A and B, by the name of a tensor, where they differ; those are not measured.
         dtypes: Dtypes in A and B, by name, where they differ.
-        config: Values in A and B, by field, where they differ, `metadata.ABSENT` for a field that one lacks; local
-            paths and what only training reads aside. None where one of them has no config.
+        config: Values in A and B, by field, where they differ, `metadata.ABSENT` for a field that one lacks; except
+            local paths and, beside an export, fields that only training reads. None where one has no config.
         vocabulary: ``only_a``, ``only_b`` and ``moved`` tokens; None where a vocabulary could not be found.
         tensors: The difference of each tensor that both have.
     """
@@ -55,7 +55,7 @@ class ComparisonReport:
 
     @property
     def differ(self) -> bool:
-        """Whether anything differs that makes a model: what one file merely carries for training does not count."""
+        """Whether the models differ; tensors that only training needs do not count."""
         structure = self.only_a or self.only_b or self.shapes or self.dtypes or self.config
         vocabulary = self.vocabulary is not None and any(self.vocabulary.values())
         return bool(structure) or vocabulary or not all(found.is_identical for found in self.tensors.values())
@@ -93,7 +93,7 @@ class ComparisonReport:
 
     @property
     def sentence(self) -> str:
-        """What happened, in plain words."""
+        """The result in plain words."""
         return describe(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,11 +139,11 @@ def _part_outside_layers(name: str) -> str:
 def compare_checkpoints(
     a: str | os.PathLike[str], b: str | os.PathLike[str], *, progress: Callable[[int], None] | None = None
 ) -> ComparisonReport:
-    """Compare two models tensor by tensor, streaming both; prefixes of the Trainer aside.
+    """Compare two models tensor by tensor, streaming both and ignoring the Trainer's prefixes.
 
     Args:
         a: The reference: a checkpoint of any kind.
-        b: What is compared with it.
+        b: The checkpoint to compare with it.
         progress: Called with the number of bytes of ``a`` compared since the last call, from any thread.
 
     Returns:
@@ -170,7 +170,12 @@ def compare_open(a: Checkpoint, b: Checkpoint, *, progress: Callable[[int], None
     measured = [name for name in both if name not in shapes]
     pairs = {name: (mine[name].dtype.name, other[name].dtype.name) for name in both}
     dtypes = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    found = differences({name: mine[name] for name in measured}, {name: other[name] for name in measured}, progress)
+
+    def count_a(model: int, nbytes: int) -> None:
+        if progress is not None and model == 0:
+            progress(nbytes)
+
+    found = trajectories((mine, other), measured, count_a)
     return ComparisonReport(
         a=a.path,
         b=b.path,
@@ -182,12 +187,12 @@ def compare_open(a: Checkpoint, b: Checkpoint, *, progress: Callable[[int], None
         dtypes=dtypes,
         config=config_differences(a, b),
         vocabulary=vocabulary_differences((a, mine), (b, other)),
-        tensors=found,
+        tensors={name: trajectory.steps[1] for name, trajectory in found.items()},
     )
 
 
 def bare_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """A checkpoint's model by bare names, without the second names that a test run leaves behind."""
+    """A checkpoint's tensors by names without prefix, except the duplicate names that a test run leaves behind."""
     check_weights(checkpoint)
     named = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
     return {name: tensor for name, tensor in named.items() if component_of(name) != "leftovers"}

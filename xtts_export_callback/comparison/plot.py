@@ -1,4 +1,4 @@
-"""Pictures of a comparison: one look tells where training went."""
+"""Draws comparisons as pictures that show where the weights moved."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from xtts_export_callback.comparison.distance import Difference
-    from xtts_export_callback.comparison.follow import Way
+    from xtts_export_callback.comparison.distance import Difference, Trajectory
     from xtts_export_callback.comparison.models import ComparisonReport
-    from xtts_export_callback.comparison.trajectory import RunWayReport
+    from xtts_export_callback.comparison.trajectory import TrajectoryReport
 
 _LABELLED = 30  # layers that have room for a label each
 
@@ -27,7 +26,7 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
     """Draw the change by layer of the GPT and kind of weight, and that of everything else beside it.
 
     Args:
-        report: What to draw.
+        report: The report to draw.
         path: The picture to write; its suffix decides the format.
 
     Raises:
@@ -56,11 +55,11 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
         canvas.finish(figure, path, report.sentence, files)
 
 
-def plot_way(report: RunWayReport, path: Path) -> None:
-    """Draw how far a run's weights went at each checkpoint, and in which layers.
+def plot_trajectory(report: TrajectoryReport, path: Path) -> None:
+    """Draw how far a run's weights moved at each checkpoint, and in which layers.
 
     Args:
-        report: What to draw.
+        report: The report to draw.
         path: The picture to write; its suffix decides the format.
 
     Raises:
@@ -73,7 +72,7 @@ def plot_way(report: RunWayReport, path: Path) -> None:
         order = [title for title in report.parts if not title.startswith("layer ")]
         order.sort(key=lambda title: not report.parts[title].moved)
         titles = [*(f"layer {layer}" for layer in sorted(report.layers, reverse=True)), *order]
-        scale = Scale([value for way in report.parts.values() for value in way.step])
+        scale = Scale([value for trajectory in report.parts.values() for value in trajectory.step])
         stops = range(1, len(report.stops))
         matrix = [[_step(report.parts[title], stop) for stop in stops] for title in titles]
         canvas.draw_cells(rows, matrix, scale)
@@ -84,13 +83,13 @@ def plot_way(report: RunWayReport, path: Path) -> None:
         for axes in (lines, rows):
             axes.tick_params(axis="x", labelrotation=30)
             axes.set_xlabel("checkpoint, by step")
-        rows.set_title("where it moved since the one before", fontsize=11)
+        rows.set_title("where it moved since the previous one", fontsize=11)
         canvas.draw_legend(figure, rows, matrix, scale, "moved by, relative to the start")
         canvas.finish(figure, path, report.sentence, drawable(str(report.run)))
 
 
-def _draw_lines(axes: Axes, report: RunWayReport) -> None:
-    """How far the GPT went: a line for each distance, a cross for each checkpoint that holds NaN or infinity."""
+def _draw_lines(axes: Axes, report: TrajectoryReport) -> None:
+    """Draw a line per distance of the GPT, and a cross per checkpoint that holds NaN or infinity."""
     stops = range(len(report.stops))
     away, step = ([value * 100 for value in values] for values in (report.gpt.away, report.gpt.step))
     if math.inf in (*away, *step):
@@ -100,7 +99,7 @@ def _draw_lines(axes: Axes, report: RunWayReport) -> None:
         axes.set_xlim(-0.5, len(stops) - 0.5)
     else:
         axes.plot(stops, away, marker="o", color="#440154", label=f"away from {drawable(report.start)}")
-        axes.plot(stops[1:], step[1:], marker="s", linestyle="--", color="#21918c", label="since the one before")
+        axes.plot(stops[1:], step[1:], marker="s", linestyle="--", color="#21918c", label="since the previous one")
         axes.margins(y=0.25)  # for the legend
         axes.set_ylim(bottom=0)
         axes.grid(color="#eeeeee")
@@ -112,12 +111,12 @@ def _draw_lines(axes: Axes, report: RunWayReport) -> None:
     if axes.lines:
         axes.legend(frameon=False, loc="upper left")
     axes.set_ylabel("GPT moved, % of its norm")
-    axes.set_title("how far the GPT went", fontsize=11)
+    axes.set_title("how far the GPT moved", fontsize=11)
     axes.set_xticks(list(stops), [_short(name) for name in report.stops])
 
 
 def _cell(found: Difference) -> float | None:
-    """A distance as `canvas.draw_cells` takes it."""
+    """A distance in the form that `canvas.draw_cells` takes."""
     if not found.changed:
         return None
     if found.nonfinite:
@@ -129,10 +128,10 @@ def _bar(found: Difference) -> tuple[float | None, int]:
     return (found.relative_l2 if found.changed else None, found.nonfinite)
 
 
-def _step(way: Way, stop: int) -> float | None:
-    """The distance to a stop from the one before it, as `canvas.draw_cells` takes it."""
-    value = way.step[stop]
-    if way.nonfinite[stop] or (math.isnan(value) and way.nonfinite[stop - 1]):
+def _step(trajectory: Trajectory, stop: int) -> float | None:
+    """The distance of a stop from the previous one, in the form that `canvas.draw_cells` takes."""
+    value = trajectory.step[stop]
+    if trajectory.nonfinite[stop] or (math.isnan(value) and trajectory.nonfinite[stop - 1]):
         return math.nan
     return math.inf if math.isnan(value) else value or None
 

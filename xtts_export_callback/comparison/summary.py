@@ -1,4 +1,4 @@
-"""A comparison in plain words."""
+"""Describes a comparison in plain words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST, _EVEN = 0.8, 0.5  # this share of all change in less than that share of t
 
 
 def describe(report: ComparisonReport) -> str:
-    """What happened, in plain words. Layers are named where less than half of them hold 80 % of the change."""
+    """Describe a comparison in plain words. Layers are named where less than half of them hold 80 % of the change."""
     if not report.tensors:
         return "the files have no tensor of the same name and shape in common"
     components = report.components
@@ -30,7 +30,7 @@ def describe(report: ComparisonReport) -> str:
     moved = {key: found for key, found in components.items() if found.changed}
     if len(same) == len(components):
         text = "all weights are bit-identical"
-        return text if not report.differ else f"{text}, but not all else is"
+        return text if not report.differ else f"{text}, but other things differ"
     clauses = [f"{_list_of(same)} {_verb(same, 'is', 'are')} bit-identical"] if same else []
     clauses += [f"{_list_of(recast)} {_verb(recast, 'has', 'have')} equal values in another dtype"] if recast else []
     clauses += [_changed(key, found, report) for key, found in moved.items()]
@@ -38,7 +38,7 @@ def describe(report: ComparisonReport) -> str:
 
 
 def _changed(key: str, found: Difference, report: ComparisonReport) -> str:
-    """How one component changed: the distance first, then whatever no distance tells."""
+    """Describe how one component changed: the distance first, then what a distance does not show."""
     title = BY_KEY[key].title
     tensors = {name: item for name, item in report.changed_tensors.items() if component_of(name) == key}
     differ = _verb([title], "differs", "differ")
@@ -48,7 +48,7 @@ def _changed(key: str, found: Difference, report: ComparisonReport) -> str:
         texts.append(f"{differ} in {count(integers, 'integer')}")
     if found.unmeasured:
         types = " and ".join(found.unmeasured)
-        texts.append(f"{differ} in values of {types}, which are told apart and not measured")
+        texts.append(f"{differ} in values of {types}, for which no distance is measured")
     if found.nonfinite:
         where = f"in {places(name for name, item in tensors.items() if item.nonfinite)}" if key == "gpt" else ""
         values, verb = count(found.nonfinite, "value"), "is" if found.nonfinite == 1 else "are"
@@ -84,9 +84,9 @@ def concentration(layers: dict[int, Difference]) -> tuple[int, int] | None:
         layers: Differences by number of the layer.
 
     Returns:
-        First and last of the shortest run of layers with 80 % of the sum of the squared relative distances, and of
-        neighbours that hold at least half of what its layers hold on average. None where that is not less than half
-        of all layers, or where the distance of one is not finite.
+        First and last of the shortest run of layers with 80 % of the sum of the squared relative distances, extended by
+        neighbours that hold at least half of its average. None if that is at least half of all layers, or if the
+        distance of a layer is not finite.
     """
     numbers = sorted(layers)
     distances = [layers[number].relative_l2 for number in numbers]
@@ -114,10 +114,10 @@ def _shortest_run(weights: list[float], least: float) -> tuple[int, int]:
 
 
 def percent(value: float) -> str:
-    """A share as people read it: ``0.4 %``, ``140 %``, and never ``0 %`` for what is not zero.
+    """Format a share: ``0.4 %``, ``140 %``, and never ``0 %`` unless it is zero.
 
     Args:
-        value: The share; infinite where it is one of zero, NaN where it has no value or is too large for float64.
+        value: The share; infinite for a share of zero, NaN where it has no value or is too large for float64.
     """
     if math.isnan(value):
         return "not measurable"
@@ -127,14 +127,14 @@ def percent(value: float) -> str:
 
 
 def places(names: Iterable[str]) -> str:
-    """Where in the model tensors are: ``layers 5 to 7, the audio head``."""
+    """Name the places of tensors in the model: ``layers 5 to 7, the audio head``."""
     parts = [part_of(name) for name in names]
     layers = sorted({part.layer for part in parts if part.layer is not None})
     return places_of(layers, dict.fromkeys(part.title for part in parts if part.layer is None))
 
 
 def places_of(layers: Iterable[int], titles: Iterable[str]) -> str:
-    """The same from numbers of layers, in order, and titles of other parts."""
+    """Name places, given sorted layer numbers and titles of other parts."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][1] + 1:

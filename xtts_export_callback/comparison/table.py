@@ -1,4 +1,4 @@
-"""Comparisons as text and tables for a terminal."""
+"""Prints comparisons as text and tables."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.comparison.distance import Difference
     from xtts_export_callback.comparison.models import ComparisonReport
-    from xtts_export_callback.comparison.trajectory import RunWayReport
+    from xtts_export_callback.comparison.trajectory import TrajectoryReport
 
 _FEW = 10
 
 
 def show_comparison(report: ComparisonReport) -> None:
-    """Print what differs: a sentence, what is not weights, then the weights from coarse to fine."""
+    """Print a sentence, the differences outside the weights, then the weights from coarse to fine."""
     console = make_console()
     sentence = report.sentence
     console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
@@ -41,28 +41,32 @@ def show_comparison(report: ComparisonReport) -> None:
         console.print(_table(shown, changed[:_FEW]))
 
 
-def show_way(report: RunWayReport) -> None:
-    """Print a run's way: a sentence, and one line for each checkpoint."""
+def show_trajectory(report: TrajectoryReport) -> None:
+    """Print how a run's weights moved: a sentence, then one line per checkpoint."""
     console = make_console()
     sentence = report.sentence
     console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("checkpoint", no_wrap=True)
-    titles = ["GPT moved since the one before", "turn", "GPT away from the start", "most moved part since"]
+    titles = ["GPT moved since the previous one", "turn", "GPT moved since the start", "part that moved most"]
     for title in [*titles, "NaN or infinite"] if any(report.nonfinite) else titles:
         table.add_column(title, justify="right")
     for index, name in enumerate(report.stops):
-        row = [name, *_way_figures(report, index)]
+        row = [name, *_trajectory_figures(report, index)]
         table.add_row(*map(as_text, [*row, f"{report.nonfinite[index]:,}"] if any(report.nonfinite) else row))
     console.print(table)
-    console.print(as_text("turn: cosine between a step and the one before it; +1 straight on, 0 sideways, -1 back"))
+    console.print(as_text("turn: cosine between a step and the previous one; +1 straight on, 0 sideways, -1 back"))
 
 
-def _way_figures(report: RunWayReport, index: int) -> tuple[str, ...]:
+def _trajectory_figures(report: TrajectoryReport, index: int) -> tuple[str, ...]:
     if not index:
         return ("-",) * 4
     turn = report.gpt.turn[index]
-    steps = {title: way.step[index] for title, way in report.parts.items() if not math.isnan(way.step[index])}
+    steps = {
+        title: trajectory.step[index]
+        for title, trajectory in report.parts.items()
+        if not math.isnan(trajectory.step[index])
+    }
     most = max(steps, key=steps.__getitem__, default="")
     return (
         percent(report.gpt.step[index]),
@@ -84,11 +88,11 @@ def _structure(report: ComparisonReport) -> list[str]:
         ]
         lines += _listed(f"only in {file}", names)
     shapes = (f"{name}: {_shape(a)} in A, {_shape(b)} in B" for name, (a, b) in report.shapes.items())
-    lines += _listed("another shape", shapes)
+    lines += _listed("different shape", shapes)
     pairs: dict[tuple[str, str], int] = {}
     for pair in report.dtypes.values():
         pairs[pair] = pairs.get(pair, 0) + 1
-    lines += [f"another dtype: {count} tensors are {a} in A and {b} in B" for (a, b), count in pairs.items()]
+    lines += [f"different dtype: {count} tensors are {a} in A and {b} in B" for (a, b), count in pairs.items()]
     if report.config is None:
         lines.append("configuration: not compared, one of the files has none")
     else:
@@ -96,7 +100,7 @@ def _structure(report: ComparisonReport) -> list[str]:
     if report.vocabulary is None:
         lines.append("vocabulary: not compared, no vocab.json that fits was found for one of the files")
     else:
-        labels = {"only_a": "token only in A", "only_b": "token only in B", "moved": "token of another row"}
+        labels = {"only_a": "token only in A", "only_b": "token only in B", "moved": "token in a different row"}
         for key, label in labels.items():
             lines += _listed(label, (repr(token) for token in report.vocabulary[key]))
     return lines

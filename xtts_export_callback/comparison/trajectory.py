@@ -1,4 +1,4 @@
-"""The way that a run's weights took: from checkpoint to checkpoint, and away from where it began."""
+"""How a run's weights moved between checkpoints: `compare_run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import Checkpoint, open_checkpoint
-from xtts_export_callback.comparison.follow import Sums, Way, follow
+from xtts_export_callback.comparison.distance import Trajectory, trajectories
 from xtts_export_callback.comparison.models import bare_tensors
 from xtts_export_callback.comparison.summary import count, percent, places_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
@@ -28,15 +28,15 @@ _FEW = 3
 
 
 @dataclass(frozen=True)
-class RunWayReport:
-    """The way of a run.
+class TrajectoryReport:
+    """How the weights of a run moved.
 
     Attributes:
         run: The folder.
-        start: What the distances are from: the base model, or the first checkpoint.
+        start: The model that distances are measured from: the base model, or the first checkpoint.
         stops: Names of the checkpoints, the start first.
         steps: Their training steps; None for a base.
-        gpt: The way of the GPT as a whole.
+        gpt: The trajectory of the GPT as a whole.
         parts: That of each part of the model, layers of the GPT included, by title.
         layers: That of each layer of the GPT, by number.
     """
@@ -45,23 +45,23 @@ class RunWayReport:
     start: str
     stops: tuple[str, ...]
     steps: tuple[int | None, ...]
-    gpt: Way
-    parts: dict[str, Way]
-    layers: dict[int, Way]
+    gpt: Trajectory
+    parts: dict[str, Trajectory]
+    layers: dict[int, Trajectory]
 
     @property
     def differ(self) -> bool:
         """Whether anything moved at all."""
-        return any(way.moved for way in self.parts.values())
+        return any(found.moved for found in self.parts.values())
 
     @property
     def nonfinite(self) -> tuple[int, ...]:
         """How many values of the model are NaN or infinite at each stop."""
-        return tuple(map(sum, zip(*(way.nonfinite for way in self.parts.values()), strict=True)))
+        return tuple(map(sum, zip(*(found.nonfinite for found in self.parts.values()), strict=True)))
 
     @property
     def sentence(self) -> str:
-        """What happened, in plain words."""
+        """The result in plain words."""
         return "; ".join([self._moved(), *self._broken()])
 
     def _moved(self) -> str:
@@ -71,23 +71,23 @@ class RunWayReport:
         steps = count(len(self.stops) - 1, "step")
         text = f"from {self.start} to {self.stops[-1]} "
         if math.isnan(away):
-            text += f"the distance of the GPT is not measurable, {steps} on"
+            text += f"the distance of the GPT is not measurable after {steps}"
         elif math.isfinite(walked):
-            text += f"the GPT moved by {percent(away)}, on a way of {percent(walked)} in {steps}"
+            text += f"the GPT moved by {percent(away)}, on a trajectory of {percent(walked)} in {steps}"
         else:
             text += f"the GPT moved by {percent(away)} in {steps}"
         still = ", ".join(
-            title for title, way in self.parts.items() if not way.moved and not title.startswith("layer ")
+            title for title, found in self.parts.items() if not found.moved and not title.startswith("layer ")
         )
         return f"{text}; did not move: {still}" if still else text
 
     def _broken(self) -> list[str]:
-        """Which checkpoints hold what is no number, and where: a training that diverged."""
+        """Say which checkpoints hold NaN or infinity, and where: the training has diverged."""
         broken = [index for index, number in enumerate(self.nonfinite) if number]
         clauses = []
         for index in broken[:_FEW]:
-            layers = [layer for layer, way in self.layers.items() if way.nonfinite[index]]
-            titles = [title for title, way in self.parts.items() if way.nonfinite[index]]
+            layers = [layer for layer, found in self.layers.items() if found.nonfinite[index]]
+            titles = [title for title, found in self.parts.items() if found.nonfinite[index]]
             where = places_of(layers, (title for title in titles if not title.startswith("layer ")))
             number = self.nonfinite[index]
             verb = "is" if number == 1 else "are"
@@ -110,17 +110,19 @@ class RunWayReport:
             "steps": list(self.steps),
             "nonfinite": list(self.nonfinite),
             "gpt": self.gpt.to_dict(),
-            "parts": {title: way.to_dict() for title, way in self.parts.items()},
+            "parts": {title: found.to_dict() for title, found in self.parts.items()},
         }
 
 
-def compare_run(run: Path, base: Path | None = None, *, progress: Callable[[int], None] | None = None) -> RunWayReport:
-    """Follow the weights along the checkpoints of a run, reading each file once.
+def compare_run(
+    run: Path, base: Path | None = None, *, progress: Callable[[int], None] | None = None
+) -> TrajectoryReport:
+    """Measure how the weights moved between the checkpoints of a run, reading each file once.
 
     Args:
-        run: A run folder; an export in float32 stands for its checkpoint, being the same bits in a third of the size.
-        base: The model that the run started from. By default the one that its config names, if it is still there,
-            else the first checkpoint.
+        run: A run folder; an export in float32 is read for its checkpoint: the same bits in a third of the size.
+        base: The model that the run started from. By default the one that its config names, if that exists,
+            otherwise the first checkpoint.
         progress: Called with the number of bytes done since the last call, over all files, from any thread.
 
     Returns:
@@ -147,12 +149,12 @@ def compare_run(run: Path, base: Path | None = None, *, progress: Callable[[int]
             msg = f"{run}: expected 2 to {_MAX_STOPS} models to compare, found {len(models)}; name two models instead"
             raise ConfigError(msg)
         common = _common(run, names, models)
-        sums = follow(common, models, progress)
-    return _report(run, names, steps, sums)
+        found = trajectories(models, common, None if progress is None else lambda _, nbytes: progress(nbytes))
+    return _report(run, names, steps, found)
 
 
 def stops_of(run: Path) -> list[tuple[str, int, Path]]:
-    """Name, step and file of every checkpoint of a run, one a step, oldest first."""
+    """Name, step and file of every checkpoint of a run, one per step, oldest first."""
     best: dict[int, tuple[str, int, Path]] = {}
     for saved in (*find_checkpoints(run), *find_exports(run / exports_folder(run))):
         is_export = saved.path.is_dir()
@@ -170,59 +172,59 @@ def _is_float32(folder: Path) -> bool:
 
 
 def _open_base(base: Path | None, opened: list[Checkpoint], models: list[dict[str, Tensor]]) -> Checkpoint | None:
-    """The model that training started from; one that is only guessed must fit, or it is left out."""
+    """Open the model that training started from; one that only the config names is left out if it does not fit."""
     if base is not None:
         return open_checkpoint(base)
     for checkpoint in opened:
         named = local_path(model_args(known_config(checkpoint)).get("xtts_checkpoint"))
-        if named is not None and os.path.isfile(named):  # noqa: PTH113 - also where it may not be looked at
+        if named is not None and os.path.isfile(named):  # noqa: PTH113 - False without permission to look
             try:
                 found = open_checkpoint(named)
             except CheckpointError:
                 return None
-            if _speaking(bare_tensors(found)) == _speaking(models[0]):
+            if _inference_shapes(bare_tensors(found)) == _inference_shapes(models[0]):
                 return found
             found.close()
             return None
     return None
 
 
-def _speaking(model: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    speaking = ("gpt", "hifigan", "speaker_encoder", "mel_stats")
-    return {name: tensor.shape for name, tensor in model.items() if part_of(name).component in speaking}
+def _inference_shapes(model: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    components = ("gpt", "hifigan", "speaker_encoder", "mel_stats")
+    return {name: tensor.shape for name, tensor in model.items() if part_of(name).component in components}
 
 
 def _common(run: Path, names: list[str], models: list[dict[str, Tensor]]) -> list[str]:
-    shapes = _speaking(models[0])
+    shapes = _inference_shapes(models[0])
     for name, model in zip(names[1:], models[1:], strict=True):
-        other = _speaking(model)
+        other = _inference_shapes(model)
         if other != shapes:
             differing = sorted(key for key in {*shapes, *other} if shapes.get(key) != other.get(key))
             msg = (
-                f"{run}: {name} differs from {names[0]} in {len(differing)} tensors, {differing[0]} first; compare the "
-                "two by themselves to see how"
+                f"{run}: {name} differs from {names[0]} in {len(differing)} tensors, {differing[0]} first; compare "
+                "only these two to see how"
             )
             raise IncompatibleError(msg)
     return [name for name in shapes if models[0][name].dtype.is_float]
 
 
-def _report(run: Path, names: list[str], steps: list[int | None], sums: dict[str, Sums]) -> RunWayReport:
-    groups: dict[str, Sums] = {}
-    layers: dict[int, Sums] = {}
-    gpt = Sums.zero(len(names))
-    for name, found in sums.items():
+def _report(run: Path, names: list[str], steps: list[int | None], found: dict[str, Trajectory]) -> TrajectoryReport:
+    groups: dict[str, Trajectory] = {}
+    layers: dict[int, Trajectory] = {}
+    gpt = Trajectory.empty(len(names))
+    for name, trajectory in found.items():
         part = part_of(name)
-        groups.setdefault(part.title, Sums.zero(len(names))).add(found)
+        groups.setdefault(part.title, Trajectory.empty(len(names))).add(trajectory)
         if part.component == "gpt":
-            gpt.add(found)
+            gpt.add(trajectory)
         if part.layer is not None:
-            layers.setdefault(part.layer, Sums.zero(len(names))).add(found)
-    return RunWayReport(
+            layers.setdefault(part.layer, Trajectory.empty(len(names))).add(trajectory)
+    return TrajectoryReport(
         run=run,
         start=names[0],
         stops=tuple(names),
         steps=tuple(steps),
-        gpt=gpt.way(),
-        parts={title: found.way() for title, found in groups.items()},
-        layers={layer: layers[layer].way() for layer in sorted(layers)},
+        gpt=gpt,
+        parts=groups,
+        layers=dict(sorted(layers.items())),
     )

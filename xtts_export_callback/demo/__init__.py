@@ -1,1 +1,1 @@
-"""The whole job in a minute on a generated voice."""
+"""Runs the whole job in a minute, on a generated voice."""

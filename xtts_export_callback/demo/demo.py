@@ -1,4 +1,4 @@
-"""The whole job in a minute: train, export, average, speak, with nothing downloaded and no GPU."""
+"""Trains, exports, averages and speaks in a minute, without a download or a GPU."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _SENTENCE = "listen to the rain on the roof."
 _EPOCHS, _SAVE_STEP, _BEST_AFTER, _AVERAGED = 6, 8, 25, 3
 
 _USES = (
-    ("checkpoint_*.pth", "full checkpoint: weights, optimizer, DVAE; continues the training"),
+    ("checkpoint_*.pth", "full checkpoint: weights, optimizer, DVAE; training resumes from it"),
     ("best_model_*.pth", "the same, at the lowest evaluation loss"),
     ("best_model.pth", "the Trainer's copy of it"),
-    ("inference/checkpoint_*", "speaks like that checkpoint, bit for bit"),
-    ("inference/best_model_*", "speaks like the best model, bit for bit"),
-    ("inference/average_last_*", "speaks with the mean of the last checkpoints:"),
+    ("inference/checkpoint_*", "that checkpoint's inference weights, bit for bit"),
+    ("inference/best_model_*", "the best model's inference weights, bit for bit"),
+    ("inference/average_last_*", "the mean of the last checkpoints:"),
     ("inference/average_last_*/model.pth", "weights of GPT and HiFi-GAN decoder"),
     ("inference/average_last_*/config.json", "settings, without local paths"),
     ("inference/average_last_*/vocab.json", "the vocabulary of the training"),
     ("inference/average_last_*/mel_stats.pth", "mel statistics, which some servers ask for"),
-    ("inference/average_last_*/export.json", "checkpoints, fingerprints, versions it was made from"),
+    ("inference/average_last_*/export.json", "the checkpoints and versions it was made from"),
 )
 
 
@@ -59,7 +59,7 @@ def run_demo(output: str | Path | None = None) -> Path:
         The run folder.
 
     Raises:
-        OutputExistsError: If ``output`` is there already.
+        OutputExistsError: If ``output`` exists already.
         ConfigError: If there is no room for it.
     """
     from rich.console import Console
@@ -84,7 +84,7 @@ def run_demo(output: str | Path | None = None) -> Path:
 
 
 def _shown(path: Path) -> str:
-    """A path as rich prints it: neither markup nor control characters."""
+    """Escape markup and control characters of a path for rich."""
     from rich.markup import escape
 
     return escape(printable(path))
@@ -93,15 +93,13 @@ def _shown(path: Path) -> str:
 def _new_folder(output: str | Path | None) -> Path:
     folder = expanded(output if output is not None else DEFAULT_OUTPUT).resolve()
     if folder.exists():
-        msg = f"{folder}: is there already; remove it or choose another folder with --output"
+        msg = f"{folder}: exists already; remove it or choose another folder with --output"
         raise OutputExistsError(msg)
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
     if free < _NEEDED:
         folder.rmdir()
-        msg = (
-            f"{folder}: {human_size(free)} are free there, expected {human_size(_NEEDED)}; choose another with --output"
-        )
+        msg = f"{folder}: {human_size(free)} free, expected {human_size(_NEEDED)}; choose another folder with --output"
         raise ConfigError(msg)
     return folder
 
@@ -129,7 +127,7 @@ def _train(folder: Path, assets: TinyAssets) -> Path:
 
 
 def _speak(model: Path, assets: TinyAssets, path: Path) -> Path:
-    """Load an inference folder like any other model of Coqui, and say something."""
+    """Load an inference folder like any Coqui model, and speak a sentence."""
     from TTS.api import TTS
 
     tts = TTS(model_path=str(model), config_path=str(model / "config.json"), progress_bar=False)
@@ -140,7 +138,7 @@ def _speak(model: Path, assets: TinyAssets, path: Path) -> Path:
 
 
 def _table(run: Path, speech: Path) -> Table:
-    """List what there is now: each file, its size, what it is for."""
+    """List each file with its size and purpose."""
     from rich.table import Table
 
     table = Table(title=_shown(run), title_justify="left")
@@ -158,7 +156,7 @@ def _table(run: Path, speech: Path) -> Table:
 
 
 def _number(path: Path) -> int:
-    """Return the step in a name, to sort by."""
+    """Return the step in a name, for sorting."""
     return int("".join(re.findall(r"\d+$", path.stem)) or 0)
 
 
@@ -167,7 +165,7 @@ def _size(path: Path) -> int:
 
 
 class _Highlights(logging.Handler):
-    """Shows how far a training is: epochs, losses, checkpoints and exports, from the lines of the Trainer's log."""
+    """Shows the progress of a training: epochs, losses, checkpoints and exports, from the Trainer's log."""
 
     def __init__(self, console: Console, folder: Path) -> None:
         super().__init__()
@@ -183,7 +181,7 @@ class _Highlights(logging.Handler):
 
 
 def _highlight(line: str) -> str:
-    """Return a line of the Trainer's log in short, or nothing when it does not tell how far the training is."""
+    """Shorten a line of the Trainer's log, to nothing if it does not show progress."""
     if epoch := re.search(r"> EPOCH: (\d+)/(\d+)", line):
         return f"epoch {int(epoch[1]) + 1} of {int(epoch[2]) + 1}"
     if loss := re.search(r"avg_loss: *([\d.]+)", line):
@@ -194,7 +192,7 @@ def _highlight(line: str) -> str:
 
 @contextlib.contextmanager
 def _quiet(console: Console, folder: Path) -> Iterator[None]:
-    """Keep the log of a training off the terminal, highlights apart. All of it is in the run's trainer_0_log.txt."""
+    """Keep all but the highlights of a training's log off the terminal. The run's trainer_0_log.txt has all of it."""
     import transformers
     from trainer.logger import logger
 

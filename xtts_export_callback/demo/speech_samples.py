@@ -1,9 +1,9 @@
-"""A small data set of generated, speech-like recordings, for the demo and the tests.
+"""Generates a small data set of speech-like recordings, for the demo and the tests.
 
 Voiced sounds are a sum of harmonics of a gliding pitch, each as strong as the formants of its vowel make it (the
 source-filter model of speech; formant frequencies after Peterson and Barney, 1952); fricatives and stops are shaped
-noise. Nobody would take it for a person, but it has what a speech model looks at: pitch, formants, onsets, pauses, and
-a text that goes with them. numpy alone makes it, the same bytes every time.
+noise. It does not sound like a person, but it has what a speech model looks at: pitch, formants, onsets, pauses, and
+a matching text. It needs numpy only and gives the same bytes every time.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def write_speech_dataset(folder: Path, *, clips: int = 12, seed: int = 0) -> Pat
     """Write a data set in the layout of LJSpeech: ``metadata.csv`` and ``wavs/*.wav``.
 
     Args:
-        folder: Where to write, made when missing.
-        clips: Number of recordings, 16-bit mono of about 2 s each. The sentences repeat with another pitch when there
-            are more clips than sentences.
+        folder: The folder to write, created if missing.
+        clips: Number of recordings, 16-bit mono of about 2 s each. With more clips than sentences, the
+            sentences repeat with another pitch.
         seed: Seed of pitch and noise. The same seed gives the same bytes.
 
     Returns:
@@ -82,7 +82,7 @@ def synthesize_sentence(text: str, *, seed: int = 0) -> _FloatArray:
     """Turn lower-case text into speech-like sound, letter by letter.
 
     Args:
-        text: The sentence. Whatever is not a letter becomes a pause.
+        text: The sentence. Everything else than a letter becomes a pause.
         seed: Seed of the pitch and the noise.
 
     Returns:

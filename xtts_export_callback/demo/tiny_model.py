@@ -1,8 +1,8 @@
-"""A tiny XTTS that is real in everything but its size, with all files a training needs, for the demo and the tests.
+"""Makes a tiny XTTS, real in all but its size, with all files its training needs, for the demo and the tests.
 
 The GPT has 2 layers of 64 channels where XTTS v2 has 30 of 1024. The DVAE and the HiFi-GAN decoder have sizes fixed in
 coqui-tts, so a full checkpoint of it still takes 0.3 GB. All weights are random, drawn from fixed seeds: nothing is
-downloaded, and the voice that comes out is a hum.
+downloaded, and the voice is a hum.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def write_tiny_assets(folder: Path, *, clips: int = 12) -> TinyAssets:
     """Write speech, vocabulary, DVAE and mel statistics (0.2 GB, nearly all of it the DVAE).
 
     Args:
-        folder: Where to write, made when missing.
+        folder: The folder to write, created if missing.
         clips: Number of recordings.
 
     Returns:
-        The paths of what was written.
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dataset = write_speech_dataset(folder / "speech", clips=clips)
@@ -117,7 +117,7 @@ def tiny_trainer_config(assets: TinyAssets, output: Path, **fields: Any) -> Xtts
     Args:
         assets: The files to train with.
         output: Folder for the run folders.
-        **fields: Fields of ``XttsExportTrainerConfig`` to set otherwise than here.
+        **fields: Fields of ``XttsExportTrainerConfig`` that replace the defaults here.
 
     Returns:
         A config for ``GPTTrainer``. Five steps make one epoch with the 12 recordings of :func:`write_tiny_assets`.

@@ -1,4 +1,4 @@
-"""Several models into one: recipes with rules, methods, vocabularies, and the engine that writes the result."""
+"""Merges several models into one: recipes with rules, methods, vocabularies, and the engine that writes the result."""
 
 from __future__ import annotations
 

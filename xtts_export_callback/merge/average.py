@@ -1,8 +1,8 @@
-"""The mean of checkpoints: a better model than the last one at no training cost.
+"""Averages checkpoints: a better model than the last one at no training cost.
 
 Averaging the weights along one training run is what Izmailov et al., "Averaging Weights Leads to Wider Optima and
 Better Generalization" (2018) and, over the last checkpoints, Vaswani et al., "Attention Is All You Need" (2017) do.
-It is the simplest merge there is, and done by the engine of `merge`.
+It is the simplest merge, and `merge.merge` carries it out.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
     Floating-point tensors are summed in float64 and rounded once; integers come from the newest checkpoint.
 
     Args:
-        checkpoints: Two or more, of any kind; what is newest is decided by step, then by the order given.
+        checkpoints: Two or more, of any kind. The newest has the largest step; of equal steps, the last one given.
         output_dir: The folder to create.
-        weights: One for each; they are divided by their sum. Equal by default.
-        dtype: Type of the result: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default what the inputs have.
-        vocab: The training ``vocab.json``, where it cannot be found by the config or beside the newest.
+        weights: One per checkpoint; they are divided by their sum. Equal by default.
+        dtype: Type of the result: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default that of the inputs.
+        vocab: The training ``vocab.json``, if it is not found by the config or beside the newest checkpoint.
         config: A ``config.json`` to use in place of the newest checkpoint's.
-        for_training: Also write what GPTTrainer needs to go on from the result.
-        force: Replace a folder that is there.
+        for_training: Also write the files that GPTTrainer needs to fine-tune the result.
+        force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: When an input is damaged, holds NaN or infinity, or is no XTTS model.
-        ConfigError: When weights do not fit or config or vocabulary cannot be found.
+        CheckpointError: When an input is damaged, holds NaN or infinity, or is not an XTTS model.
+        ConfigError: When the number of weights is wrong, or config or vocabulary cannot be found.
         IncompatibleError: When keys, shapes or vocabularies differ; all differences are named.
         OutputExistsError, VerificationError, OSError: As `export_checkpoint`.
     """
@@ -83,7 +83,7 @@ def planned_average(
     config: str | os.PathLike[str] | None = None,
     for_training: bool = False,
 ) -> Iterator[Plan]:
-    """Open checkpoints and settle their mean; nothing of their tensors is read.
+    """Open checkpoints and plan their mean, without reading a tensor.
 
     Args and errors are those of `average_checkpoints`.
 

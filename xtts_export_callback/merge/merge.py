@@ -1,4 +1,4 @@
-"""Opening, planning and writing a merge: the one way from several models to an inference folder."""
+"""Opens, plans and writes a merge; every inference folder made of several models comes from here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DVAE = "dvae"
 TRAINING_TYPE = "float32"
-_LARGEST_LOSS = 1e100  # a larger one is no loss, and its sum could overflow
+_LARGEST_LOSS = 1e100  # a larger number is not a loss, and a sum of them could overflow
 
 
 def merge_checkpoints(
@@ -52,16 +52,16 @@ def merge_checkpoints(
         output_dir: The folder to create.
         dtype: Type of the result: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default the recipe's, else the
             widest that a tensor has among the inputs.
-        for_training: Also write what GPTTrainer needs to go on from the result; see `training_files`.
-        force: Replace a folder that is there.
+        for_training: Also write the files that GPTTrainer needs to fine-tune the result; see `training_files`.
+        force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: When an input is damaged, holds NaN or infinity, or is no XTTS model.
-        ConfigError: When the recipe is wrong; in one line, with key, what was expected and what was found.
+        CheckpointError: When an input is damaged, holds NaN or infinity, or is not an XTTS model.
+        ConfigError: When the recipe is wrong. The message is one line: key, expected, found.
         IncompatibleError: When keys, shapes or vocabularies differ; all differences are named.
         OutputExistsError, VerificationError, OSError: As `export_checkpoint`.
 
@@ -76,7 +76,7 @@ def merge_checkpoints(
 
 @contextmanager
 def planned(recipe: Recipe) -> Iterator[Plan]:
-    """Open a recipe's models and settle the merge; nothing of their tensors is read.
+    """Open a recipe's models and plan the merge, without reading a tensor.
 
     Yields:
         The plan, whose models stay open until the block ends.
@@ -89,7 +89,7 @@ def planned(recipe: Recipe) -> Iterator[Plan]:
 
 
 def plan_of(recipe: Recipe, models: Sequence[OpenModel]) -> Plan:
-    """As `planned`, for models that are open, in the order of ``recipe.inputs``."""
+    """Plan a merge of models that are already open, in the order of ``recipe.inputs``."""
     check_compatible(models, same_rows=recipe.vocab is None)
     vocabulary = _merged_vocabulary(recipe, models)
     return make_plan(recipe, models, vocabulary, _assets(recipe, models, vocabulary))
@@ -109,9 +109,9 @@ def write_merge(
     Args:
         plan: From `planned`.
         output: The folder to create.
-        kind: What its provenance calls it: ``"merge"`` or ``"average"``.
+        kind: What its provenance states: ``"merge"`` or ``"average"``.
         for_training: As `merge_checkpoints`.
-        force: Replace a folder that is there.
+        force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
     Returns:
@@ -167,14 +167,14 @@ def _mean(numbers: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def training_files(plan: Plan) -> dict[str, Any]:
-    """What GPTTrainer needs to go on from a merged model, beside ``model.pth`` and ``vocab.json``.
+    """The files that GPTTrainer needs to fine-tune a merged model, beside ``model.pth`` and ``vocab.json``.
 
     ``GPTTrainer.__init__`` loads ``model_args.xtts_checkpoint`` (an inference ``model.pth`` will do),
     ``tokenizer_file``, ``mel_norm_file`` and ``dvae_checkpoint``. Fine-tuning leaves the last two as they are.
 
     Returns:
-        Documents by file name: ``mel_stats.pth``, and ``dvae.pth`` where an input is a full checkpoint, which has the
-        DVAE in it.
+        Documents by file name: ``mel_stats.pth``, and ``dvae.pth`` where an input is a full checkpoint, which contains
+        the DVAE.
     """
     files: dict[str, Any] = {}
     if "mel_stats" in plan.tensors:
@@ -195,9 +195,9 @@ def _dvaes(plan: Plan) -> list[tuple[str, dict[str, Tensor]]]:
 
 
 def differing_dvaes(plan: Plan) -> dict[str, Any]:
-    """Whose DVAE is written and whose is another: each GPT was trained on the codes of its own.
+    """Name the model whose DVAE is written and those whose DVAE differs: each GPT was trained on the codes of its own.
 
-    Read are only those of files without checksums.
+    Reads tensors only from files without checksums.
     """
     dvaes = [(name, fingerprint(dvae)) for name, dvae in _dvaes(plan)]
     taken, expected = dvaes[0] if dvaes else ("", "")
@@ -205,10 +205,10 @@ def differing_dvaes(plan: Plan) -> dict[str, Any]:
 
 
 def with_dtype(recipe: Recipe, dtype: str | None, *, for_training: bool) -> Recipe:
-    """A recipe for results of a type; training goes on in full precision only, also from half-precision inputs.
+    """Set the type of a recipe's result. Training needs full precision, also from half-precision inputs.
 
     Raises:
-        ConfigError: For an unknown type, or one that training cannot go on with.
+        ConfigError: For an unknown type, or one that training cannot use.
     """
     if dtype is not None:
         check_choice("dtype", dtype, CASTS)

@@ -1,4 +1,4 @@
-"""The models that go into a merge, opened, and whether they go together."""
+"""Opens the models of a merge and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from xtts_export_callback.merge.recipe import ModelSource
 
 VOCAB_TENSORS = (TEXT_EMBEDDING, "gpt.text_head.weight", "gpt.text_head.bias")
-"""Those with a row for each text token (``TTS.tts.layers.xtts.gpt.GPT``)."""
+"""Tensors with one row per text token (``TTS.tts.layers.xtts.gpt.GPT``)."""
 
 _RELEASES = {6153: "v2.0.2", 6681: "v2.0.3"}
 _USED_KEYS = ("config", "step", "epoch", "model_loss")
 _SHOWN_GROUPS = 16
-_HALF = 4  # bytes from which on an element is full precision
+_HALF = 4  # an element of at least this many bytes has full precision
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class OpenModel:
     """An input, opened.
 
     Attributes:
-        source: What the recipe says of it.
+        source: Its entry in the recipe.
         checkpoint: The open file.
-        inference: What of it speaks.
+        inference: Its inference model.
     """
 
     source: ModelSource
@@ -63,14 +63,14 @@ class OpenModel:
 
 
 def open_models(sources: Iterable[ModelSource], stack: ExitStack) -> list[OpenModel]:
-    """Open every input; nothing of their tensors is read.
+    """Open every input, without reading a tensor.
 
     Raises:
-        CheckpointError: When one is damaged or no XTTS model.
+        CheckpointError: When one is damaged or not an XTTS model.
     """
     opened = []
     for source in sources:
-        # Of many checkpoints, what stands there about the optimizer takes more memory than the merge itself.
+        # With many checkpoints, what describes the optimizers would take more memory than the merge itself.
         checkpoint = stack.enter_context(open_checkpoint(source.path, keep=_USED_KEYS))
         opened.append(OpenModel(source, checkpoint, inference_model(checkpoint)))
     return opened
@@ -89,14 +89,14 @@ def check_compatible(models: Sequence[OpenModel], *, same_rows: bool = True) -> 
     first, *others = models
     reports = [report for other in others if (report := _differences(first, other, same_rows=same_rows))]
     if reports:
-        msg = f"{first.path} does not go with {'; nor with '.join(reports)}"
+        msg = f"{first.path} cannot be merged with {'; nor with '.join(reports)}"
         raise IncompatibleError(msg)
 
 
 def check_same_vocab(models: Sequence[OpenModel], last: OpenModel, assets: Assets) -> None:
     """Refuse models trained with different vocabularies of the same size.
 
-    Vocabularies that cannot be found any more are taken to be the same.
+    A vocabulary that cannot be found is assumed to be the same.
 
     Args:
         models: The inputs.
@@ -113,24 +113,24 @@ def check_same_vocab(models: Sequence[OpenModel], last: OpenModel, assets: Asset
             found = model.assets()
         except ConfigError:
             if model.source.vocab is not None or model.source.config is not None:
-                raise  # what is named has to be right
+                raise  # a file that the user names must be right
             continue
         if found.vocab == assets.vocab:
             continue
         tokens = read_vocabulary(found.vocab, str(model.path)).tokens
         moved = [token for token in tokens if tokens[token] != expected.get(token)]
         if moved:
-            different.append(f"{model.path}: {len(moved)} tokens of its vocab.json have another row or none")
+            different.append(f"{model.path}: {len(moved)} tokens of its vocab.json have a different row or no row")
     if different:
         msg = (
             f"{'; '.join(different)} in that of {last.path}; rows of the text embedding would mix different "
-            "tokens, merge with --vocab union or --vocab intersect"
+            "tokens; merge with --vocab union or --vocab intersect"
         )
         raise IncompatibleError(msg)
 
 
 def group_names(names: Iterable[str], most: int = _SHOWN_GROUPS) -> list[str]:
-    """Names in at most ``most`` entries: as they are, or by the modules they have in common with their number."""
+    """Shorten a list of names to ``most`` entries: one per module, with its number of names, where there are more."""
     names = list(names)
     if len(names) <= most:
         return names

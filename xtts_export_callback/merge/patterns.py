@@ -1,4 +1,4 @@
-"""Which tensors a rule means: patterns over whole dotted names, and short names for the parts of XTTS."""
+"""Which tensors a rule matches: patterns over whole dotted names, and short names for the parts of XTTS."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ALIASES = {
     "speaker_encoder": "hifigan_decoder.speaker_encoder.**",
 }
 """Modules of ``TTS.tts.models.xtts.Xtts``. ``gpt`` includes perceiver, conditioning encoder and text embedding, so a
-rule for one of those goes before one for ``gpt``."""
+rule for one of those has to precede one for ``gpt``."""
 
 _DEEP = "**"
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern or alias means a tensor.
+    """Whether a pattern or alias matches the name of a tensor.
 
     Patterns are anchored at both ends. ``*``, ``?`` and ``[...]`` stay within one component of the dotted name; ``**``
     stands for one or more whole components.
@@ -39,7 +39,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def _match(pattern: list[str], parts: list[str]) -> bool:
-    """The usual walk with one point to come back to: the last ``**``. Its time is the product of the lengths."""
+    """Backtrack to the last ``**`` only, so that the time is at most the product of the lengths."""
     at = position = 0
     deep_at, deep_end = -1, 0
     while position < len(parts):
@@ -57,7 +57,7 @@ def _match(pattern: list[str], parts: list[str]) -> bool:
 
 
 def suggestion(pattern: str, names: Iterable[str]) -> str:
-    """What may have been meant by a pattern that means nothing, as the end of a message."""
+    """Suggest another pattern for one that matches nothing, as the end of a message."""
     names = list(names)
     if any(matches(f"{pattern}.{_DEEP}", name) for name in names):
         return f"; did you mean {pattern}.{_DEEP}?"

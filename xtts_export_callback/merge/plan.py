@@ -1,4 +1,4 @@
-"""What a recipe makes of the models at hand: for every tensor, from which models and how. Nothing is read to plan."""
+"""Plans a merge: for every tensor, from which models it is computed and how. Planning reads no tensor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plan:
-    """A merge that is settled and not done.
+    """A merge that is planned but not carried out.
 
     Attributes:
         recipe: What was asked for.
@@ -33,9 +33,9 @@ class Plan:
         vocabulary: The merged one where vocabularies differ, else None.
         assets: What goes beside the result.
         tensors: The result. Floating-point tensors compute when they are read; integers are those of the last or first
-            model that counts, see `integers`.
-        integers: By name of an integer tensor, those of the models that count, in order.
-        rule_of: By name, the rule that means it, None for the recipe's own settings.
+            model with a weight, see `integers`.
+        integers: For each integer tensor, by name, that of every model with a weight, in order.
+        rule_of: By name, the rule that matches it, None for the recipe's own settings.
     """
 
     recipe: Recipe
@@ -48,18 +48,18 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the result, ties counted once."""
+        """Bytes of the result, tied tensors counted once."""
         return sum(tensor.nbytes for tensor in self._distinct())
 
     @property
     def bytes_read(self) -> int:
-        """Bytes that will be read from the inputs; integers, which are compared, once from each."""
+        """Bytes that will be read from the inputs; integers, which are compared, once per model."""
         inputs = [tensor for name in self.integers for tensor in self.integers[name]]
         computed = [tensor.storage for tensor in self._distinct() if isinstance(tensor.storage, ComputedStorage)]
         return sum(map(_reads, computed)) + sum(map(bytes_read, inputs))
 
     def differing_integers(self) -> list[str]:
-        """Names of the integer tensors that are not the same in all models that count. Reads them."""
+        """Names of the integer tensors that differ between the models with a weight. Reads them."""
         return [
             name
             for name, tensors in self.integers.items()
@@ -67,7 +67,7 @@ class Plan:
         ]
 
     def describe(self) -> list[str]:
-        """The plan in lines: the models, then for each rule which tensors and at which effective weights."""
+        """Describe the plan in lines: the models, then for each rule its tensors and effective weights."""
         lines = [f"{len(self.tensors)} tensors from {len(self.models)} models"]
         for model in self.models:
             half = f", {model.half_precision}" if model.half_precision else ""
@@ -78,7 +78,9 @@ class Plan:
             size = human_size(sum(self.tensors[name].nbytes for name in names))
             lines.append(f"  {len(names)} tensors, {size}: {', '.join(group_names(names))}")
         if self.integers:
-            lines.append(f"{len(self.integers)} integer tensors where they differ: of the {self.recipe.integers} model")
+            lines.append(
+                f"{len(self.integers)} integer tensors: where they differ, from the {self.recipe.integers} model"
+            )
         if self.vocabulary is not None:
             lines.append(f"vocabulary: {self.recipe.vocab}, {self.vocabulary.size} tokens")
         types = sorted({tensor.dtype.name for tensor in self.tensors.values() if tensor.dtype.is_float})
@@ -86,7 +88,7 @@ class Plan:
         return lines
 
     def steps(self) -> list[tuple[str, str, list[str]]]:
-        """For each rule that counts, and for the rest: which tensors, how they are merged, and their names."""
+        """List each rule in use, then the rest: which tensors, how they are merged, and their names."""
         found = []
         for rule in (*self.recipe.rules, None):
             names = [name for name, its_rule in self.rule_of.items() if its_rule is rule]
@@ -106,7 +108,7 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, models: Sequence[OpenModel], vocabulary: MergedVocabulary | None, assets: Assets) -> Plan:
-    """Settle a merge.
+    """Plan a merge.
 
     Args:
         recipe: What was asked for.
@@ -115,8 +117,8 @@ def make_plan(recipe: Recipe, models: Sequence[OpenModel], vocabulary: MergedVoc
         assets: What goes beside the result.
 
     Raises:
-        ConfigError: When a rule means no tensor, or none that an earlier rule has not taken.
-        IncompatibleError: When a rule tears tied tensors apart.
+        ConfigError: When a rule matches no tensor, or only tensors that earlier rules match.
+        IncompatibleError: When tied tensors fall under different rules.
     """
     plan = Plan(recipe, models, vocabulary, assets)
     plan.rule_of = _assign(recipe, list(models[0].tensors))
@@ -149,13 +151,13 @@ def _assign(recipe: Recipe, names: list[str]) -> dict[str, Rule | None]:
                 msg = f"{rule.place}.match: {pattern!r:.80} matches no tensor{suggestion(pattern[:200], names)}"
                 raise ConfigError(msg)
         if all(other is not rule for other in found.values()):
-            msg = f"{rule.place}: never reached: earlier rules match all it matches; put the narrower rule first"
+            msg = f"{rule.place}: never reached: earlier rules match all that it matches; put the narrower rule first"
             raise ConfigError(msg)
     return found
 
 
 def _coefficients(recipe: Recipe, rule: Rule | None) -> list[float]:
-    """For each input, whether and how much it counts; only the zeros mean anything for slerp and ties."""
+    """The weight of each input; for slerp and ties it only matters whether it is 0."""
     if rule is not None and rule.take is not None:
         return [float(source.name == rule.take) for source in recipe.inputs]
     settings = rule.settings if rule is not None and rule.settings is not None else recipe.settings
@@ -165,7 +167,7 @@ def _coefficients(recipe: Recipe, rule: Rule | None) -> list[float]:
 
 
 def _counting(recipe: Recipe, rule: Rule | None, inputs: list[Tensor]) -> list[Tensor]:
-    """The inputs that count, models before the base unless only the base does."""
+    """The models with a weight, or the base where no model has one."""
     weights = _coefficients(recipe, rule)
     models = len(recipe.models)
     chosen = [tensor for tensor, weight in zip(inputs[:models], weights, strict=False) if weight != 0]
@@ -195,7 +197,7 @@ def _merged(plan: Plan, name: str, rule: Rule | None, inputs: list[Tensor]) -> T
 
 
 def _shares(plan: Plan) -> tuple[list[float], int | None]:
-    """Weights by which a token that an input lacks is made up from the others, and which input is the base."""
+    """Weights of the inputs in a token that another input lacks, and the index of the base."""
     has_base = plan.recipe.base is not None
     weights = [*plan.recipe.settings.weights, *([0.0] if has_base else [])]
     return weights, len(plan.recipe.models) if has_base else None
@@ -211,7 +213,7 @@ def _row_sum(plan: Plan, name: str, inputs: list[Tensor], weights: list[float], 
 
 
 def _align(plan: Plan, name: str, inputs: list[Tensor]) -> list[Tensor]:
-    """The inputs as if each had every token, in float64 so that nothing is rounded twice."""
+    """Extend each input to every token, in float64 so that nothing is rounded twice."""
     assert plan.vocabulary is not None
     wide = BY_NAME["float64"]
     result = []
@@ -223,7 +225,7 @@ def _align(plan: Plan, name: str, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def _reads(storage: ComputedStorage) -> int:
-    """Bytes that computing a storage reads from files."""
+    """Bytes read from files to compute a storage."""
     total = 0
     for tensor, times in zip(storage.inputs, storage.times_read, strict=True):
         inner = tensor.storage

@@ -1,4 +1,4 @@
-"""Merge recipes: what they may say, and what is wrong with one that says something else."""
+"""Reads merge recipes and checks their keys and values, with a clear error for each wrong one."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ModelSource:
 
     Attributes:
         path: Where it is.
-        name: What rules and reports call it.
-        vocab: Its ``vocab.json``, where that cannot be found by itself.
+        name: Its name in rules and reports.
+        vocab: Its ``vocab.json``, if it is not found automatically.
         config: A ``config.json`` to use in place of its own.
     """
 
@@ -51,13 +51,13 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Rule:
-    """What happens to the tensors that some patterns mean.
+    """How the tensors that match some patterns are merged.
 
     Attributes:
         patterns: Patterns or aliases.
         settings: How they are merged, or None where they are taken.
         take: Name of the model whose tensors they become.
-        place: Where it stands in the recipe, for messages.
+        place: Its place in the recipe, for messages.
     """
 
     patterns: tuple[str, ...]
@@ -71,14 +71,14 @@ class Recipe:
     """A checked recipe.
 
     Attributes:
-        models: The inputs, oldest first where that means anything.
-        settings: How tensors are merged that no rule means.
+        models: The inputs; those of a run oldest first.
+        settings: How tensors are merged that no rule matches.
         base: What the models were trained from.
         rules: First match wins.
         integers: Whose integers are taken where they differ: those of the last or of the first model.
         vocab: How different vocabularies are merged, or None where they must be the same.
         dtype: Type of the floating-point results, or None for that of the inputs.
-        where: What to call the recipe in messages.
+        where: The recipe's name in messages.
     """
 
     models: tuple[ModelSource, ...]
@@ -104,7 +104,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
             the working directory.
 
     Raises:
-        ConfigError: In one line: the recipe, the key, what was expected and what was found.
+        ConfigError: In one line: the recipe, the key, expected, found.
     """
     if isinstance(recipe, Mapping):
         return parse_recipe(dict(recipe), "recipe", Path())
@@ -113,11 +113,11 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
 
 
 def parse_recipe(value: Any, where: str, folder: Path) -> Recipe:
-    """As `load_recipe`, for what was read from a file.
+    """Check a recipe that was read from a file.
 
     Args:
         value: The parsed YAML.
-        where: What to call it in messages.
+        where: Its name in messages.
         folder: Paths are relative to it.
     """
     table = Table(value, where, keys=_KEYS)
@@ -162,7 +162,7 @@ def _parse_models(table: Table, folder: Path) -> tuple[list[ModelSource], list[f
     names = [model.name for model in models]
     twice = sorted({name for name in names if names.count(name) > 1 or name == BASE})
     if twice:
-        table.fail("models", "a name of its own for each (key name)", twice[0])
+        table.fail("models", "a unique name for each (key name)", twice[0])
     return models, weights if weighted else None
 
 
@@ -274,7 +274,7 @@ def _check_method_weights(table: Table, method: type[Method], weights: list[floa
         how_many = "exactly" if fewest == method.most_models else "at least"
         table.fail("models", f"{how_many} {fewest} for {method.method}", len(weights))
     if not method.allows_negative and min(weights) < 0:
-        table.fail("weights", f"no negative ones for {method.method}", weights)
+        table.fail("weights", f"weights of at least 0 for {method.method}", weights)
     if method.sum_may_be_zero and not normalize and any(weights):
         return
     try:
@@ -293,11 +293,11 @@ def _resolve(folder: Path, value: str) -> Path:
     return folder / expanded(value)
 
 
-_SUFFIXES = {".pth", ".pt", ".safetensors"}  # not that of v2.0.3
+_SUFFIXES = {".pth", ".pt", ".safetensors"}  # .3 is none: v2.0.3 is a name
 
 
 def model_sources(paths: Sequence[Path]) -> list[ModelSource]:
-    """Inputs that nobody has named: by `model_name`, with a number where two would be called the same."""
+    """Name inputs by `model_name`, with a number where two names would be equal."""
     found: list[ModelSource] = []
     taken = {BASE}
     for path in paths:
@@ -312,7 +312,7 @@ def model_sources(paths: Sequence[Path]) -> list[ModelSource]:
 
 
 def model_name(path: Path) -> str:
-    """What a model is called: by its file, or by its folder where the file has the name that all models have."""
+    """Name a model by its file, or by its folder where the file has a standard name, such as ``model.pth``."""
     if path.name in MODEL_NAMES:
         return path.parent.name or path.stem
     name = path.resolve().name if path.name in {"", ".."} else path.name

@@ -1,4 +1,4 @@
-"""Models with different vocabularies, merged token by token: rows are matched by the string of their token."""
+"""Merges models with different vocabularies token by token: rows are matched by the string of their token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MODEL_MUST_AGREE = ("type", "unk_token", "continuing_subword_prefix", "end_of_w
 
 @dataclass(frozen=True)
 class MergedVocabulary:
-    """A vocabulary made of several.
+    """A vocabulary merged from several.
 
     Attributes:
         content: The ``vocab.json``.
@@ -47,19 +47,19 @@ def merge_vocabularies(vocabularies: Sequence[bytes], names: Sequence[str], poli
     """Merge vocabularies of the tokenizers library.
 
     The tokens of the first keep their order, so that ``[STOP]`` and ``[UNK]`` stay the tokens 0 and 1 that
-    ``XTTSDataset.get_text`` demands. Byte-pair merges keep the order of the first too, those of the others follow; a
-    merge whose parts or result are no tokens any more is left out.
+    ``XTTSDataset.get_text`` demands. Byte-pair merges keep the order of the first too, and those of the others
+    follow; a merge is left out if one of its parts or its result is not a token of the new vocabulary.
 
     Args:
         vocabularies: Their ``vocab.json``.
-        names: What to call each in errors.
+        names: The name of each in errors.
         policy: ``"union"`` keeps every token, ``"intersect"`` those that all have.
 
     Returns:
-        The result; None where all are the same already.
+        The result; None where all are the same.
 
     Raises:
-        ConfigError: When one is no such vocabulary, or two of its tokens have one row.
+        ConfigError: When one is not such a vocabulary, or two of its tokens share a row.
         IncompatibleError: When they split text by different rules, or nothing is left.
     """
     import numpy as np
@@ -99,10 +99,10 @@ def merge_vocabularies(vocabularies: Sequence[bytes], names: Sequence[str], poli
 
 
 def aligned(rows: Sequence[Rows], weights: Sequence[float], base: int | None) -> list[npt.NDArray[np.float64]]:
-    """Each input as if it had every token.
+    """Extend each input to every token.
 
-    A token that an input lacks has there the base's row, so that the input counts as not having changed it; where the
-    base lacks it too, or there is none, the weighted mean of the inputs that have it.
+    A token that an input lacks gets the base's row, as if the input had not changed it. Where the base lacks it too, or
+    there is no base, it gets the weighted mean of the inputs that have it.
 
     Args:
         rows: Of a `MergedVocabulary`.
@@ -110,7 +110,7 @@ def aligned(rows: Sequence[Rows], weights: Sequence[float], base: int | None) ->
         base: Which input is the base.
 
     Returns:
-        For each input, coefficients of shape (inputs, tokens) that its aligned tensor is the sum with.
+        For each input, the coefficients, of shape (inputs, tokens), of the sum that is its extended tensor.
     """
     import numpy as np
 
@@ -134,7 +134,7 @@ def aligned(rows: Sequence[Rows], weights: Sequence[float], base: int | None) ->
 class RowSum(ComputedStorage):
     """Rows of several tensors, matched and summed with coefficients of their own.
 
-    The result is held while it is read, 8 bytes for each element; the inputs are not.
+    The result is held in memory while it is read, 8 bytes per element; the inputs are not.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class RowSum(ComputedStorage):
         """Describe the result.
 
         Args:
-            name: What it is called, for errors.
+            name: Its name in errors.
             tensors: Floating-point tensors that differ in the first dimension only.
             rows: For each, its row for each row of the result, -1 for none.
             coefficients: Of shape (tensors, rows of the result); 0 where there is no row.
@@ -192,7 +192,7 @@ def _row_blocks(count: int) -> Iterator[tuple[int, int]]:
 
 
 def _check_own_rows(tokens: dict[str, int], name: str) -> None:
-    """Two tokens of one row could not part, and a merged vocabulary gives each its own."""
+    """Refuse tokens that share a row: a merged vocabulary gives each token its own."""
     row, count = Counter(tokens.values()).most_common(1)[0]
     if count > 1:
         shared = " and ".join(repr(token) for token, its in tokens.items() if its == row)

@@ -1,4 +1,4 @@
-"""YAML that says what it seems to say: no key twice, no aliases, plain values; and tables that know their keys."""
+"""Reads YAML strictly: no duplicate keys, no aliases, plain values, and tables that refuse unknown keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_BYTES = 256_000  # a recipe has a few hundred; the parser is slow
-# Numbers as everybody reads them. In YAML 1.1, which PyYAML follows, 1:30 is 90, 010 is 8 and 1e-3 is a string.
+# Numbers as people read them. In YAML 1.1, which PyYAML follows, 1:30 is 90, 010 is 8 and 1e-3 is a string.
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
 
@@ -26,13 +26,13 @@ def load_yaml(path: Path) -> Any:
     """Read a YAML file.
 
     Raises:
-        ConfigError: When it cannot be read, is no YAML, or uses what would make it mean something else than it shows.
+        ConfigError: When it cannot be read, is not YAML, or uses a feature that hides what it means.
     """
     content = read_small_file(path)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"{path}: expected a recipe in YAML, found bytes that are no text; name the recipe, not a model"
+        msg = f"{path}: expected a recipe in YAML, found bytes that are not text; name the recipe, not a model"
         raise ConfigError(msg) from error
     if len(content) > _MAX_BYTES:
         msg = f"{path}: expected a recipe of at most {_MAX_BYTES} bytes; name the recipe, not a model"
@@ -62,7 +62,7 @@ def _parse(text: str, path: Path) -> Any:
             seen = set()
             for key, _ in node.value:
                 if key.value in seen:
-                    msg = f"the key {reprlib.repr(key.value)} stands there twice; keep one"
+                    msg = f"the key {reprlib.repr(key.value)} occurs twice; keep one"
                     raise yaml.constructor.ConstructorError(None, None, msg, key.start_mark)
                 if isinstance(key.value, str):
                     seen.add(key.value)
@@ -87,19 +87,19 @@ def _parse(text: str, path: Path) -> Any:
 
 
 class Table:
-    """A mapping of a recipe that is taken apart key by key; what is wrong is reported by file and key."""
+    """A mapping in a recipe, read key by key; errors name the file and the key."""
 
     def __init__(self, value: Any, where: str, key: str = "", *, keys: Collection[str]) -> None:
         """Check that a value is a mapping and has no unknown keys.
 
         Args:
-            value: What the recipe has there.
-            where: The recipe, for messages.
+            value: The value in the recipe.
+            where: The recipe's name in messages.
             key: The place in the recipe, empty at its root.
-            keys: What may stand in it.
+            keys: The allowed keys.
 
         Raises:
-            ConfigError: Naming the first unknown key and what it may have been meant to be.
+            ConfigError: Naming the first unknown key and the closest allowed one.
         """
         self.where = where
         self.key = key
@@ -114,25 +114,25 @@ class Table:
                 raise ConfigError(msg)
 
     def path(self, name: str) -> str:
-        """How messages call a key."""
+        """The name of a key in messages."""
         return ".".join(part for part in (self.key, name.strip("'\"")) if part)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
     def get(self, name: str) -> Any:
-        """The value as it stands there, None where there is none."""
+        """The value as it is, None where it is missing."""
         return self._values.get(name)
 
     def string(self, name: str, default: str | None = None) -> str | None:
-        """A string that is not empty."""
+        """A non-empty string."""
         value = self._values.get(name, default)
         if value is not None and (not isinstance(value, str) or not value or not can_be_path(value)):
             self.fail(name, "a string", value)
         return None if value is None else str(value)
 
     def required(self, name: str) -> str:
-        """A string that has to be there."""
+        """A string that must be present."""
         value = self.string(name)
         if value is None:
             self.fail(name, "a string", None)
@@ -156,10 +156,10 @@ class Table:
         return value
 
     def integer(self, name: str, default: int) -> int:
-        """A whole number from 1 on."""
+        """A whole number of at least 1."""
         value = self._values.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            self.fail(name, "a whole number from 1 on", value)
+            self.fail(name, "a whole number of at least 1", value)
         return value
 
     def number(self, name: str, default: float, *, low: float = -math.inf, high: float = math.inf) -> float:
@@ -167,15 +167,15 @@ class Table:
         return self.as_number(name, self._values.get(name, default), low=low, high=high)
 
     def as_number(self, name: str, value: Any, *, low: float = -math.inf, high: float = math.inf) -> float:
-        """As `number`, for a value that was taken out already."""
+        """As `number`, for a value that was read before."""
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not abs(value) < math.inf or not low <= value <= high or not abs(value) <= _LARGEST:
-            between = f" from {low:g} to {high:g}" if math.isfinite(high) else f" from {low:g} on"
+            between = f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}"
             self.fail(name, f"a finite number{between if math.isfinite(low) else ''}", value)
         return float(value)
 
     def items(self, name: str, what: str) -> list[Any]:
-        """A list with something in it."""
+        """A non-empty list."""
         value = self._values.get(name)
         if not isinstance(value, list) or not value:
             self.fail(name, f"a list of {what}", value)

@@ -1,4 +1,4 @@
-"""Work that does not hold up training: a bounded queue, and a thread that works it off."""
+"""Runs work in the background without delaying training: a bounded queue and one thread."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 QUEUED = 2
-"""Work that may wait; more would hold too many old checkpoints on the disk."""
+"""Jobs that may wait; more would keep too many old checkpoints on the disk."""
 
-_PATIENCE = 10.0  # seconds for the work at hand to stop when it is told to
-_TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
+_PATIENCE = 10.0  # seconds for the current work to stop when it is told to
+_TICK = 0.2  # seconds; on Windows a wait without a limit cannot be interrupted
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something to do in the background.
+    """A job for the background.
 
     Attributes:
-        name: For the log.
-        run: Does it. May raise anything.
-        skipped: Called in place of ``run`` when newer work has pushed it out of the queue or all work is given up.
+        name: Its name in the log.
+        run: Does the job. May raise anything.
+        skipped: Called instead of ``run`` when newer work displaces it from the queue or all work is abandoned.
         failed: Called with what ``run`` raised.
     """
 
@@ -37,10 +37,10 @@ class Work:
 
 
 class Background:
-    """One thread that does queued work in order, and what was put off whenever nothing else waits."""
+    """One thread that does queued work in order, and postponed work whenever the queue is empty."""
 
     def __init__(self, *, stop: Callable[[], None]) -> None:
-        """Take ``stop``, which ends the work at hand early when all work is given up."""
+        """Take ``stop``, which ends the current work early when all work is abandoned."""
         self._stop = stop
         self._changed = threading.Condition()
         self._queue: deque[Work] = deque()
@@ -50,7 +50,7 @@ class Background:
         self._thread: threading.Thread | None = None
 
     def submit(self, work: Work) -> None:
-        """Queue work. Where too much waits already the oldest is skipped: a slow disk must not hold up training.
+        """Queue work. If too much waits already, skip the oldest: a slow disk must not delay training.
 
         Raises:
             RuntimeError: When no thread can be started; then nothing is queued.
@@ -64,20 +64,20 @@ class Background:
             skipped.skipped()
 
     def when_idle(self, work: Work) -> None:
-        """Have work done when nothing is queued; errors as `submit`."""
+        """Do work once nothing is queued; errors as `submit`."""
         with self._changed:
             self._start()
             self._later.append(work)
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Return when all work is done, or there is nobody to do it."""
+        """Return when all work is done, or no thread is left to do it."""
         with self._changed:
             while self._is_alive and not self._given_up and (self._queue or self._later or self._at_work):
                 self._changed.wait(_TICK)
 
     def give_up(self) -> int:
-        """Skip what waits and stop what is at work. Returns how many were not finished."""
+        """Skip waiting work and stop the current one. Returns how many jobs were not finished."""
         with self._changed:
             self._given_up = True
             waiting = [*self._queue, *self._later]
@@ -92,7 +92,7 @@ class Background:
         return unfinished
 
     def close(self) -> None:
-        """End the thread, which has nothing left to do."""
+        """End the thread, once it has no work left."""
         with self._changed:
             self._given_up = True
             self._changed.notify_all()
@@ -126,7 +126,7 @@ class Background:
             try:
                 work.run()
             except Exception as error:
-                with contextlib.suppress(Exception):  # a report that fails must not end the work of all others
+                with contextlib.suppress(Exception):  # a failing report must not end all other work
                     work.failed(error)
             finally:
                 with self._changed:

@@ -1,4 +1,4 @@
-"""``best_model.pth``, the Trainer's second copy of its best model: never half there, and never written into."""
+"""Replaces ``best_model.pth``, the Trainer's second copy of its best model, whole and never in place."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ logger = training_logger()
 
 
 class Shortcut:
-    """How ``best_model.pth`` is made."""
+    """Makes ``best_model.pth``."""
 
     def __init__(self, trainer: Any, options: ExportConfig, *, copy_later: Callable[[Path, Path], None]) -> None:
-        """Take what replaces the link ``best_model.pth`` (second argument) by a copy of the file linked to (first)."""
+        """Take ``copy_later``, which replaces the link (second argument) by a copy of the linked file (first)."""
         self._trainer = trainer
         self._options = options
         self._copy_later = copy_later
 
     def make(self, source: Path, target: Path) -> None:
-        """Point ``best_model.pth`` at the best model with a link, which is there at once and costs nothing.
+        """Make ``best_model.pth`` a hard link to the best model, which takes no time and no space.
 
-        The Trainer never writes into it while we are there. It stays a link only if asked for, and only where the
-        Trainer removes it before the next copy even without us: with ``save_all_best`` it writes into what is there.
+        The Trainer never writes into it while the callback is on. It stays a link only on request, and only where the
+        Trainer alone would remove it before the next copy: with ``save_all_best`` it writes into the existing file.
         """
         link = temporary_name(target)
         try:
@@ -52,13 +52,13 @@ class Shortcut:
             logger.error(" ! EXPORT : %s was not renewed: %s", target, error)
             return
         finally:
-            with contextlib.suppress(OSError):  # renaming one name of a file to another of the same file leaves both
+            with contextlib.suppress(OSError):  # renaming one link of a file to another leaves both
                 link.unlink(missing_ok=True)
         if is_link and not self._stays_link:
             self._copy_later(source, target)
 
     def renew(self, best: Path | None) -> None:
-        """Make up for a ``best_model.pth`` that a kill has prevented.
+        """Write the ``best_model.pth`` that a kill has prevented.
 
         Args:
             best: The newest ``best_model_N.pth``.

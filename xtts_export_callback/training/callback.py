@@ -1,11 +1,11 @@
-"""The Trainer callback: whole saves, an inference folder beside each of them, and their average at the end.
+"""The Trainer callback: makes saves whole, exports each to an inference folder, and averages them at the end.
 
 The Trainer has no event for a save, but its methods `save_checkpoint` and `save_best_model` are public in every
-version; they are wrapped on the instance. Exports live in a subfolder of the run, under names that neither the
+version, so we wrap them on the instance. Exports live in a subfolder of the run, under names that neither the
 Trainer's retention (`trainer.io.keep_n_checkpoints`) nor its resume (`trainer.io.get_last_checkpoint`) looks at.
 
 The training thread saves, as it would without us, and queues the export; a thread (`background`) waits for the helper
-process (`worker`) that writes it. A hard link keeps the source there when the Trainer's retention removes it meanwhile.
+process (`worker`) that writes it. A hard link keeps the source when the Trainer's retention removes it meanwhile.
 """
 
 from __future__ import annotations
@@ -43,19 +43,20 @@ if TYPE_CHECKING:
 
     Event = Callable[[Any], None]
 
-# A child of the Trainer's logger: our lines go where its lines go, console and trainer_0_log.txt.
+# A child of the Trainer's logger, so that our lines go to the console and trainer_0_log.txt like its own.
 logger = training_logger()
 
 
 def export_callbacks(config: Any, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:
-    """The callbacks to give the Trainer; the one line that a training script needs.
+    """Make the callbacks for the Trainer: the one line that a training script needs.
 
     Args:
         config: A config with the field ``export``, such as `XttsExportTrainerConfig`.
-        existing: Callbacks the script has already; they are kept and run after ours.
+        existing: Callbacks of the script, which are kept and run after ours.
 
     Returns:
-        For ``Trainer(callbacks=...)``. Just the existing ones when the export is disabled, also on the command line.
+        The callbacks for ``Trainer(callbacks=...)``; only the existing ones if the export is off, also on the command
+        line.
 
     Raises:
         ConfigError: When an option of the export has a value that it cannot take.
@@ -63,7 +64,7 @@ def export_callbacks(config: Any, existing: Mapping[str, Event] | None = None) -
     Example:
         >>> trainer = Trainer(args, config, model=model, callbacks=export_callbacks(config))
     """
-    # The Trainer reads its command line and the config of a continued run only after it has its callbacks.
+    # The Trainer reads its command line and the config of a resumed run only after it has its callbacks.
     import sys
 
     may_be_enabled_later = any(arg.startswith(("--coqpit.export.", "--continue_path")) for arg in sys.argv[1:])
@@ -78,7 +79,7 @@ _NO_LOCAL_FOLDER = (
 )
 _LOOKS_LIKE_PATTERN = (
     "the Trainer reads *, ? and [ in this path as a pattern and will not find the run again. Rename the folder before "
-    "you continue the run, and choose an output_path and a run_name without these characters"
+    "you resume the run, and choose an output_path and a run_name without these characters"
 )
 
 
@@ -91,9 +92,9 @@ def _never_ends_training(event: Callable[[ExportCallback, Any], None]) -> Callab
 
 
 class ExportCallback:
-    """Exports what a Trainer saves.
+    """Exports what a Trainer saves, on rank 0.
 
-    Rank 0 only. Errors are logged and never end training; only a wrong configuration is refused, at start-up.
+    Errors are logged and never end training; only a wrong configuration is refused, at start-up.
 
     Example:
         >>> trainer = Trainer(args, config, model=model, callbacks=ExportCallback(config).as_callbacks())
@@ -115,10 +116,10 @@ class ExportCallback:
         self._saves: TrainerSaves
 
     def as_callbacks(self, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:
-        """Callbacks for ``Trainer(callbacks=...)``.
+        """Return the callbacks for ``Trainer(callbacks=...)``.
 
         Args:
-            existing: Callbacks to keep: where both listen to an event, ours runs first, then the existing one.
+            existing: Callbacks to keep. On an event that both use, ours runs first.
 
         Returns:
             One callable for each event.
@@ -143,7 +144,7 @@ class ExportCallback:
 
         Raises:
             ConfigError: For an option that cannot be used, a ``restore_path`` that restores nothing, or a run without
-                a whole checkpoint to continue from.
+                a whole checkpoint to resume from.
         """
         options: Any = getattr(trainer.config, "export", self._options)
         options.check_values()
@@ -185,7 +186,7 @@ class ExportCallback:
 
     @_never_ends_training
     def on_init_end(self, trainer: Any) -> None:
-        """Show the options; clean up after a killed run and export what it left unexported."""
+        """Show the options, clean up after a killed run, and export what it left unexported."""
         if not self._has_started:
             return
         if trainer.args.continue_path:
@@ -201,7 +202,7 @@ class ExportCallback:
 
     @_never_ends_training
     def on_epoch_start(self, trainer: Any) -> None:
-        """A run that went back before its best model must still not replace it by a worse one."""
+        """Restore the best loss: a run resumed from before its best model must not replace that by a worse one."""
         if self._best_loss is not None:
             trainer.best_loss, self._best_loss = self._best_loss, None
         if self._has_started:
@@ -209,19 +210,19 @@ class ExportCallback:
 
     @_never_ends_training
     def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
-        """Hand the dashboard what the background has noted."""
+        """Pass the background's numbers to the dashboard."""
         if self._is_active:
             guarded("the dashboard was not told", self._dashboard.hand_over)
 
     @_never_ends_training
     def on_epoch_end(self, trainer: Any) -> None:
-        """After the last epoch: the last event of a normal run."""
+        """Finish after the last epoch, which is the last event of a normal run."""
         if self._is_active and trainer.epochs_done + 1 >= trainer.config.epochs:
             self._finish(trainer)
 
     @_never_ends_training
     def on_keyboard_interrupt(self, trainer: Any) -> None:
-        """After the save that Ctrl-C causes, before the Trainer ends the process: most fine-tunes end like this.
+        """Finish after the save that Ctrl-C causes, before the Trainer ends the process: most fine-tunes end like this.
 
         A second Ctrl-C ends the wait.
         """
@@ -242,7 +243,7 @@ class ExportCallback:
         """Let the Trainer save, and queue the export of what it saved (`trainer.io.save_checkpoint`)."""
         step = trainer.total_steps_done
         saved = Saved(step, kind, self._run / f"{kind}_{step}.pth")
-        guarded(f"nothing was awaited before {saved.name}", self._exporter.before_save)
+        guarded(f"did not wait for exports before {saved.name}", self._exporter.before_save)
         is_new = self._saves.perform(
             partial(save, *args, **options), saved, make_room=self._exporter.retention.make_room
         )
@@ -252,7 +253,7 @@ class ExportCallback:
     # The end
 
     def _finish(self, trainer: Any) -> None:
-        """Have everything done and say how it went; Ctrl-C ends the wait."""
+        """Finish all exports and log a summary; Ctrl-C ends the wait."""
         try:
             guarded("exports were not finished", self._exporter.finish)
             guarded("saves may not be whole on the disk", self._saves.wait)
@@ -277,10 +278,10 @@ class ExportCallback:
             human_size(use.exports),
         )
 
-    # Continuing
+    # Resuming
 
     def _choose_checkpoint(self, trainer: Any) -> None:
-        if is_main_process():  # what was held for a save that never reached the disk comes back
+        if is_main_process():  # brings back the older file of a save that never reached the disk
             guarded("clean-up of leftovers", partial(remove_leftovers, self._run))
         stock = Path(trainer.args.restore_path)
         chosen = choose_checkpoint(self._run, stock, may_rename=is_main_process())
@@ -314,7 +315,7 @@ def _refuse_inference_export(restore_path: str | None) -> None:
         with open_checkpoint(restore_path) as checkpoint:
             restorable = has_trainer_prefix(checkpoint)
     except XttsExportError:
-        return  # unreadable here, remote or damaged: the Trainer will say so in its own words
+        return  # unreadable here, remote or damaged: the Trainer reports it in its own words
     if not restorable:
         msg = (
             f"{restore_path}: an inference model: its names lack the prefix 'xtts.', so the Trainer would restore 0 "

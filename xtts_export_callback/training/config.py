@@ -1,4 +1,4 @@
-"""The config flag: what to export during training, and how.
+"""The config flag ``export`` and its options: what to export during training, and how.
 
 Coqpit reads the annotations of its dataclasses as objects, so this module must not postpone their evaluation with a
 ``__future__`` import.
@@ -23,12 +23,12 @@ STATES = ("full", "weights")
 # (`trainer.io.keep_n_checkpoints`, `get_last_checkpoint`, `save_best_model`).
 _TRAINER_PREFIXES = ("checkpoint", "best_model")
 
-# Names that are taken: files of the Trainer in the same run folder, and devices on Windows, with any ending.
+# Reserved names: files of the Trainer in the same run folder, and devices on Windows, with any ending.
 _TAKEN = re.compile(r"config\.json|trainer_\d+_log\.txt|(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 class _Values(NamedTuple):
-    """What an option can be set to: a test, and the same in words."""
+    """The values that an option can take: a test, and the same in words."""
 
     accept: Callable[[Any], bool]
     words: str
@@ -39,7 +39,7 @@ def _one_of(*names: str) -> _Values:
 
 
 def _is_plain_folder_name(name: Any) -> bool:
-    """Tell whether ``name`` is one path component on every system, and none that the Trainer would touch."""
+    """Whether ``name`` is one path component on every system, and one that the Trainer leaves alone."""
     return (
         isinstance(name, str)
         and PurePosixPath(name).name == name
@@ -55,7 +55,7 @@ def _is_plain_folder_name(name: Any) -> bool:
 
 
 def _is_number(value: Any, kinds: Any) -> bool:
-    """Whether a value is a finite number, 0 or more; true, which Python takes for 1, says nothing about how many."""
+    """Whether a value is a finite number, 0 or more, and not true, which Python would take for 1."""
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
@@ -65,7 +65,7 @@ _GIGABYTES = _Values(lambda value: _is_number(value, (int, float)), "a number of
 _FOLDER = _Values(
     _is_plain_folder_name,
     "the name of one folder (no path), not starting with checkpoint or best_model and not ending in .pth, which the "
-    "Trainer takes for its own files, nor the name of one of those or of a device of Windows",
+    "Trainer takes for its own files, and not the name of such a file or of a Windows device",
 )
 
 
@@ -103,41 +103,41 @@ class ExportConfig(Coqpit):
         "full",
         _one_of(*STATES),
         "What the Trainer's own checkpoint_N.pth hold: full, or weights (no optimizer, scheduler and scaler: "
-        "a third of the size and of the time to save). Costs: a continued run goes on at the right step, "
-        "weights and learning rate, but with fresh optimizer moments",
+        "a third of the size and of the time to save). Trade-off: a resumed run has the right step, "
+        "weights and learning rate, but fresh optimizer moments",
     )
     best_model_state: str = _option(
         "full",
         _one_of(*STATES),
-        "What the Trainer's own best_model_N.pth hold: full or weights. Costs: a run is continued from its "
-        "last full checkpoint even where the best model is newer, and trains the steps between again; only "
-        "where there is no full checkpoint it goes on from the best model, with fresh optimizer moments",
+        "What the Trainer's own best_model_N.pth hold: full or weights. Trade-off: a run resumes from its "
+        "last full checkpoint even if the best model is newer, and repeats the steps between; without a "
+        "full checkpoint it resumes from the best model, with fresh optimizer moments",
     )
     keep_optimizer_for: int = _option(
         0,
         _COUNT,
         "Only the newest K checkpoint_N.pth keep their optimizer state; older ones are rewritten as weights, "
-        "in the background, once a newer full one is verified. 0 keeps all. Costs: going back to an older "
-        "checkpoint means fresh optimizer moments. No effect where checkpoint_state is weights",
+        "in the background, once a newer full one is verified. 0 keeps all. Trade-off: resuming from an older "
+        "checkpoint means fresh optimizer moments. No effect if checkpoint_state is weights",
     )
     link_best_model: bool = _option(
         False,
         _FLAG,
-        "Make best_model.pth a hard link to the newest best_model_N.pth in place of a second copy. Costs: "
-        "whoever writes into one of the two files changes both. With save_all_best it stays a copy (sharing "
-        "its blocks where the file system can), since a run continued without this callback would write into "
+        "Make best_model.pth a hard link to the newest best_model_N.pth in place of a second copy. Trade-off: "
+        "a write into one of the two files changes both. With save_all_best it stays a copy (sharing "
+        "its blocks where the file system can), since a run resumed without this callback would write into "
         "it",
     )
     max_disk_gb: float = _option(
         0.0,
         _GIGABYTES,
         "Gigabytes (10^9 bytes) that the exports of a run may take; the oldest are removed first, never the "
-        "last one, also to make room for a save that does not fit on the disk. 0 is no limit. Costs: the "
-        "removed exports, some of which average_last may have counted on",
+        "last one, also to make room for a save that does not fit on the disk. 0 is no limit. Trade-off: "
+        "average_last may lack the removed exports",
     )
 
     def check_values(self) -> None:
-        """Refuse values that no export could be made with.
+        """Refuse values that make an export impossible.
 
         Raises:
             ConfigError: Naming the option, its value and the values it can take.
@@ -173,7 +173,7 @@ def check_options(options: object) -> None:
         options: Mapping of option names to values. Options that are left out keep their defaults.
 
     Raises:
-        ConfigError: If it is no mapping, has an unknown option or a value that the option cannot take.
+        ConfigError: If it is not a mapping, has an unknown option or a value that the option cannot take.
     """
     values = {option.name: option.metadata["values"] for option in fields(ExportConfig)}
     known = list(values)

@@ -1,4 +1,4 @@
-"""What the exports cost, where training is watched: the Trainer's dashboard logger, TensorBoard by default."""
+"""Shows the time and disk space of exports in the Trainer's dashboard logger, TensorBoard by default."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class _Point(NamedTuple):
 
 
 class Dashboard:
-    """Numbers are noted from any thread and handed over on the training thread: few loggers take them elsewhere."""
+    """Collects numbers from any thread and logs them on the training thread: few loggers accept other threads."""
 
     def __init__(self, trainer: Any) -> None:
         self._logger = trainer.dashboard_logger
         self._points: deque[_Point] = deque()
 
     def show_options(self, options: ExportConfig) -> None:
-        """A card with the options; in TensorBoard also on its page of hyper-parameters."""
+        """Add a card with the options; in TensorBoard also to its page of hyper-parameters."""
         values = options.to_dict()
         rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
         self._logger.add_text("xtts-export", f"| option | value |\n|---|---|\n{rows}", 0)
@@ -43,11 +43,11 @@ class Dashboard:
         self._points.append(_Point(step, dict(zip(SCALARS, (seconds, nbytes / 1e6, waited), strict=True))))
 
     def note_disk(self, step: int, used: float, stock: float) -> None:
-        """Note what the run takes on the disk beside what the stock recipe would have taken, in bytes."""
+        """Note the disk space of the run and that of the stock recipe, in bytes."""
         self._points.append(_Point(step, {"disk_gigabytes": used / 1e9, "stock_disk_gigabytes": stock / 1e9}))
 
     def hand_over(self) -> None:
-        """Give what was noted to the logger; to be called on the training thread."""
+        """Pass the noted numbers to the logger. Call this on the training thread."""
         while self._points:
             point = self._points.popleft()
             self._logger.add_scalars("Export", point.scalars, point.step)

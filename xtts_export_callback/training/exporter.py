@@ -1,4 +1,4 @@
-"""Exports of one run: queued by the training and written in the background."""
+"""Queues the exports of a run and has them written in the background."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ logger = training_logger()
 class Exporter:
     """The exports of one run.
 
-    Methods are for the training thread and return at once, except those that say that they wait. No error leaves them:
-    each becomes one line in the training log.
+    Methods are for the training thread and return at once, except those that say that they wait. They raise no errors:
+    each error becomes one line in the training log.
 
     Attributes:
         folder: The folder of exports.
@@ -56,7 +56,7 @@ class Exporter:
         self._unprotected = False
         self._to_copy: Path | None = None
         self._gives_up = False
-        self._trained_in: str | None = None  # a folder that is gone is no place to look for files
+        self._trained_in: str | None = None  # a removed folder holds no files to find
         with contextlib.suppress(OSError):
             self._trained_in = os.getcwd()  # noqa: PTH109 - as the text that the helper gets
         self._is_ending = False
@@ -64,16 +64,16 @@ class Exporter:
     # Exports
 
     def before_save(self) -> None:
-        """Wait for exports whose source the Trainer's retention, which runs with the save, could remove."""
+        """Wait for exports whose source the Trainer's retention could remove during the save."""
         if self._unprotected:
             self.wait()
 
     def export(self, saved: Saved, *, overhead: float = 0.0) -> None:
-        """Queue the export of what was just saved, and keep its file there until it is done.
+        """Queue the export of a new save, and keep its file until the export is done.
 
         Args:
             saved: The Trainer's file.
-            overhead: Seconds that its save has held up training beyond the Trainer's own writing.
+            overhead: Seconds that its save has delayed training beyond the Trainer's own writing.
         """
         started = time.perf_counter()
         if saved.kind == "checkpoint":
@@ -95,7 +95,7 @@ class Exporter:
         guarded(f"{saved.name} was not exported", queue)
 
     def _hold(self, path: Path) -> Path:
-        """Another name for a file, so that it outlives the Trainer's retention; itself where there are no links."""
+        """Link a file, so that it outlives the Trainer's retention; returns the file itself where links are not possible."""
         self.folder.mkdir(parents=True, exist_ok=True)
         link = temporary_name(self.folder / path.name)
         try:
@@ -151,11 +151,11 @@ class Exporter:
         if self._gives_up:
             _say_not_exported(saved)
             return
-        logger.warning(" ! EXPORT : %s is put off: the disk is slower than the saves come", saved.name)
+        logger.warning(" ! EXPORT : %s is postponed: saves come faster than the disk writes exports", saved.name)
         self._make_up(saved)
 
     def _make_up(self, saved: Saved) -> None:
-        """Export when there is nothing else to do what should have been exported before."""
+        """Export a missed save when no other work is queued."""
 
         def run() -> None:
             if not saved.path.exists():
@@ -167,7 +167,7 @@ class Exporter:
         self._when_idle(Work(saved.name, run, partial(_say_not_exported, saved), failure))
 
     def export_missing(self) -> None:
-        """Queue what a killed run, a slow disk or an error has left unexported."""
+        """Queue exports that are missing after a kill, on a slow disk or after an error."""
         saved_files = find_checkpoints(self._run)
         wanted = [saved for saved in saved_files if saved.kind == "checkpoint"][-self.retention.keep or None :]
         if self._options.export_best:
@@ -184,7 +184,7 @@ class Exporter:
             return not checkpoint.has_fingerprint(found["sources"][0].get("fingerprint"))
 
     def _perform(self, task: str, **arguments: Any) -> dict[str, Any]:
-        """Have the helper do a job. One that hangs while the end of the training waits is the last one."""
+        """Have the helper do a job. If it hangs at the end of the training, no further job is tried."""
         try:
             return self._helper.perform(task, **arguments)
         except HungError:
@@ -195,16 +195,16 @@ class Exporter:
     # The second copy of the best model
 
     def copy_later(self, source: Path, target: Path) -> None:
-        """Have a file copied in place of a link to it."""
+        """Replace a link to a file by a copy, in the background."""
         self._to_copy = source
 
         def run() -> None:
             if source != self._to_copy or not source.exists():
-                return  # a better model has come meanwhile
+                return  # a better model was saved meanwhile
             try:
                 self._perform("copy", source=str(source), target=str(target))
             except HelperError:
-                if source.exists():  # else it came during the copy
+                if source.exists():  # otherwise a better model was saved during the copy
                     raise
 
         def skipped() -> None:
@@ -216,11 +216,11 @@ class Exporter:
     # The end
 
     def finish(self) -> None:
-        """Have everything done, the average included, and wait for it."""
+        """Finish all exports and the average, and wait for them."""
         self._is_ending = True
         self.wait()
         if not self._gives_up:
-            guarded("missing exports were not looked for", self.export_missing)  # what failed is tried once more
+            guarded("missing exports were not looked for", self.export_missing)  # retries what failed
             self.wait()
         if self._gives_up:
             return
@@ -228,11 +228,11 @@ class Exporter:
             guarded("retention", self.retention.after_average)
 
     def _average(self) -> bool:
-        """Write the average; whether nothing needs its inputs any more."""
+        """Write the average. Returns whether its inputs are no longer needed."""
         available = sum(1 for saved in find_exports(self.folder) if saved.kind == "checkpoint")
         count = min(self._options.average_last, available)
         if count < 2:
-            logger.info(" > No average: %i of %i exports are there", available, self._options.average_last)
+            logger.info(" > No average: only %i of %i exports exist", available, self._options.average_last)
             return True
         started = time.perf_counter()
         sources = last_checkpoints(self._run, count, folder=self._options.folder)
@@ -258,7 +258,7 @@ class Exporter:
         return is_written
 
     def end(self) -> None:
-        """Finish what is queued and let the helper go; a later save starts both again."""
+        """Finish what is queued and end the helper; a later save starts both again."""
         self._is_ending = True
         self.wait()
         if self._background is not None:
@@ -268,12 +268,12 @@ class Exporter:
         self._is_ending = False
 
     def give_up(self) -> None:
-        """Stop what is at work and forget what waits."""
+        """Stop the current work and drop what waits."""
         if self._background is not None:
             self._background.give_up()
 
     def _stop(self) -> None:
-        self._gives_up = True  # also at the exit of a process that did not come to its end
+        self._gives_up = True  # also when the process exits early
         self._helper.stop()
 
     def _started(self) -> Background:
@@ -295,7 +295,7 @@ class Exporter:
 
 
 def _say_not_exported(saved: Saved) -> None:
-    logger.warning(" ! EXPORT : %s was not exported; continue the run to make up for it", saved.name)
+    logger.warning(" ! EXPORT : %s was not exported; resume the run to export it", saved.name)
 
 
 def _let_go(source: Path, saved: Saved) -> None:

@@ -1,7 +1,7 @@
-"""The Trainer's own functions, exchanged where it has no event: its saves, and the removal of a run.
+"""Replaces functions of the Trainer where it has no event: its saves, and the removal of a run.
 
-The Trainer finds and writes its files through fsspec, which reads a path in its own way: as a URL, a home folder or a
-pattern. What that means for a run is answered here as well.
+The Trainer finds and writes its files through fsspec, which may read a path as a URL, a home folder or a pattern. This
+module also tells what that means for a run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = training_logger()
 
 
 def is_main_process() -> bool:
-    """Whether this is the one process of a training that saves."""
+    """Whether this is the process that saves."""
     from trainer.utils.distributed import get_rank
 
     return bool(get_rank() == 0)
@@ -38,24 +38,24 @@ def is_main_process() -> bool:
 def saves_into(folder: Path) -> bool:
     """Whether the Trainer saves into the folder of this name.
 
-    A URL and ``~`` lead fsspec elsewhere, and so does ``*`` in its older versions. By the time of the first event
-    `trainer.io.copy_model_files` has written the config there, wherever that is.
+    A URL and ``~`` lead fsspec elsewhere, and so does ``*`` in its older versions. Before the first event,
+    `trainer.io.copy_model_files` has written the config to the folder that it really uses.
     """
     return (folder / "config.json").is_file()
 
 
 def looks_like_pattern(folder: Path) -> bool:
-    """Whether the Trainer, which searches its files with a glob of the whole path, may not find those in a folder."""
+    """Whether the Trainer may miss the files in a folder, because it searches with a glob of the whole path."""
     path = os.path.abspath(folder)  # noqa: PTH100 - as fsspec does: without resolving links
     return glob.escape(path) != path
 
 
 def wrap_saves(trainer: Any, save: Callable[..., None]) -> None:
-    """Have ``save`` called in place of the Trainer's saves.
+    """Call ``save`` in place of the Trainer's saves.
 
     Args:
         trainer: A Trainer.
-        save: Takes ``"checkpoint"`` or ``"best_model"``, the Trainer's own method, and what that is called with.
+        save: Takes ``"checkpoint"`` or ``"best_model"``, the Trainer's own method, and its arguments.
     """
     for kind in ("checkpoint", "best_model"):
         setattr(trainer, f"save_{kind}", partial(save, kind, getattr(trainer, f"save_{kind}")))
@@ -65,7 +65,7 @@ def wrap_saves(trainer: Any, save: Callable[..., None]) -> None:
 def exchanged_writing(
     trainer: Any, run: Path, *, save: Callable[..., None], make_shortcut: Callable[[Path, Path], None]
 ) -> Iterator[None]:
-    """Within the block the Trainer writes with our functions, and finds in its run what lies there.
+    """Within the block the Trainer writes with our functions, and finds the files in its run whatever its name.
 
     Args:
         trainer: A Trainer.
@@ -74,8 +74,7 @@ def exchanged_writing(
         make_shortcut: Called with the best model and ``best_model.pth``, in place of a copy.
 
     Yields:
-        Nothing. The functions of the Trainer are its own again afterwards. It writes with them if they cannot be
-        exchanged.
+        Nothing. Afterwards the Trainer's own functions are back. It also uses them if they cannot be replaced.
     """
     with ExitStack() as undo:
         guarded("saves are written as without us", lambda: _exchange_writing(undo, trainer, run, save, make_shortcut))
@@ -101,7 +100,7 @@ def _exchange_writing(
         return copy
 
     def globbing(original: Callable[..., Any]) -> Callable[..., Any]:
-        # With brackets in the name of a run the Trainer's retention would find nothing there, or the files of others.
+        # With brackets in the name of a run, the Trainer's retention would find no files, or those of other runs.
         def find(pattern: Any, *args: Any, **options: Any) -> Any:
             if not is_in_run(pattern):
                 return original(pattern, *args, **options)
@@ -118,11 +117,11 @@ def _exchange_writing(
 
 
 def _exchange(undo: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put what ``make`` makes of a function in its place, until ``undo`` is closed."""
+    """Replace a function by ``make(function)`` until ``undo`` is closed."""
     original = getattr(owner, name, None)
     if original is None:
         return
-    is_own = name in vars(owner)  # else a method of its class, which shows again
+    is_own = name in vars(owner)  # otherwise a method of its class, which becomes visible again
     undo.callback(lambda: setattr(owner, name, original) if is_own else vars(owner).pop(name, None))
     setattr(owner, name, make(original))
 
@@ -131,10 +130,10 @@ _RUNS: dict[Path, tuple[Exporter, TrainerSaves]] = {}
 
 
 def protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) -> None:
-    """Stop the Trainer from deleting a run that holds models, and have everything finished first.
+    """Stop the Trainer from deleting a run that holds models, and finish all exports first.
 
     On Ctrl-C and on every exception `trainer.generic_utils.remove_experiment_folder` deletes a run where a glob for
-    ``*.pth`` finds nothing, on every rank: also one that holds nothing but exports, or whose name is a pattern. A
+    ``*.pth`` finds nothing, on every rank: also one that holds only exports, or whose name is a pattern. A
     marker file there would change what resume finds, so the function is wrapped. It is also the only thing that the
     Trainer calls when training ends with an exception.
     """

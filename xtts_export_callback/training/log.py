@@ -1,4 +1,4 @@
-"""Our lines in the log of a training: what goes wrong with an export becomes one of them, and training goes on."""
+"""Turns an error of ours into one line of the training log, so that training goes on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = training_logger()
 
 
 def guarded(failure: str, action: Callable[[], Any]) -> Any:
-    """Run ``action``; whatever goes wrong becomes one line in the log, and training goes on."""
+    """Run ``action``. An error becomes one line in the log, and training goes on."""
     try:
         return action()
     except Exception as error:
@@ -23,6 +23,6 @@ def guarded(failure: str, action: Callable[[], Any]) -> Any:
 
 
 def log_failure(failure: str, error: Exception) -> None:
-    """Say in one line what did not work and why."""
+    """Log in one line what failed and why."""
     what = str(error) if isinstance(error, XttsExportError) else f"{type(error).__name__}: {error}"
     logger.error(" ! EXPORT : %s: %s", failure, " ".join(what.split()))

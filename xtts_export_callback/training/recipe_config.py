@@ -1,4 +1,4 @@
-"""Reading the JSON of a training: every mistake in it is named, before anything heavy is loaded.
+"""Reads the JSON of a training and names every mistake in it before anything heavy is loaded.
 
 Coqpit ignores keys that it does not know and replaces values of the wrong type with the default, with a warning among
 hundreds of lines. A training runs for days, so here both are errors.
@@ -28,7 +28,7 @@ _ADDED_BY_TRAINER = ("restore_path", "github_branch")
 
 
 class _PathField(NamedTuple):
-    """Where a path stands in the raw config, and what must be there."""
+    """A path in the raw config, and what must exist there."""
 
     name: str
     container: Any
@@ -39,14 +39,14 @@ class _PathField(NamedTuple):
 
 
 def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a training config and see to it that every file it names is there.
+    """Read a training config and check that every file it names exists.
 
     Neither torch nor ``TTS`` is imported.
 
     Args:
         path: JSON file with fields of ``RecipeConfig``. Relative paths in it are relative to the working directory, and
             ``~`` stands for the home directory.
-        overrides: ``--coqpit.KEY VALUE`` arguments, to look for the files that will be used in the end.
+        overrides: ``--coqpit.KEY VALUE`` arguments, so that the files that will really be used are checked.
 
     Returns:
         The fields, paths with ``~`` expanded. The overrides are not among them.
@@ -80,7 +80,7 @@ def check_fields(config_class: type[Any], raw: dict[str, Any], *, source: str | 
         raw: The JSON object meant for it.
         source: File to name in the message.
         of_run: Whether it is the ``config.json`` of a run, which a program has written: keys that its version of
-            coqui-tts knew and this one does not are taken out and named in the log, where a person's are refused.
+            coqui-tts knew and this one does not are removed and named in the log. In other configs they are refused.
 
     Raises:
         ConfigError: Naming the key with its path, such as ``model_args.gpt_layers``.
@@ -93,7 +93,7 @@ def check_fields(config_class: type[Any], raw: dict[str, Any], *, source: str | 
         raise ConfigError(msg) from None
     if unknown:
         logger.warning(
-            " ! EXPORT : %s: passed over, as this version of coqui-tts has no such fields: %s",
+            " ! EXPORT : %s: ignored fields that this version of coqui-tts does not have: %s",
             source,
             ", ".join(unknown),
         )
@@ -108,7 +108,7 @@ def _read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _check_section(config_class: type[Any], raw: dict[str, Any], *, prefix: str, unknown: list[str] | None) -> None:
-    """Check one object of the config; keys to pass over go from ``raw`` to ``unknown`` where that is a list."""
+    """Check one object of the config; ignored keys move from ``raw`` to ``unknown`` if that is a list."""
     types = {field.name: field.type for field in dataclasses.fields(config_class)}
     for key, value in list(raw.items()):
         if key not in types:
@@ -149,7 +149,7 @@ def _section_class(field_type: Any) -> tuple[type[Any] | None, bool]:
 
 
 def _check_value(config_class: type[Any], key: str, value: Any, *, expected: Any, prefix: str) -> None:
-    """Let Coqpit itself say whether a field can take the value."""
+    """Let Coqpit itself judge whether a field can take the value."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -196,7 +196,7 @@ def _path_fields(raw: dict[str, Any]) -> Iterator[_PathField]:
 
 
 def _missing_files(raw: dict[str, Any]) -> list[str]:
-    """Say of every file and folder that a raw config names and that is not there which it is."""
+    """List the files and folders that a raw config names and that do not exist."""
     problems = []
     if not raw.get("datasets"):
         problems.append("datasets is empty, expected at least one data set")
@@ -206,7 +206,7 @@ def _missing_files(raw: dict[str, Any]) -> list[str]:
     for field in _path_fields(raw):
         value = field.container[field.key]
         if field.name == "output_path" or not isinstance(value, str) or "://" in value:
-            continue  # the Trainer makes the one and downloads the other
+            continue  # the Trainer creates output_path and downloads URLs
         if not value:
             if field.is_required:
                 problems.append(f"{field.name} is not set")
@@ -225,7 +225,7 @@ def _missing_files(raw: dict[str, Any]) -> list[str]:
 
 
 def _with_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a copy of the raw config with the ``--coqpit.KEY VALUE`` arguments in it, values as strings."""
+    """Return a copy of the raw config with the ``--coqpit.KEY VALUE`` arguments applied, values as strings."""
     result = copy.deepcopy(raw)
     name = ""
     for argument in overrides:
@@ -238,7 +238,7 @@ def _with_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 
 def _set_item(container: Any, keys: Sequence[str], value: str) -> None:
-    """Set an item of nested objects and lists by its path, where there is a place for it."""
+    """Set an item of nested objects and lists by its path, if its container exists."""
     *parents, last = keys
     for parent in parents:
         container = _item(container, parent)

@@ -1,4 +1,4 @@
-"""Continuing a run: from its newest whole checkpoint, and without losing the optimizer state unnoticed."""
+"""Resumes a run from its newest whole checkpoint, and warns when the optimizer state is lost."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ logger = training_logger()
 
 
 def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:
-    """Which checkpoint to continue from.
+    """Choose the checkpoint to resume from.
 
     Args:
         run: The run folder.
         chosen: What the Trainer has chosen by the number in its name.
-        may_rename: Set damaged files aside, under a name that no pattern of the Trainer matches; one process of
-            several does.
+        may_rename: Rename damaged files, so that no pattern of the Trainer matches them; only one of several
+            processes may.
 
     Returns:
-        ``chosen`` unless it is proved to be damaged: what cannot be read here or now is left to the Trainer. In place
-        of a damaged file the newest other one; in place of a best model without optimizer state the newest checkpoint
-        with it, if there is one.
+        ``chosen`` unless it is proved to be damaged: a file that cannot be read here or now is left to the Trainer.
+        Instead of a damaged file, the newest other one; instead of a best model without optimizer state, the newest
+        checkpoint that has it, if any.
 
     Raises:
         ConfigError: When every checkpoint is damaged.
     """
     others = [saved for saved in by_age(find_checkpoints(run)) if saved.path != chosen]
-    shortcut = run / SHORTCUT  # a copy of the best model, which may be all that is whole
+    shortcut = run / SHORTCUT  # a copy of the best model, which may be the only whole file
     if os.path.lexists(shortcut) and shortcut != chosen:
         others.append(Saved(0, "best_model", shortcut))
     kind = "best_model" if chosen.name.startswith("best_model") else "checkpoint"
@@ -56,7 +56,7 @@ def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:
 
     found = our_choice(candidates, is_whole=is_usable, has_optimizer=_has_optimizer)
     if found is None:
-        msg = f"{run}: no whole checkpoint is left to continue from; damaged files are kept as damaged_*.broken"
+        msg = f"{run}: no whole checkpoint is left to resume from; damaged files are kept as damaged_*.broken"
         raise ConfigError(msg)
     if found.path != chosen:
         _say_why(chosen, found.path, is_damaged=damaged[files[chosen]])
@@ -64,7 +64,7 @@ def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:
 
 
 def restore_from_weights(trainer: Any) -> None:
-    """Bring learning rate and schedule to where a checkpoint without optimizer state was saved, and say so."""
+    """Restore learning rate and schedule from a checkpoint without optimizer state, and log it."""
     with open_checkpoint(trainer.args.restore_path) as checkpoint:
         if checkpoint.document.get("optimizer"):
             return
@@ -72,7 +72,7 @@ def restore_from_weights(trainer: Any) -> None:
     rates = restore_position(position if isinstance(position, dict) else {}, trainer.optimizer, trainer.scheduler)
     shown = ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates)) or "as configured"
     logger.warning(
-        " ! EXPORT : %s holds weights only: training goes on at step %i with learning rate %s and its place in the "
+        " ! EXPORT : %s holds weights only: training resumes at step %i with learning rate %s and its place in the "
         "schedule, but with fresh optimizer moments",
         Path(trainer.args.restore_path).name,
         trainer.total_steps_done,
@@ -88,10 +88,10 @@ def loss_of(path: Path) -> Any:
 
 
 def as_losses(loss: Any, *, is_evaluated: bool) -> dict[str, Any]:
-    """A best loss of any Trainer as `trainer.io.save_best_model` compares it with the loss of an epoch.
+    """Convert a best loss of any Trainer to what `trainer.io.save_best_model` compares with the loss of an epoch.
 
-    Older Trainers saved a plain number, and a save on Ctrl-C before the first loss has none; either would end the
-    training at the comparison.
+    Older Trainers saved a plain number, and a save on Ctrl-C before the first loss has none; the
+    comparison of either would end the training.
 
     Args:
         loss: ``trainer.best_loss``, or ``model_loss`` of a checkpoint.
@@ -110,9 +110,9 @@ def _number(value: Any) -> float | None:
 
 
 def _has_optimizer(saved: Saved) -> bool:
-    """Whether to resume from a file as far as its optimizer goes; one that cannot be read is not given up for another.
+    """Whether a file has the optimizer state to resume with; a best model that cannot be read counts as having it.
 
-    A checkpoint to go back to must say its step as well.
+    A checkpoint must state its step as well.
     """
     try:
         with open_checkpoint(saved.path) as checkpoint:
@@ -123,7 +123,7 @@ def _has_optimizer(saved: Saved) -> bool:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether a file is proved to be damaged: our reader has the proof, and torch cannot read the file either."""
+    """Whether a file is proved to be damaged: our reader proves it, and torch cannot read the file either."""
     error = _reader_error(path)
     if error is None:
         return False
@@ -136,7 +136,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _reader_error(path: Path) -> Exception | None:
-    """What our reader finds in a file, the local header of each record included."""
+    """The error of our reader on a file, if any; it also checks the local header of each record."""
     try:
         with open_checkpoint(path) as checkpoint:
             if checkpoint.format == "pth" and checkpoint.file is not None:
@@ -148,16 +148,16 @@ def _reader_error(path: Path) -> Exception | None:
 
 
 def _torch_refuses(path: Path) -> bool:
-    """Whether torch finds the file unreadable, rather than the disk or the memory; loads it just as the Trainer will.
+    """Whether torch finds the file itself unreadable, not the disk or memory short; loads it as the Trainer will.
 
-    A wrong checksum alone is no reason: torch reads such a file, and the Trainer resumes from it.
+    A wrong checksum alone does not count: torch reads such a file, and the Trainer resumes from it.
     """
     import torch
 
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        return error.errno == errno.EINVAL  # what torch makes of a file that ends too early
+        return error.errno == errno.EINVAL  # torch's error for a file that ends too early
     except MemoryError:
         return False
     except Exception as error:  # torch raises whatever the damage leads to
@@ -166,7 +166,7 @@ def _torch_refuses(path: Path) -> bool:
 
 
 def _set_aside(path: Path) -> None:
-    """Rename a damaged file, or the link to one; what the link leads to stays as it is."""
+    """Rename a damaged file, or the link to one; the target of the link stays unchanged."""
     aside = path.with_name(f"damaged_{path.name}.broken")
     number = 1
     while os.path.lexists(aside):
@@ -184,8 +184,8 @@ def _say_why(chosen: Path, found: Path, *, is_damaged: bool) -> None:
     if not is_damaged:
         logger.warning(
             " ! EXPORT : %s is newer but holds weights only; going back to %s keeps the optimizer state (remove the "
-            "checkpoints to continue from the best model)",
+            "checkpoints to resume from the best model)",
             chosen.name,
             found.name,
         )
-    logger.info(" > EXPORT : the run is continued from %s", found.name)
+    logger.info(" > EXPORT : the run resumes from %s", found.name)

@@ -1,4 +1,4 @@
-"""Which exports stay while a run trains: ``keep_last``, ``max_disk_gb``, and the best models that the Trainer keeps."""
+"""Removes exports while a run trains, by ``keep_last``, ``max_disk_gb`` and the best models that the Trainer keeps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = training_logger()
 
 
 class ExportRetention:
-    """Removes exports of one run as its options say.
+    """Removes exports of one run according to its options.
 
     Attributes:
         latest: Name of the export of the newest checkpoint, which is never removed.
@@ -33,7 +33,7 @@ class ExportRetention:
 
         Args:
             run: The run folder.
-            options: ``keep_last``, ``average_last``, ``max_disk_gb`` and ``folder`` count.
+            options: Only ``keep_last``, ``average_last``, ``max_disk_gb`` and ``folder`` are used.
             keeps_all_best: Whether the exports of earlier best models stay: the Trainer's ``save_all_best``.
             resumed_from: Name of the export whose checkpoint the run was resumed from; it is never removed.
         """
@@ -54,7 +54,7 @@ class ExportRetention:
         self._honour_budget(coming=self._largest())
 
     def after_export(self, saved: Saved) -> None:
-        """Remove what the export of a checkpoint pushes out."""
+        """Remove the exports that a new one displaces."""
         if saved.kind == "best_model":
             self._prune_best(saved)
         else:
@@ -62,12 +62,12 @@ class ExportRetention:
         self._honour_budget()
 
     def after_average(self) -> None:
-        """Apply ``keep_last`` as it stands: the average has its inputs."""
+        """Apply ``keep_last`` alone: the average no longer needs its inputs."""
         self._prune(self._options.keep_last)
         self._honour_budget()
 
     def has_room_for_older(self) -> bool:
-        """Whether one more export fits into the budget: one made up for must not push out a newer one."""
+        """Whether one more export fits into the budget: an older one must not displace a newer one."""
         if not self._options.max_disk_gb:
             return True
         return retention.exports_bytes(self._folder) + self._largest() <= self._budget
@@ -100,7 +100,7 @@ class ExportRetention:
         return max((folder_bytes(saved.path) for saved in find_exports(self._folder)), default=0)
 
     def _prune(self, keep: int, *, written: str = "") -> None:
-        """Apply ``keep_last``; what was just written may be older than all the rest, in a run that went back."""
+        """Apply ``keep_last``; in a run resumed from an older step, the new export may be the oldest."""
         for name in retention.prune_exports(self._folder, keep, protected={*self._protected, written}):
             logger.info(" > Export %s removed: keep_last is %i", name, self._options.keep_last)
 

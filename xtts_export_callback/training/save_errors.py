@@ -1,4 +1,4 @@
-"""Why a save of the Trainer's failed: the disk, Ctrl-C, or something that is not ours to handle."""
+"""Finds out why a save of the Trainer failed: the disk, Ctrl-C, or an error that is not ours to handle."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import errno
 from xtts_export_callback.errors import XttsExportError
 
 WHAT_TO_DO = (
-    "Free space there, or continue the run with a smaller save_n_checkpoints, export.checkpoint_state weights "
+    "Free space there, or resume the run with a smaller save_n_checkpoints, export.checkpoint_state weights "
     "(a third of the size), export.link_best_model true or export.max_disk_gb"
 )
 
 
 class SaveError(XttsExportError):
-    """A save of the Trainer's failed and left nothing behind.
+    """A save of the Trainer failed and left nothing behind.
 
     Attributes:
         needed: Bytes that the file would have taken.
@@ -27,17 +27,17 @@ class SaveError(XttsExportError):
 
 
 def save_error(error: BaseException, handled: BaseException | None, *, name: str, needed: int) -> BaseException:
-    """What to raise in place of an error of the Trainer's writing.
+    """Choose the error to raise in place of one from the Trainer's writing.
 
     Args:
-        error: What was raised.
-        handled: What was being handled before, such as the Ctrl-C that a last save is made for.
+        error: The error that was raised.
+        handled: The exception that was already being handled, such as the Ctrl-C that causes a last save.
         name: The file that was to be saved.
         needed: Bytes that it would have taken.
 
     Returns:
-        A Ctrl-C that came meanwhile, of which torch's writer complains as of a half-written file; a `SaveError` for an
-        error of the system; ``error`` itself for everything else.
+        A Ctrl-C that came meanwhile, which torch's writer reports as a half-written file; a `SaveError` for an error of
+        the system; ``error`` itself for everything else.
     """
     causes = _causes(error, handled)
     interrupt = next((cause for cause in causes if not isinstance(cause, Exception)), None)
@@ -51,7 +51,7 @@ def save_error(error: BaseException, handled: BaseException | None, *, name: str
 
 
 def _causes(error: BaseException, handled: BaseException | None) -> list[BaseException]:
-    """An error and those that it came from, up to one that was being handled before."""
+    """An error and its causes, up to the one that was already being handled."""
     found: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause is not handled and cause not in found:
@@ -61,7 +61,7 @@ def _causes(error: BaseException, handled: BaseException | None) -> list[BaseExc
 
 
 def _write_error(causes: list[BaseException]) -> OSError | None:
-    """The error of the system behind one of torch's writer, which may hide it; None when it is about something else."""
+    """The error of the system behind an error of torch's writer, which may hide it; None if there is none."""
     found = next((cause for cause in causes if isinstance(cause, OSError)), None)
     if found is None and any(words in str(causes[0]) for words in ("PytorchStreamWriter", "inline_container")):
         return OSError(errno.EIO, "writing failed")

@@ -1,11 +1,11 @@
-"""The Trainer's own files, whole or not at all, and without what was not asked for.
+"""Makes the Trainer's own files appear whole or not at all, and without the state that the options leave out.
 
 `trainer.io` writes in place: a kill in the middle leaves a truncated file under its final name, which the next resume
-picks. While a save runs, the functions it writes with are therefore exchanged: for one that writes under a hidden name
-and renames, and for a shortcut ``best_model.pth`` that is never half there and never written into.
+picks. While a save runs, the functions that it writes with are therefore replaced: by one that writes under a hidden
+name and renames, and by one that replaces ``best_model.pth`` whole (`best_model_copy`).
 
-Waiting for the disk would hold up training for as long as the save itself. So a file has its name at once and is synced
-in the background, and until that is done a hard link keeps the one before, which the Trainer's retention may remove.
+Waiting for the disk would delay training for as long as the save itself. So a file gets its name at once and is synced
+in the background; until then a hard link keeps the file before it, which the Trainer's retention may remove.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
 
 logger = training_logger()
 
-_TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
+_TICK = 0.2  # seconds; on Windows a wait without a limit cannot be interrupted
 
 
 class TrainerSaves:
-    """How the saves of one Trainer are written.
+    """Writes the saves of one Trainer.
 
     Attributes:
-        shortcut: ``best_model.pth``.
-        full_bytes: Largest size by kind (``"checkpoint"``, ``"best_model"``) that the stock recipe would have saved.
+        shortcut: Makes ``best_model.pth``.
+        full_bytes: Largest file by kind (``"checkpoint"``, ``"best_model"``) that the stock recipe would have saved.
         overhead: Seconds that the last save took beyond the Trainer's own writing.
     """
 
     def __init__(self, trainer: Any, options: ExportConfig, *, copy_later: Callable[[Path, Path], None]) -> None:
-        """Take what replaces the link ``best_model.pth`` (second argument) by a copy of the file linked to (first)."""
+        """Take ``copy_later``, which replaces the link (second argument) by a copy of the linked file (first)."""
         self._trainer = trainer
         self._options = options
         self.shortcut = Shortcut(trainer, options, copy_later=copy_later)
@@ -65,12 +65,12 @@ class TrainerSaves:
         self._saved = 0
 
     def perform(self, save: Callable[[], None], saved: Saved, *, make_room: Callable[[int], bool]) -> bool:
-        """Let the Trainer save. What goes wrong on the disk does not end training.
+        """Let the Trainer save. An error of the disk does not end training.
 
         Args:
             save: The Trainer's own method.
             saved: What it saves.
-            make_room: Makes room for so many bytes, and says whether there is room now: then the save is tried again.
+            make_room: Makes room for a number of bytes and returns whether it did; then the save is tried again.
 
         Returns:
             Whether there is a new file.
@@ -96,7 +96,7 @@ class TrainerSaves:
         """Within the block the Trainer's saves appear whole or not at all.
 
         Yields:
-            Nothing. The functions of the Trainer are its own again afterwards.
+            Nothing. Afterwards the Trainer's own functions are back.
 
         Raises:
             SaveError: When a file could not be written.
@@ -119,11 +119,11 @@ class TrainerSaves:
             less = guarded(f"{path.name} keeps its optimizer state", partial(weights_only, state, self._trainer))
             state = less or state
             needed = guarded(f"the size of {path.name} is not known", partial(state_bytes, state)) or 0
-        with contextlib.suppress(Exception):  # an estimate that fails, as on some network mounts, stops no save
+        with contextlib.suppress(Exception):  # a failed estimate, as on some network mounts, must not stop a save
             self._warn_of_lack(path, needed)
         temporary = temporary_name(path)
         held, is_held = guarded(f"{path.name} waits for the disk", partial(self._hold, kind)) or (None, False)
-        handled = sys.exc_info()[1]  # such as the Ctrl-C that a last save is made for
+        handled = sys.exc_info()[1]  # such as the Ctrl-C that causes a last save
         try:
             before = time.perf_counter()
             write(state, temporary, **options)
@@ -151,11 +151,11 @@ class TrainerSaves:
         """Keep the last file of a kind that is safely on the disk, whatever the Trainer's retention removes.
 
         Returns:
-            Its other name, and whether there is no need to wait for the disk: False on a file system without links.
+            Its second name, and whether the new file may be synced later: False on a file system without links.
         """
         _, durable = self._durable.get(kind, (0, None))
         if durable is None or not durable.exists():
-            self.wait(kind)  # nothing older is left, and the last one is still on its way to the disk
+            self.wait(kind)  # no older file is left, and the last one is not synced yet
             durable = self._newest(kind)
         if durable is None:
             return None, True
@@ -167,7 +167,7 @@ class TrainerSaves:
         return held, True
 
     def _newest(self, kind: str) -> Path | None:
-        """The last file of a kind that is on the disk, as what an earlier process has saved is taken to be."""
+        """The last file of a kind that is on the disk; files of an earlier process are assumed to be."""
         _, durable = self._durable.get(kind, (0, None))
         if durable is not None and durable.exists():
             return durable
@@ -175,9 +175,9 @@ class TrainerSaves:
         return found[-1] if found else None
 
     def _sync_later(self, kind: str, path: Path, held: Path | None) -> None:
-        """Have a file written to the disk in the background, and only then let go of the one before.
+        """Sync a file to the disk in the background, and only then release the one before it.
 
-        A process that is killed takes nothing along that it has written; it is the machine that may fail meanwhile.
+        What a killed process has written survives it; only a failure of the machine loses it.
         """
         self._saved += 1
         number = self._saved
@@ -190,7 +190,7 @@ class TrainerSaves:
                 pass  # removed by retention already
             except OSError as error:
                 logger.error(" ! EXPORT : %s may not be whole on the disk: %s", path.name, error)
-                return  # what is held comes back when the run is continued (`remove_leftovers`)
+                return  # the held file comes back when the run is resumed (`remove_leftovers`)
             self._durable[kind] = max(self._durable.get(kind, (0, path)), (number, path))
             if held is not None:
                 with contextlib.suppress(OSError):
@@ -199,13 +199,13 @@ class TrainerSaves:
         thread = threading.Thread(target=run, name="xtts-export-sync", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # no more threads are allowed: then training waits
+        except RuntimeError:  # no more threads are allowed, so training waits
             run()
             return
         self._syncing = [*(each for each in self._syncing if each[1].is_alive()), (kind, thread)]
 
     def wait(self, kind: str | None = None) -> None:
-        """Wait until what was saved, of one kind or of all, is on the disk."""
+        """Wait until the saves of one kind, or of all kinds, are on the disk."""
         for thread in [thread for name, thread in self._syncing if kind in (None, name)]:
             while thread.is_alive():
                 thread.join(_TICK)
@@ -222,7 +222,7 @@ class TrainerSaves:
         else:
             return
         logger.warning(
-            " ! EXPORT : %s needs %s, %s are free: %s. %s",
+            " ! EXPORT : %s needs %s, %s free: %s. %s",
             path.name,
             human_size(needed),
             human_size(free),

@@ -1,6 +1,6 @@
-"""Configs of a training with exports: Coqui's ``GPTTrainerConfig`` with the field ``export``, and that of our recipe.
+"""Defines the configs of a training with exports: ``GPTTrainerConfig`` with the field ``export``, and our recipe's.
 
-A module of its own because the base class comes with ``import TTS``, which takes seconds. Coqpit reads the annotations
+It is a module of its own because the base class needs ``import TTS``, which takes seconds. Coqpit reads the annotations
 of its dataclasses as objects, so their evaluation must not be postponed with a ``__future__`` import.
 """
 
@@ -46,9 +46,9 @@ class XttsExportTrainerConfig(GPTTrainerConfig):  # type: ignore[misc]
 
 @dataclass
 class RecipeTrainerArgs(Coqpit):  # type: ignore[misc]
-    """What the stock recipe passes to the Trainer as ``TrainerArgs``, beside the config.
+    """The ``TrainerArgs`` that the stock recipe passes to the Trainer, beside the config.
 
-    The Trainer's own ``TrainerArgs`` are not part of a run's ``config.json``, and a continued run would fall back to no
+    The Trainer's own ``TrainerArgs`` are not part of a run's ``config.json``, and a resumed run would fall back to no
     gradient accumulation.
 
     Raises:
@@ -76,7 +76,7 @@ class RecipeTrainerArgs(Coqpit):  # type: ignore[misc]
 
 @dataclass
 class RecipeConfig(XttsExportTrainerConfig):
-    """What the JSON of ``xtts-export train`` holds: the whole training.
+    """The JSON of ``xtts-export train``: the whole training.
 
     Args:
         trainer_args: Arguments for the Trainer that are not in its config.

@@ -1,4 +1,4 @@
-"""What the Trainer gathers to save: how large it is, and the same without what only training needs."""
+"""Measures the state that the Trainer saves, and reduces it to weights."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from xtts_export_callback.run.lr_schedule import RESUME_KEY, position_of
 
 
 def weights_only(state: dict[str, Any], trainer: Any) -> dict[str, Any]:
-    """What the Trainer saves, without optimizer, scheduler and scaler, in a form that it restores without an error.
+    """Remove optimizer, scheduler and scaler from a state; the Trainer restores the rest without error.
 
     Args:
         state: What `trainer.io.save_model` gathers.
-        trainer: For the position in the schedule, a few numbers that are kept.
+        trainer: Gives the position in the schedule, a few numbers that are kept.
 
     Returns:
-        The same keys, and `schedule.RESUME_KEY`. An empty list of optimizer states restores nothing, quietly; trainer
-        0.4 would fail with None.
+        The same keys, and `lr_schedule.RESUME_KEY`. An empty list of optimizer states restores nothing, quietly;
+        trainer 0.4 would fail with None.
     """
     nothing: Any = {} if isinstance(trainer.optimizer, dict) else []
     position = position_of(trainer.optimizer, trainer.scheduler)
@@ -26,7 +26,7 @@ def weights_only(state: dict[str, Any], trainer: Any) -> dict[str, Any]:
 
 
 def state_bytes(state: Any) -> int:
-    """Bytes of all tensors in a state, each storage once: what the file will take, but for some kilobytes.
+    """Bytes of all tensors in a state, each storage once: the size of the file, up to some kilobytes.
 
     A tensor may have several storages or be made of other tensors (sparse, nested, those of quantized optimizers), and
     torch alone knows how it saves each kind. So the state is pickled as `torch.save` does it, but to nowhere.
@@ -35,7 +35,7 @@ def state_bytes(state: Any) -> int:
         state: Anything. What cannot be saved is not counted.
     """
     counter = _counter()
-    with suppress(Exception):  # the save itself will complain
+    with suppress(Exception):  # the save itself raises the error
         counter.dump(state)
     return sum(counter.sizes.values())
 

@@ -1,10 +1,10 @@
-"""The helper process that exports while training goes on: one job a line on stdin, one answer a line on stdout.
+"""The helper process that exports while training goes on: one job per line on stdin, one answer per line on stdout.
 
-Jobs and answers carry a number, for whatever prints to stdout as Python starts must not be taken for an answer.
+Jobs and answers carry a number, so that text printed to stdout as Python starts is not taken for an answer.
 
 It imports numpy and the standard library, neither torch nor Coqui, so that it starts in a quarter of a second and stays
-small. It lives in a session of its own, out of reach of the terminal's Ctrl-C; when the training is gone it finishes
-the job at hand and ends.
+small. It runs in a session of its own, which the terminal's Ctrl-C does not reach; when the training is gone it
+finishes the current job and ends.
 
 `worker_client.COMMAND` starts it.
 """
@@ -49,13 +49,13 @@ def export(*, source: str, known_as: str, target: str, dtype: str, trained_in: s
     Args:
         source: The file to read, which may be a link held against the Trainer's retention.
         known_as: Where the Trainer saved it.
-        target: The folder to write. Only an export of ours is ever replaced: a run that was continued saves some
-            steps a second time.
+        target: The folder to write. Only an export of ours is ever replaced: a resumed run saves some steps a
+            second time.
         dtype: As for `export_checkpoint`.
         trained_in: The working directory of the training.
 
     Returns:
-        ``nbytes``, ``notes`` and ``written``: False when the same export was there already.
+        ``nbytes``, ``notes`` and ``written``: False if the same export existed already.
     """
     folder = Path(trained_in) if trained_in else None
     with open_checkpoint(source, known_as=Path(known_as)) as checkpoint:
@@ -77,13 +77,13 @@ def average(*, sources: list[str], target: str, dtype: str, vocab: str | None = 
 
 
 def copy(*, source: str, target: str) -> dict[str, Any]:
-    """Copy a file so that the copy appears whole, with its mode and owner, in place of one that is there."""
+    """Copy a file, with its mode and owner, so that the copy appears whole and replaces an existing file."""
     with (
         whole_file(Path(target), force=True, like=Path(source)) as temporary,
         RandomFile(Path(source)) as file,
         RandomFile(temporary, create=True, mode=_PRIVATE) as out,
     ):
-        step = 8 << 20  # left alone, the system would keep gigabytes for the last sync
+        step = 8 << 20  # otherwise the system would keep gigabytes for the last sync
         for start in range(0, file.size, step):
             out.copy_range_from(file, start, start, min(step, file.size - start))
             out.start_sync()
@@ -94,7 +94,7 @@ def copy(*, source: str, target: str) -> dict[str, Any]:
 def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
     """Rewrite all but the newest checkpoints of a run as weights.
 
-    Mode and owner of the files stay as they are. Links stay too, and what they point to.
+    Mode and owner of the files stay unchanged, and so do links and their targets.
 
     Args:
         run: The run folder.
@@ -110,7 +110,7 @@ def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
     names, freed = [], 0
     for path in checkpoints[:-keep]:
         if path.is_symlink():
-            continue  # what lies elsewhere may be in use elsewhere
+            continue  # a file elsewhere may be in use there
         try:
             saved = _rewrite_as_weights(path, newest=checkpoints[-1])
         except (CheckpointError, OSError):
@@ -126,18 +126,18 @@ def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
 def _rewrite_as_weights(path: Path, *, newest: Path) -> int:
     """Rewrite one checkpoint once the newest is verified, and return the bytes freed: 0 with nothing to drop."""
     with open_checkpoint(path) as checkpoint:
-        if not checkpoint.document.get("optimizer") or checkpoint.others:  # what was not read would be lost
+        if not checkpoint.document.get("optimizer") or checkpoint.others:  # unread records would be lost
             return 0
         before = checkpoint.nbytes
     _verify(newest)
-    # Fails where the Trainer's retention has removed it meanwhile: renaming would bring it back.
+    # Fails if the Trainer's retention has removed it meanwhile: renaming would bring it back.
     with whole_file(path, force=True, like=path) as temporary, open_checkpoint(path) as checkpoint:
         write_pth(temporary, _as_weights(checkpoint), mode=_PRIVATE)
     return before - path.stat().st_size
 
 
 def _as_weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What `trainer_state.weights_only` makes of it before it is written."""
+    """Do to a saved file what `trainer_state.weights_only` does to a state before the save."""
     document = checkpoint.document
     empty: dict[str, Any] = {"optimizer": [], "scheduler": [], "scaler": None}
     return {**document, "model": checkpoint.tensors, **empty, RESUME_KEY: position_in_document(document)}
@@ -192,17 +192,17 @@ def perform(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do the jobs that come in until there is nobody left to send one."""
+    """Do jobs until no process is left to send one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     if hasattr(os, "nice"):
         os.nice(_NICE)
     prepare_process()
     answers = _Answers(os.dup(1))
-    os.dup2(2, 1)  # what others print is no answer
+    os.dup2(2, 1)  # keeps other output apart from the answers
     sys.stdout = sys.stderr
     threading.Thread(target=answers.report_progress, name="xtts-export-progress", daemon=True).start()
-    # Whether the training still listens or not: what is done is done.
+    # A job is finished whether the training still listens or not.
     with contextlib.suppress(BrokenPipeError):
         for line in _lines():
             job = json.loads(line)
@@ -212,7 +212,7 @@ def main() -> None:
 
 
 class _Answers:
-    """What goes back to the training: a line for each job with its number, and before that some that say it gets on."""
+    """Sends the answers to the training: a line per job with its number, and lines that report progress before it."""
 
     def __init__(self, fd: int) -> None:
         self.job = 0
@@ -220,14 +220,14 @@ class _Answers:
         self._lock = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
-        # What was printed as Python started may have left half a line in the pipe.
+        # Output printed as Python started may have left half a line in the pipe.
         rest = b"\n" + json.dumps({"job": self.job, **message}).encode() + b"\n"
         with self._lock:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
 
     def report_progress(self) -> None:
-        """Tell of bytes moved, as long as there are any: a slow disk is waited for, a dead one is not."""
+        """Report the bytes moved while their number grows: the training waits for a slow disk, not for a dead one."""
         told = -1
         with contextlib.suppress(OSError):  # the training is gone
             while True:
@@ -241,7 +241,7 @@ def _lines() -> Iterator[bytes]:
     if sys.platform == "win32":
         yield from sys.stdin.buffer
         return
-    # A process forked by the training, such as a data loader's, also holds the pipe, which then stays open.
+    # A process forked by the training, such as a data loader, also holds the pipe and keeps it open.
     import select
 
     parent = os.getppid()
@@ -262,4 +262,4 @@ def _lines() -> Iterator[bytes]:
 
 
 def _end(number: int, _frame: Any) -> NoReturn:
-    sys.exit(128 + number)  # the way out cleans up
+    sys.exit(128 + number)  # exiting this way cleans up

@@ -1,6 +1,6 @@
-"""The helper process as the training sees it: a job in, an answer out, and a new process where one has died.
+"""Runs jobs in the helper process for the training, and starts a new process when one has died.
 
-The helper (`worker`) is a process of its own so that neither its memory nor its crash is the training's.
+The helper (`worker`) is a process of its own so that neither its memory nor its crash affects the training.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 logger = training_logger()
 
 _PARENT = str(Path(__file__).parents[2])  # often the folder of all installed packages
-# `-m` would put the working directory before the standard library, and PYTHONPATH our folder: files there that happen
-# to be called like a module of it, such as backports for old Pythons, would be run in its place.
+# `-m` would put the working directory before the standard library, and PYTHONPATH our folder: files there with the
+# name of a standard module, such as backports for old Pythons, would run in its place.
 _START = (
     "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; "
     "from xtts_export_callback.training.worker import main; main()"
 )
 _AS_WE_RUN = [flag for flag, is_set in (("-E", sys.flags.ignore_environment), ("-s", sys.flags.no_user_site)) if is_set]
 COMMAND = (sys.executable, *_AS_WE_RUN, "-c", _START, _PARENT)
-"""What starts the helper."""
+"""The command that starts the helper."""
 
 GIVEN_UP_AFTER = 60.0
-"""Seconds without progress after which the helper is given up, as on a network mount that is gone."""
+"""Seconds without progress after which the helper is abandoned, as on a network mount that is gone."""
 
-MAKE_UP = "continue the run to make up for it"
+MAKE_UP = "resume the run to export it"
 STOPPED = f"exports were stopped; {MAKE_UP}"
 
-_PATIENCE = 10.0  # seconds for the helper to clean up when it is told to stop
-_LAST = 1.0  # seconds for the system to end what was killed; it cannot while a system call hangs
-_TICK = 0.2  # seconds; waiting without a limit cannot be interrupted on Windows
+_PATIENCE = 10.0  # seconds that the helper may take to clean up
+_LAST = 1.0  # seconds for the system to end a killed process; it cannot while a system call hangs
+_TICK = 0.2  # seconds; on Windows a wait without a limit cannot be interrupted
 
 
 class HelperError(XttsExportError):
-    """A job failed, or the helper did."""
+    """A job or the helper itself failed."""
 
 
 class HungError(HelperError):
-    """The helper was given up: it still ran, but showed no progress."""
+    """The helper was abandoned: it still ran, but showed no progress."""
 
 
 class Helper:
@@ -72,14 +72,14 @@ class Helper:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def perform(self, task: str, **arguments: Any) -> dict[str, Any]:
-        """Have a job done and wait for it.
+        """Send a job and wait for its answer.
 
         Args:
             task: A name in `worker.TASKS`.
-            **arguments: For the task, plain values.
+            **arguments: Arguments of the task, plain values.
 
         Returns:
-            What the task gave.
+            The result of the task.
 
         Raises:
             HungError: When nothing was read or written for `GIVEN_UP_AFTER` seconds. The next job gets a new helper.
@@ -89,7 +89,7 @@ class Helper:
         line = json.dumps({"job": self._jobs, "task": task, **arguments}).encode() + b"\n"
         answer = self._exchange(line)
         if answer is None and not self._stopping:
-            logger.warning(" ! EXPORT : %s; it is started again", self._obituary())
+            logger.warning(" ! EXPORT : %s; it is restarted", self._obituary())
             answer = self._exchange(line)
         if answer is None:
             raise HelperError(self._obituary())
@@ -101,10 +101,10 @@ class Helper:
         """End the helper; it starts again with the next job."""
         process, self._process = self._process, None
         if process is not None:
-            # Closing its input is not enough: a process forked by the training, such as a data loader's, holds it too.
+            # Closing its input is not enough: a process forked by the training, such as a data loader, holds it too.
             process.terminate()
             if sys.platform != "win32":
-                process.send_signal(signal.SIGCONT)  # one that is stopped would not hear of it
+                process.send_signal(signal.SIGCONT)  # a stopped process would not receive SIGTERM
             try:
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
@@ -112,14 +112,14 @@ class Helper:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_LAST)
             assert process.stdin is not None
-            with contextlib.suppress(OSError):  # there is nobody left to read what was to be flushed
+            with contextlib.suppress(OSError):  # no process is left to read what is flushed
                 process.stdin.close()
         if self._errors is not None:
             self._errors.close()
             self._errors = None
 
     def stop(self) -> None:
-        """End the helper for good, whatever it does; what it had half written is removed."""
+        """End the helper for good, whatever it does; half-written files are removed."""
         self._stopping = True
         self.close()
 
@@ -139,7 +139,7 @@ class Helper:
                 received = self._answers.get(timeout=_TICK)
             except Empty:
                 received = b"" if process.poll() is None else None  # a process forked meanwhile may hold the pipe
-            idle += min(time.monotonic() - since, _TICK)  # no more: we may have been stopped ourselves
+            idle += min(time.monotonic() - since, _TICK)  # not more: this process may have been stopped itself
             if received is None:
                 return None
             message = _message(received, self._jobs)
@@ -194,14 +194,14 @@ class Helper:
 
 
 def _python_path() -> str:
-    """``PYTHONPATH`` as the user has set it, less what must not come before the standard library: see `_START`."""
+    """The user's ``PYTHONPATH`` without the folders that must not precede the standard library: see `_START`."""
     unwanted = {os.path.realpath(""), os.path.realpath(_PARENT)}
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(path for path in paths if os.path.realpath(path) not in unwanted)
 
 
 def _pass_on(pipe: IO[bytes], answers: SimpleQueue[bytes | None]) -> None:
-    """Hand on the lines of a pipe, and None at its end: only a queue can be waited for with a limit everywhere."""
+    """Pass on the lines of a pipe, and None at its end: only a queue has a wait with a limit on every system."""
     with pipe:
         for line in pipe:
             answers.put(line)
@@ -209,7 +209,7 @@ def _pass_on(pipe: IO[bytes], answers: SimpleQueue[bytes | None]) -> None:
 
 
 def _message(line: bytes, job: int) -> dict[str, Any]:
-    """What the helper says of a job; empty for all else, as `sitecustomize` and the like print it."""
+    """The helper's message on a job; empty for other lines, such as those that `sitecustomize` prints."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

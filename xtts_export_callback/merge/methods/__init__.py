@@ -1,1 +1,1 @@
-"""The methods of merging: one class each, and a registry. All compute in float64 and round once."""
+"""The methods of merging, one class each, and their registry. All compute in float64 and round once."""

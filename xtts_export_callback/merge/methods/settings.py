@@ -1,4 +1,4 @@
-"""What every method has: its numbers, the weights it allows, and what it makes of models."""
+"""The base class of all methods: their settings, the weights they allow, and how they merge tensors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 DEFAULT_DENSITY = 0.2
 _LARGEST_WEIGHT, _SMALLEST_WEIGHT = 1e100, 1e-100
-_SMALLEST_SUM = 1e-9  # 0.1 + 0.2 - 0.3 is no sum to divide by
+_SMALLEST_SUM = 1e-9  # 0.1 + 0.2 - 0.3 is a rounding error, not a sum to divide by
 
 
 class Coefficients(NamedTuple):
     """A method as a weighted sum of models and base.
 
     Attributes:
-        models: One for each model.
+        models: The coefficient of each model.
         base: That of the base.
-        divisor: What the sum of the products is divided by.
+        divisor: The number by which the sum of the products is divided.
     """
 
     models: tuple[float, ...]
@@ -37,14 +37,14 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A method with its numbers, checked.
+    """A method with its checked settings.
 
     Attributes:
-        weights: One for each model, as given.
+        weights: One per model, as given.
         normalize: Whether the weights are divided by their sum.
-        scale: How far from the base: 0 is the base, 1 are the models. It is lambda in the papers on task arithmetic and
-            ties and alpha in that on interpolation.
-        density: Share of each tensor's changes that ties keeps, the largest.
+        scale: Distance from the base: 0 gives the base, 1 the models. The papers on task arithmetic and ties call it
+            lambda, the one on interpolation alpha.
+        density: Share of each tensor's changes, the largest ones, that ties keeps.
     """
 
     weights: tuple[float, ...]
@@ -53,10 +53,10 @@ class Method(ABC):
     density: float = DEFAULT_DENSITY
 
     method: ClassVar[str]
-    """What recipes call it."""
+    """Its name in recipes."""
     needs_base: ClassVar[bool] = False
     is_sum: ClassVar[bool] = True
-    """Whether the result is the weighted sum that `coefficients` says, element by element."""
+    """Whether the result is the weighted sum with `coefficients`, element by element."""
     options: ClassVar[frozenset[str]] = frozenset()
     """Which of ``normalize``, ``scale`` and ``density`` the method uses."""
     default_scale: ClassVar[float] = 1.0
@@ -70,13 +70,13 @@ class Method(ABC):
 
     @property
     def effective(self) -> tuple[float, ...]:
-        """The weights as they are used: normalised unless that was turned off."""
+        """The weights as they are used: normalised unless `normalize` is off."""
         total = math.fsum(self.weights) if self.normalize else 1.0
         return tuple(weight / total for weight in self.weights)
 
     @abstractmethod
     def coefficients(self) -> Coefficients:
-        """The weighted sum that the method is; for one that is none, which inputs count at all: those not 0."""
+        """The coefficients of the weighted sum; where the method is not a sum, inputs with 0 are left out."""
 
     @property
     def model_shares(self) -> list[float]:
@@ -93,7 +93,7 @@ class Method(ABC):
         """The merged tensor, not computed yet.
 
         Args:
-            name: What it is called.
+            name: Its name.
             models: Floating-point tensors of one shape.
             base: The base's, for methods that have one.
             dtype: Type of the result.
@@ -108,15 +108,18 @@ class Method(ABC):
         return [f"{share:.6g} x {name}" for share, name in zip(self.model_shares, names, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
-        """For provenance."""
+        """The settings, for provenance."""
         return {"method": self.method, "weights": list(self.effective), "scale": self.scale, "density": self.density}
 
 
 def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """One finite weight for each of ``count`` models, not summing to 0; equal ones where none are given.
+    """Check that there is a finite weight for each of ``count`` models and that they do not sum to 0.
+
+    Returns:
+        The weights; equal ones where none are given.
 
     Raises:
-        ConfigError: Otherwise.
+        ConfigError: When the number of weights, a value or the sum is wrong.
     """
     if weights is None:
         return [1.0] * count

@@ -43,7 +43,7 @@ class Slerp(Method):
 class SlerpStorage(ComputedStorage):
     """Spherical linear interpolation of two tensors, flattened: Shoemake, "Animating Rotation with Quaternion Curves".
 
-    SIGGRAPH 1985: sin((1 - t) angle) / sin(angle) * first + sin(t angle) / sin(angle) * second, the angle being that
+    SIGGRAPH 1985: sin((1 - t) angle) / sin(angle) * first + sin(t angle) / sin(angle) * second, where angle is the one
     between the two. Where it is next to 0 or 180 degrees, or a tensor is 0, the interpolation is linear.
     """
 
@@ -69,7 +69,7 @@ class SlerpStorage(ComputedStorage):
             return linear
         first, second = (BlockReader(tensor) for tensor in self.inputs)
         dots, firsts, seconds = [], [], []
-        with np.errstate(invalid="ignore", over="ignore"):  # found in the result, where it is named
+        with np.errstate(invalid="ignore", over="ignore"):  # the check of the result names it
             for count in block_sizes(self.inputs[0].numel):
                 one, other = first.float64(count), second.float64(count)
                 dots.append(float((one * other).sum()))

@@ -1,4 +1,4 @@
-"""TIES-merging: the large changes that agree in sign."""
+"""TIES-merging keeps the large changes that agree in sign."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ties(Method):
     needs_base = True
     is_sum = False
     options = frozenset({"scale", "density"})
-    allows_negative = False  # it is a vote
+    allows_negative = False  # weights are votes
 
     def coefficients(self) -> Coefficients:
         """See `Method.coefficients`; the base counts in full."""
@@ -68,7 +68,7 @@ class TiesStorage(ComputedStorage):
 
     @property
     def _trims(self) -> bool:
-        """Whether anything is trimmed; else the thresholds need no reading."""
+        """Whether anything is trimmed; if not, no threshold has to be read."""
         numel = self.inputs[0].numel
         return math.ceil(self._settings.density * numel) < numel
 
@@ -103,7 +103,7 @@ class TiesStorage(ComputedStorage):
                 shares += agrees if weight == 1 else agrees * weight
                 total += np.maximum(change, 0.0, out=change)
             total *= elected
-            total /= np.maximum(shares, min(weights), out=shares)  # 0 where nobody agrees
+            total /= np.maximum(shares, min(weights), out=shares)  # 0 where no model agrees
             total *= self._settings.scale
             total += base
             return total
@@ -111,7 +111,7 @@ class TiesStorage(ComputedStorage):
         return next_values
 
     def _threshold(self, tensor: Tensor) -> float:
-        """Magnitude of the smallest change that stays. One change a time is held: 8 bytes for each element."""
+        """Magnitude of the smallest change that stays. Holds one change at a time: 8 bytes per element."""
         import numpy as np
 
         if not self._trims:
@@ -128,7 +128,7 @@ class TiesStorage(ComputedStorage):
         return float(magnitudes[dropped])
 
     def _change(self, elements: Bits, base: Bits, change: Values, magnitude: Values) -> None:
-        """Put a model's change and its magnitude where they belong; in one place, that is the magnitude."""
+        """Write a model's change and its magnitude; where both go to one buffer, the magnitude stays."""
         import numpy as np
 
         with np.errstate(invalid="ignore"):

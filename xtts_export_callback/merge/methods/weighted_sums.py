@@ -44,7 +44,7 @@ class Linear(_Sum):
 
 
 class _WithBase(_Sum):
-    """base + scale * sum(w (x - base)), with weights that sum to 1 unless that was turned off."""
+    """base + scale * sum(w (x - base)), with weights that sum to 1 unless `normalize` is off."""
 
     needs_base = True
 
