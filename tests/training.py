@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ def make_trainer(config: Any, callbacks: Callbacks | None = None, **trainer_args
     from TTS.tts.datasets import load_tts_samples
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
-    newer = int(version("coqui-tts").split(".")[1]) >= 28
+    # A list of data sets up to coqui-tts 0.27, from 0.28 on the config that holds them.
+    takes_list = "datasets" in inspect.signature(load_tts_samples).parameters
     train_samples, eval_samples = load_tts_samples(
-        config if newer else config.datasets, eval_split=True, eval_split_size=config.eval_split_size
+        config.datasets if takes_list else config, eval_split=True, eval_split_size=config.eval_split_size
     )
     return Trainer(
         TrainerArgs(**trainer_args),
