@@ -26,6 +26,11 @@ from xtts_export_callback.recipe_config import check_fields, read_config
 if TYPE_CHECKING:
     from xtts_export_callback.trainer_config import RecipeConfig
 
+# AttributeError is how coqui-tts up to 0.24 says that there is no such formatter.
+_UNUSABLE = (
+    *(AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, ValueError),
+    pickle.UnpicklingError,
+)
 _OWN_OPTIONS = ("--output", "--continue", "--help")
 
 
@@ -218,7 +223,7 @@ def _named_errors(what: str) -> Iterator[None]:
     """Turn what Coqui raises for unusable input into one line that says what was being done."""
     try:
         yield
-    except (AssertionError, EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except _UNUSABLE as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         msg = f"{what}: {cause[:500]}"  # torch lists every tensor that does not fit
         raise ConfigError(msg) from error
