@@ -184,8 +184,8 @@ class _Highlights(logging.Handler):
 
 def _highlight(line: str) -> str:
     """Return a line of the Trainer's log in short, or nothing when it does not tell how far the training is."""
-    if epoch := re.search(r"> EPOCH: (\d+)/(\d+)", line):
-        return f"epoch {int(epoch[1]) + 1} of {int(epoch[2]) + 1}"
+    if epoch := re.search(r"> EPOCH: (\d+)/", line):  # counted to the last one, or in older Trainers to their number
+        return f"epoch {int(epoch[1]) + 1} of {_EPOCHS}"
     if loss := re.search(r"avg_loss: *([\d.]+)", line):
         return f"evaluation loss {float(loss[1]):.3f}"
     saved = re.search(r"> ((?:CHECKPOINT|BEST MODEL|EXPORT|AVERAGE) :.*)", line)
