@@ -24,7 +24,7 @@ LAYERS = (
         *("assets", "combine", "folder", "runs", "next_resume", "disk", "schedule", "export", "average"),
         *("merge", "inspection", "comparison", "verification"),
     },
-    {"config", "trainer_config", "recipe_config", "speech_samples", "tiny_model", "load"},
+    {"config", "trainer_config", "recipe_config", "speech_samples", "preflight", "tiny_model", "load"},
     {
         *("worker", "background", "dashboard", "exporter", "hooks"),
         *("saving", "save_errors", "shortcut", "trainer_state", "resume"),

@@ -17,6 +17,7 @@ import numpy as np
 from xtts_export_callback.config import ExportConfig
 from xtts_export_callback.errors import ConfigError, OutputExistsError
 from xtts_export_callback.paths import expanded
+from xtts_export_callback.preflight import check_sound
 from xtts_export_callback.printable import printable
 from xtts_export_callback.sizes import human_size
 from xtts_export_callback.speech_samples import write_wav
@@ -60,12 +61,13 @@ def run_demo(output: str | Path | None = None) -> Path:
 
     Raises:
         OutputExistsError: If ``output`` is there already.
-        ConfigError: If there is no room for it.
+        ConfigError: If there is no room for it, or recordings cannot be read here.
     """
     from rich.console import Console
 
     from xtts_export_callback.tiny_model import write_tiny_assets
 
+    check_sound()
     folder = _new_folder(output)
     console = Console(highlight=False, soft_wrap=True)
     started = time.perf_counter()

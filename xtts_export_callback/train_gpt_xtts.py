@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.next_resume import folder_fault, number_in, pattern_in
 from xtts_export_callback.paths import expanded
+from xtts_export_callback.preflight import check_sound
 from xtts_export_callback.printable import printable
 from xtts_export_callback.recipe_config import check_fields, read_config
 
@@ -56,8 +57,8 @@ def train(
         The run folder.
 
     Raises:
-        ConfigError: If the config cannot be used, names files that are missing, or the model or the data cannot be
-            loaded.
+        ConfigError: If the config cannot be used, names files that are missing, recordings cannot be read here, or the
+            model or the data cannot be loaded.
         SystemExit: From the Trainer: 1 when training fails, 130 on Ctrl-C.
     """
     run = _run_to_continue(continue_run) if continue_run is not None else None
@@ -66,6 +67,7 @@ def train(
         msg = "neither a CONFIG.json nor a run to continue is given (CONFIG.json goes before any --coqpit.KEY VALUE)"
         raise ConfigError(msg)
     raw = read_config(source, overrides=overrides)
+    check_sound()
     if run and "trainer_args" not in raw:
         # Started by another script: what it passed to the Trainer is not on record.
         if config_path is None:
