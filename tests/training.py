@@ -65,7 +65,21 @@ def train(config: Any, callbacks: Callbacks | None = None, **trainer_args: Any) 
     """Train to the end and return the Trainer. Takes the arguments of :func:`make_trainer`."""
     trainer = make_trainer(config, callbacks, **trainer_args)
     trainer.fit()
+    trainer.output_path = Path(trainer.output_path)  # a string in trainer 0.0.36
     return trainer
+
+
+def speak(model: Any, text: str, voice: Path) -> Any:
+    """Have an ``Xtts`` say something in English. Up to coqui-tts 0.26 it has to be given its own config."""
+    config = {"config": model.config} if "config" in inspect.signature(model.synthesize).parameters else {}
+    return model.synthesize(text, speaker_wav=str(voice), language="en", **config)["wav"]
+
+
+def ctrl_c_exit_code() -> int:
+    """What a training ends with after Ctrl-C; trainer 0.0.36 makes it an error."""
+    from trainer import Trainer
+
+    return 130 if "_exit(130)" in inspect.getsource(Trainer.fit) else 1
 
 
 def close_trainer_logs() -> None:
