@@ -22,10 +22,17 @@ from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.run.resume import folder_fault, number_in, pattern_in
 from xtts_export_callback.training.overrides import split_overrides
+from xtts_export_callback.training.preflight import check_sound
 from xtts_export_callback.training.recipe_config import check_fields, read_config
 
 if TYPE_CHECKING:
     from xtts_export_callback.training.trainer_config import RecipeConfig
+
+# AttributeError is how coqui-tts up to 0.24 says that there is no such formatter.
+_UNUSABLE = (
+    *(AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, ValueError),
+    pickle.UnpicklingError,
+)
 
 
 def train(
@@ -50,8 +57,8 @@ def train(
         The run folder.
 
     Raises:
-        ConfigError: If the config cannot be used, names files that are missing, or the model or the data cannot be
-            loaded.
+        ConfigError: If the config cannot be used, names files that are missing, recordings cannot be read here, or the
+            model or the data cannot be loaded.
         SystemExit: From the Trainer: 1 when training fails, 130 on Ctrl-C.
     """
     run = _run_to_continue(continue_run) if continue_run is not None else None
@@ -60,6 +67,7 @@ def train(
         msg = "neither a CONFIG.json nor a run to resume is given (CONFIG.json goes before any --coqpit.KEY VALUE)"
         raise ConfigError(msg)
     raw = read_config(source, overrides=overrides)
+    check_sound()
     if run and "trainer_args" not in raw:
         # Started by another script, which has not recorded its arguments for the Trainer.
         if config_path is None:
@@ -217,7 +225,7 @@ def _named_errors(what: str) -> Iterator[None]:
     """Turn Coqui's errors for unusable input into one line that names the failed action."""
     try:
         yield
-    except (AssertionError, EOFError, LookupError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except _UNUSABLE as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         msg = f"{what}: {cause[:500]}"  # torch lists every tensor that does not fit
         raise ConfigError(msg) from error

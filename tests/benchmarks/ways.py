@@ -90,7 +90,7 @@ def bare(output: Path, checkpoint: Path) -> None:
     """Write the float tensors that speak as a bare state_dict, the one kind of file that mergekit-pytorch opens."""
     import torch
 
-    model = torch.load(checkpoint, map_location="cpu", mmap=True)["model"]
+    model = torch.load(str(checkpoint), map_location="cpu", mmap=True)["model"]
     torch.save(
         {
             name.removeprefix("xtts."): tensor
@@ -125,8 +125,8 @@ def check_mean(output: Path, *checkpoints: Path) -> None:
     """
     import torch
 
-    result = torch.load(output, mmap=True, map_location="cpu")["model"]
-    models = [torch.load(path, mmap=True, map_location="cpu")["model"] for path in checkpoints]
+    result = torch.load(str(output), mmap=True, map_location="cpu")["model"]
+    models = [torch.load(str(path), mmap=True, map_location="cpu")["model"] for path in checkpoints]
     names = [name for name in models[0] if speaks(name)]
     if {name.removeprefix("xtts.") for name in names} != set(result):
         raise SystemExit(f"{output}: not the names of the inference model")

@@ -333,8 +333,9 @@ ODD = {
     "xtts.gpt.gpt.h.0._extra_state": (torch.ones(2).to_sparse(), "an object of torch._utils._rebuild_sparse_tensor"),
     "mask": (torch.ones(2).to_sparse(), "an object of torch._utils._rebuild_sparse_tensor"),
     "dvae.scale": (torch.ones(2, dtype=torch.complex64).conj(), "an object of torch._utils._rebuild_tensor_v2"),
-    "xtts.dvae.scale": (torch.zeros(2, dtype=torch.float4_e2m1fn_x2), "an object of torch.float4_e2m1fn_x2"),
 }
+if hasattr(torch, "float4_e2m1fn_x2"):  # torch 2.8
+    ODD["xtts.dvae.scale"] = (torch.zeros(2, dtype=torch.float4_e2m1fn_x2), "an object of torch.float4_e2m1fn_x2")
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
@@ -362,7 +363,7 @@ def test_the_state_of_a_module_with_extra_state_is_read(tmp_path: Path) -> None:
 NEWER = ["float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "complex32", "bits8", "bits16", "quint8", "qint32"]
 
 
-@pytest.mark.parametrize("name", NEWER)
+@pytest.mark.parametrize("name", [name for name in NEWER if hasattr(torch, name)])
 def test_an_element_type_that_is_only_carried_along_reads_as_torch_reads_it(tmp_path: Path, name: str) -> None:
     plain = random_tensor(torch.uint8, (2, 4), 0)
     torch.save({"w": plain.view(getattr(torch, name))}, tmp_path / "a.pth")

@@ -154,7 +154,7 @@ def test_what_is_written_loads_as_it_was(tmp_path: Path, model: StateDict, docum
     expected = torch.load(example.source, weights_only=False)["model"]
     loaded = torch.load(path, weights_only=True)
     assert_same_values(loaded["model"], expected)
-    assert_same_values(torch.load(path, weights_only=True, mmap=True)["model"], expected)
+    assert_same_values(torch.load(str(path), weights_only=True, mmap=True)["model"], expected)
     assert as_lists({key: value for key, value in loaded.items() if key != "model"}) == as_lists(document)
     with open_checkpoint(path) as checkpoint:
         assert {name: tensor.read().tobytes() for name, tensor in checkpoint.tensors.items()} == {
@@ -730,7 +730,7 @@ def huge_archive(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="holes in files are not a given elsewhere")
 def test_an_archive_beyond_4_gib_is_understood_by_torch_zipfile_and_us(huge_archive: Path) -> None:
-    mapped = torch.load(huge_archive, weights_only=True, mmap=True)["model"]
+    mapped = torch.load(str(huge_archive), weights_only=True, mmap=True)["model"]
     assert (mapped["w1"].tolist(), mapped["w2"].shape) == ([0.0, 1.0, 2.0, 3.0], (int(4.5 * GIB),))
     with zipfile.ZipFile(huge_archive) as archive:
         assert archive.getinfo("archive/data/0").file_size == int(4.5 * GIB)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.models.trainings import close_trainer_logs, make_trainer
+from tests.models.trainings import close_trainer_logs, make_trainer, speak
 from xtts_export_callback import export_checkpoint, load_xtts
 from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config
 from xtts_export_callback.errors import CheckpointError
@@ -22,7 +22,7 @@ def checkpoint(tiny_assets: TinyAssets, tmp_path_factory: pytest.TempPathFactory
     trainer = make_trainer(tiny_trainer_config(tiny_assets, tmp_path_factory.mktemp("run")))
     trainer.save_checkpoint()
     close_trainer_logs()
-    yield trainer.output_path / "checkpoint_0.pth"
+    yield Path(trainer.output_path) / "checkpoint_0.pth"
     shutil.rmtree(trainer.output_path)
 
 
@@ -53,7 +53,7 @@ class TestLoading:
 
         folder = export_checkpoint(checkpoint, tmp_path / "model", dtype=dtype, format=file_format).path
         loaded = state_of(load_xtts(folder))
-        trained = torch.load(checkpoint, weights_only=True, mmap=True)["model"]
+        trained = torch.load(str(checkpoint), weights_only=True, mmap=True)["model"]
         expected = {name.removeprefix("xtts."): tensor for name, tensor in trained.items() if name.startswith("xtts.")}
         assert sorted(loaded) == sorted(expected)
         for name, tensor in expected.items():
@@ -65,7 +65,7 @@ class TestLoading:
         import numpy as np
 
         model = load_xtts(str(folder))
-        wav = model.synthesize("we sing.", speaker_wav=str(tiny_assets.speaker_wav), language="en")["wav"]
+        wav = speak(model, "we sing.", tiny_assets.speaker_wav)
         assert len(wav) > 1000
         assert np.isfinite(wav).all()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.trainings import close_trainer_logs, make_trainer, train
+from tests.models.trainings import close_trainer_logs, make_trainer, speak, train
 from xtts_export_callback import load_xtts
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config
@@ -39,7 +39,7 @@ def mean(run: Path) -> Path:
 
 def test_the_mean_of_a_real_run_speaks(mean: Path, tiny_assets: TinyAssets) -> None:
     model = load_xtts(mean)
-    spoken = model.synthesize("Hello there.", speaker_wav=str(tiny_assets.speaker_wav), language="en")["wav"]
+    spoken = speak(model, "Hello there.", tiny_assets.speaker_wav)
     wave = np.asarray(spoken)
     assert wave.size > 1000
     assert np.isfinite(wave).all()
@@ -92,5 +92,5 @@ def test_two_runs_merge_by_recipe_and_speak(run: Path, mean: Path, tiny_assets: 
     )
     assert main(["merge", str(recipe), "--output", str(run / "inference" / "both")]) == 0
     model = load_xtts(run / "inference" / "both")
-    spoken = model.synthesize("Hello there.", speaker_wav=str(tiny_assets.speaker_wav), language="en")["wav"]
+    spoken = speak(model, "Hello there.", tiny_assets.speaker_wav)
     assert np.isfinite(np.asarray(spoken)).all()

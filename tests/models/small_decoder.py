@@ -48,7 +48,8 @@ REAL: dict[str, Any] = {
 _REAL_HELPER = worker_client.COMMAND
 START = (sys.executable, "-m", "tests.models.small_decoder")
 """Starts a module in a process of its own that expects the small decoder."""
-_HELPER = "import sys; sys.path.append(sys.argv[1]); from tests.models.small_decoder import run_helper; run_helper()"
+# First in the path, because some packages install a folder `tests` of their own.
+_HELPER = "import sys; sys.path.insert(0, sys.argv[1]); from tests.models.small_decoder import run_helper; run_helper()"
 _SMALL_HELPER = (sys.executable, "-c", _HELPER, str(Path(__file__).parents[2]))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,10 @@ def make_trainer(config: Any, callbacks: Callbacks | None = None, **trainer_args
     from TTS.tts.datasets import load_tts_samples
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
-    newer = int(version("coqui-tts").split(".")[1]) >= 28
+    # A list of data sets up to coqui-tts 0.27, from 0.28 on the config that holds them.
+    takes_list = "datasets" in inspect.signature(load_tts_samples).parameters
     train_samples, eval_samples = load_tts_samples(
-        config if newer else config.datasets, eval_split=True, eval_split_size=config.eval_split_size
+        config.datasets if takes_list else config, eval_split=True, eval_split_size=config.eval_split_size
     )
     return Trainer(
         TrainerArgs(**trainer_args),
@@ -64,7 +65,21 @@ def train(config: Any, callbacks: Callbacks | None = None, **trainer_args: Any) 
     """Train to the end and return the Trainer. Takes the arguments of :func:`make_trainer`."""
     trainer = make_trainer(config, callbacks, **trainer_args)
     trainer.fit()
+    trainer.output_path = Path(trainer.output_path)  # a string in trainer 0.0.36
     return trainer
+
+
+def speak(model: Any, text: str, voice: Path) -> Any:
+    """Have an ``Xtts`` say something in English. Up to coqui-tts 0.26 it has to be given its own config."""
+    config = {"config": model.config} if "config" in inspect.signature(model.synthesize).parameters else {}
+    return model.synthesize(text, speaker_wav=str(voice), language="en", **config)["wav"]
+
+
+def ctrl_c_exit_code() -> int:
+    """What a training ends with after Ctrl-C; trainer 0.0.36 makes it an error."""
+    from trainer import Trainer
+
+    return 130 if "_exit(130)" in inspect.getsource(Trainer.fit) else 1
 
 
 def close_trainer_logs() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.models.trainings import start_recipe
+from tests.models.trainings import ctrl_c_exit_code, start_recipe
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.training.config import ExportConfig
@@ -149,7 +149,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch_exports_the_interrupts_checkpoint(
     wait_for((run / "inference" / "checkpoint_4").exists, process)
     press_ctrl_c(process, run)
     output = finish(process)
-    assert process.returncode == 130, output[-3000:]
+    assert process.returncode == ctrl_c_exit_code(), output[-3000:]
     saved = numbers(run.glob("checkpoint_*.pth"))
     assert max(saved) >= 4
     assert saved <= check_exports(run), output[-3000:]
@@ -162,7 +162,7 @@ def test_ctrl_c_in_the_middle_of_an_export_leaves_nothing_half_written(
     name = name_of(wait_for(lambda: under_way(run), process))
     press_ctrl_c(process, run)
     output = finish(process)
-    assert process.returncode == 130, output[-3000:]
+    assert process.returncode == ctrl_c_exit_code(), output[-3000:]
     exported = check_exports(run)
     assert numbers([run / name]) <= exported
     assert numbers(run.glob("checkpoint_*.pth")) <= exported, output[-3000:]
@@ -222,7 +222,7 @@ def test_a_second_ctrl_c_ends_the_wait_for_exports_cleanly(recipe: Callable[...,
     time.sleep(1.0)
     os.kill(process.pid, signal.SIGINT)
     output = finish(process)
-    assert process.returncode == 130, output[-3000:]
+    assert process.returncode == ctrl_c_exit_code(), output[-3000:]
     assert "resume the run to export it" in output
     assert check_exports(run) == set()
     assert numbers(run.glob("checkpoint_*.pth"))

@@ -117,7 +117,7 @@ def test_a_killed_and_continued_real_run_has_the_same_bits_with_and_without_us(t
         trainer = make_trainer(config, export_callbacks(config, {"on_train_step_end": kill}))
         with pytest.raises(Killed):
             trainer._fit()
-        run = trainer.output_path
+        run = Path(trainer.output_path)
         continued = make_trainer(config, export_callbacks(config), continue_path=str(run))
         continued.fit()
         found.append((continued.total_steps_done, weights(continued), load(run / "checkpoint_6.pth")["optimizer"]))
@@ -137,7 +137,8 @@ def test_weights_only_goes_on_at_the_right_step_with_the_right_weights_and_learn
     saved = load(run / "checkpoint_6.pth")
     resumed: Any = light_trainer(light_config(run.parent, options, epochs=4), continue_path=str(run))
     stock: Any = light_trainer(light_config(full.parent, epochs=4), continue_path=str(full))
-    assert resumed.total_steps_done == stock.total_steps_done == 7
+    # Trainer 0.0.36 takes over `restore_step` only in `fit`.
+    assert {trainer.total_steps_done or getattr(trainer, "restore_step", 0) for trainer in (resumed, stock)} == {7}
     assert same(dict(saved["model"]), weights(stock))
     assert same(weights(resumed), weights(stock))
     assert _rates(resumed) == _rates(stock) != [1e-3]
@@ -213,8 +214,8 @@ def test_what_was_set_aside_is_nothing_to_the_trainer(light: Light) -> None:
     (run / "checkpoint_6.pth").write_bytes(b"PK")
     light.continued(run, ON, save_best_after=100)
     aside = run / "damaged_checkpoint_6.pth.broken"
-    assert str(aside) not in get_last_checkpoint(run)
-    assert str(aside) not in sort_checkpoints(run, "checkpoint")
+    assert str(aside) not in get_last_checkpoint(str(run))
+    assert str(aside) not in sort_checkpoints(str(run), "checkpoint")
 
 
 def test_a_run_without_a_whole_checkpoint_is_not_continued(light: Light) -> None:
@@ -407,6 +408,8 @@ def test_what_torch_reads_and_we_do_not_is_left_to_the_trainer(tmp_path: Path, w
     if kind == "extra state":
         state["model"]["xtts.gpt._extra_state"] = {"version": 1}
     elif kind == "element type":
+        if not hasattr(torch, "float8_e8m0fnu"):
+            pytest.skip("this torch has no type that we do not read")
         state["model"]["xtts.gpt.scale"] = torch.ones(3).to(torch.float8_e8m0fnu)
     else:
         state["config"]["table"] = {str(number): [number] * 3 for number in range(60_000)}

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.models.trainings import close_trainer_logs
+from tests.models.trainings import close_trainer_logs, ctrl_c_exit_code
 from tests.training.test_background import refuse_thread
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.run.checkpoints import Saved, find_checkpoints, find_exports
@@ -42,6 +42,11 @@ def load(path: Path) -> dict[str, Any]:
 def first(value: Any) -> Any:
     """Trainer 0.3 keeps one optimizer where 0.4 keeps a list."""
     return value[0] if isinstance(value, list) else value
+
+
+def without_state(saved: dict[str, Any]) -> bool:
+    """Whether a checkpoint holds nothing to go on with; trainer 0.0.36 saves no scheduler at all."""
+    return (saved["optimizer"], saved.get("scheduler", []), saved["scaler"]) == ([], [], None)
 
 
 def steps(run: Path, kind: str) -> list[int]:
@@ -168,7 +173,7 @@ def test_ctrl_c_in_the_middle_of_a_save_is_heard_although_torch_reports_a_half_w
         light(ON, save_best_after=100)
     (run,) = tmp_path.glob("out0/light-*")
     assert interrupted
-    assert ended.value.code == 130
+    assert ended.value.code == ctrl_c_exit_code()
     assert steps(run, "checkpoint") == [2, 4]
     assert {saved.step for saved in find_exports(run / "inference")} == {2, 4}
     assert [line for line in log if " ! EXPORT" in line] == []
@@ -221,10 +226,11 @@ def test_weights_only_checkpoints_hold_everything_but_optimizer_scheduler_and_sc
     full = light(ON)
     run = light({**ON, "checkpoint_state": "weights"})
     ours, stock = load(run / "checkpoint_6.pth"), load(full / "checkpoint_6.pth")
-    assert (ours["optimizer"], ours["scheduler"], ours["scaler"]) == ([], [], None)
+    assert without_state(ours)
     position = ours.pop(RESUME_KEY)
     assert position["learning_rates"] == [[first(stock["optimizer"])["param_groups"][0]["lr"]]]
-    assert position["schedule"][0]["last_epoch"] == first(stock["scheduler"])["last_epoch"]
+    if "scheduler" in stock:
+        assert position["schedule"][0]["last_epoch"] == first(stock["scheduler"])["last_epoch"]
     for key in ("model", "step", "epoch", "model_loss"):
         assert same(ours[key], stock[key])
     assert list(ours) == list(stock)
@@ -246,9 +252,10 @@ def test_only_the_newest_checkpoints_keep_their_optimizer(light: LightRun, log: 
     assert load(run / "checkpoint_10.pth")["optimizer"]
     for step in (6, 8):
         ours, stock = load(run / f"checkpoint_{step}.pth"), load(full / f"checkpoint_{step}.pth")
-        assert (ours["optimizer"], ours["scheduler"], ours["scaler"]) == ([], [], None)
+        assert without_state(ours)
         assert ours[RESUME_KEY]["learning_rates"] == [[first(stock["optimizer"])["param_groups"][0]["lr"]]]
-        assert ours[RESUME_KEY]["schedule"][0]["last_epoch"] == first(stock["scheduler"])["last_epoch"]
+        if "scheduler" in stock:
+            assert ours[RESUME_KEY]["schedule"][0]["last_epoch"] == first(stock["scheduler"])["last_epoch"]
         assert same(dict(ours["model"]), dict(stock["model"]))
         assert ours["model_loss"] == stock["model_loss"]
     assert [line for line in log if "Optimizer state dropped from" in line]

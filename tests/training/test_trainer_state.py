@@ -38,7 +38,7 @@ class Wrapper(torch.Tensor):
 def tensors() -> dict[str, torch.Tensor]:
     whole = torch.ones(40)
     ragged = [torch.ones(3), torch.ones(5)]
-    return {
+    kinds = {
         "plain": torch.ones(3, 4),
         "view": whole[:2],
         "view of the same": whole[7:],
@@ -47,12 +47,14 @@ def tensors() -> dict[str, torch.Tensor]:
         "sparse": torch.eye(3).to_sparse(),
         "csr": torch.eye(3).to_sparse_csr(),
         "bsr": torch.eye(4).to_sparse_bsr((2, 2)),
-        "jagged": torch.nested.nested_tensor(ragged, layout=torch.jagged),
         "nested": torch.nested.nested_tensor(ragged),
         "wrapper": Wrapper(torch.ones(7, dtype=torch.uint8)),
         "quantized": torch.quantize_per_tensor(torch.ones(6), 0.1, 0, torch.qint8),
         "conjugate": torch.ones(3, dtype=torch.complex64).conj(),
     }
+    if hasattr(torch, "jagged"):  # torch 2.2
+        kinds["jagged"] = torch.nested.nested_tensor(ragged, layout=torch.jagged)
+    return kinds
 
 
 with warnings.catch_warnings():  # some kinds are new to torch, others old

@@ -334,7 +334,7 @@ def test_coqui_reads_the_voices_that_are_written(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "run" / "checkpoint_1.pth")
     torch.save({"Ana": voice(2.0), "Ben": voice(3.0)}, checkpoint.with_name(SPEAKERS))
     manager = SpeakerManager(export_checkpoint(checkpoint).path / SPEAKERS)
-    assert manager.speaker_names == ["Ana", "Ben"]
+    assert list(manager.speakers) == ["Ana", "Ben"]
     latent, embedding = manager.speakers["Ben"].values()
     assert torch.equal(latent, voice(3.0)["gpt_cond_latent"])
     assert torch.equal(embedding, voice(3.0)["speaker_embedding"])

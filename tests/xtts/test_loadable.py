@@ -155,15 +155,15 @@ def coqui_loads() -> Iterator[Callable[[Path], bool]]:
     from TTS.tts.models.xtts import Xtts
 
     generator, encoder = hifigan_decoder.HifiganGenerator, hifigan_decoder.ResNetSpeakerEncoder
+    make_encoder = encoder.__init__
 
     def small_generator(*arguments: Any, **options: Any) -> Any:
         before, after = arguments[:6], arguments[7:]
         return generator(*before, SMALL["_UP_CHANNELS"], *after, **options)
 
-    def small_encoder(**options: Any) -> Any:
-        return encoder(
-            **{**options, "num_filters": list(SMALL["_SPEAKER_FILTERS"]), "proj_dim": SMALL["_SPEAKER_WIDTH"]}
-        )
+    def make_small_encoder(self: Any, **options: Any) -> None:
+        small = {"num_filters": list(SMALL["_SPEAKER_FILTERS"]), "proj_dim": SMALL["_SPEAKER_WIDTH"]}
+        make_encoder(self, **{**options, **small})
 
     def loads(folder: Path) -> bool:
         with warnings.catch_warnings():
@@ -178,7 +178,7 @@ def coqui_loads() -> Iterator[Callable[[Path], bool]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hifigan_decoder, "HifiganGenerator", small_generator)
-        patch.setattr(hifigan_decoder, "ResNetSpeakerEncoder", small_encoder)
+        patch.setattr(encoder, "__init__", make_small_encoder)
         yield loads
 
 

@@ -19,6 +19,7 @@ from xtts_export_callback.errors import ConfigError, OutputExistsError
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.training.config import ExportConfig
+from xtts_export_callback.training.preflight import check_sound
 from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
@@ -60,12 +61,13 @@ def run_demo(output: str | Path | None = None) -> Path:
 
     Raises:
         OutputExistsError: If ``output`` exists already.
-        ConfigError: If there is no room for it.
+        ConfigError: If there is no room for it, or torchaudio cannot read a recording.
     """
     from rich.console import Console
 
     from xtts_export_callback.demo.tiny_model import write_tiny_assets
 
+    check_sound()
     folder = _new_folder(output)
     console = Console(highlight=False, soft_wrap=True)
     started = time.perf_counter()
@@ -182,8 +184,8 @@ class _Highlights(logging.Handler):
 
 def _highlight(line: str) -> str:
     """Shorten a line of the Trainer's log, to nothing if it does not show progress."""
-    if epoch := re.search(r"> EPOCH: (\d+)/(\d+)", line):
-        return f"epoch {int(epoch[1]) + 1} of {int(epoch[2]) + 1}"
+    if epoch := re.search(r"> EPOCH: (\d+)/", line):  # counted to the last one, or in older Trainers to their number
+        return f"epoch {int(epoch[1]) + 1} of {_EPOCHS}"
     if loss := re.search(r"avg_loss: *([\d.]+)", line):
         return f"evaluation loss {float(loss[1]):.3f}"
     saved = re.search(r"> ((?:CHECKPOINT|BEST MODEL|EXPORT|AVERAGE) :.*)", line)

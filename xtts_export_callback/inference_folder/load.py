@@ -146,7 +146,8 @@ def _read_state_dict(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return _as_computed(load_file(path))
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["model"]
+        # torch 2.1 maps a file only when its path is a string.
+        state: dict[str, Any] = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)["model"]
     except pickle.UnpicklingError as error:
         msg = (
             f"{path}: holds more than tensors and plain values; make an inference folder of it with xtts-export export"

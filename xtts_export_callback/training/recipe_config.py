@@ -23,6 +23,9 @@ logger = training_logger()
 
 _RELEASE = "https://huggingface.co/coqui/XTTS-v2"
 
+# What JSON may hold for a field of a plain type. True and false are numbers to Python, but not to a config.
+_PLAIN: dict[Any, Any] = {bool: bool, int: (int, float), float: (int, float), str: str}
+
 # Keys that the Trainer adds to the config.json of a run (`Trainer.init_training`, `copy_model_files`).
 _ADDED_BY_TRAINER = ("restore_path", "github_branch")
 
@@ -149,15 +152,24 @@ def _section_class(field_type: Any) -> tuple[type[Any] | None, bool]:
 
 
 def _check_value(config_class: type[Any], key: str, value: Any, *, expected: Any, prefix: str) -> None:
-    """Let Coqpit itself judge whether a field can take the value."""
+    """Let Coqpit itself judge whether a field can take the value; up to 0.0.17 it does not check plain types."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
+            if value is not None and not _is_of_plain_type(value, expected):
+                raise TypeError
             config_class().deserialize({key: value})
         except (TypeError, ValueError, UserWarning):
             kind = expected.__name__ if isinstance(expected, type) else str(expected).replace("typing.", "")
             msg = f"{prefix}{key} is {value!r}, expected {kind}"
             raise ConfigError(msg) from None
+
+
+def _is_of_plain_type(value: Any, expected: Any) -> bool:
+    """Whether a value is of the type of its field; also where that is not a plain one, which Coqpit judges."""
+    if expected not in _PLAIN:
+        return True
+    return isinstance(value, _PLAIN[expected]) and isinstance(value, bool) == (expected is bool)
 
 
 def _path_fields(raw: dict[str, Any]) -> Iterator[_PathField]:

@@ -75,7 +75,7 @@ def restore_from_weights(trainer: Any) -> None:
         " ! EXPORT : %s holds weights only: training resumes at step %i with learning rate %s and its place in the "
         "schedule, but with fresh optimizer moments",
         Path(trainer.args.restore_path).name,
-        trainer.total_steps_done,
+        trainer.total_steps_done or getattr(trainer, "restore_step", 0),  # trainer 0.0.36 takes it over only in `fit`
         shown,
     )
 

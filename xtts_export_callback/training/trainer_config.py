@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coqpit import Coqpit
-from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainerConfig
+from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainerConfig
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.training.config import ExportConfig
+
+try:  # up to coqui-tts 0.24 the class with `dvae_sample_rate` is this one
+    from TTS.tts.layers.xtts.trainer.gpt_trainer import XttsAudioConfig
+except ImportError:
+    from TTS.tts.configs.xtts_config import XttsAudioConfig
 
 
 @dataclass
@@ -21,10 +26,17 @@ class XttsExportTrainerConfig(GPTTrainerConfig):  # type: ignore[misc]
 
     ``--coqpit.export.enabled true`` sets them from the command line, and ``config.json`` carries them.
 
+    Up to coqui-tts 0.25 ``GPTTrainerConfig`` itself has the settings of inference in ``model_args`` and ``audio``, and
+    scripts replace them by those of training. Here they are those of training in every version.
+
     Args:
+        model_args: Settings of the model and its training.
+        audio: Sample rates.
         export: What to export, and how.
     """
 
+    model_args: GPTArgs = field(default_factory=GPTArgs)
+    audio: XttsAudioConfig = field(default_factory=XttsAudioConfig)
     export: ExportConfig = field(
         default_factory=ExportConfig, metadata={"help": "Export of inference folders during training"}
     )

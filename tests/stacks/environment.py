@@ -1,0 +1,115 @@
+"""Environments with the packages of a stack, made with ``uv`` where it is installed, else with ``venv`` and ``pip``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.stacks.table import PYTHON, Stack
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Versions that take any version of the packages that they share with a stack.
+TEST_TOOLS = ("pytest==8.2.2", "hypothesis==6.100.0")
+
+# They come with the stack.
+_OF_THE_STACK = {"coqui-tts", "coqui-tts-trainer", "six", "torch", "torchaudio"}
+
+
+class Environment:
+    """A virtual environment.
+
+    Args:
+        folder: Where to make it.
+
+    Raises:
+        RuntimeError: If there is no Python of the version that the pins are for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.python = folder / "bin" / "python"
+        self._uv = shutil.which("uv")
+        self.settings = _settings()
+        python = sys.executable if f"{sys.version_info[0]}.{sys.version_info[1]}" == PYTHON else f"python{PYTHON}"
+        if shutil.which(python) is None:
+            message = f"there is no python{PYTHON} here, which the pins of the stacks are for"
+            raise RuntimeError(message)
+        make = [self._uv, "venv", "--quiet", "--python", python] if self._uv else [python, "-m", "venv"]
+        self._run([*make, str(folder)])
+
+    def install_stack(self, stack: Stack) -> None:
+        """Install every package of a stack in the version that is pinned."""
+        self._install("--requirement", str(stack.pins))
+
+    def install_checkout(self) -> None:
+        """Install this checkout as somebody does who has a stack: with its own dependencies and nothing else."""
+        self._install("--no-deps", "--editable", str(REPOSITORY))
+        self._install(*self._own_requirements(), *TEST_TOOLS)
+
+    def versions(self) -> dict[str, str]:
+        """The version of every package but ours."""
+        command = [self._uv, "pip", "freeze", "--python", str(self.python)] if self._uv else self._pip("freeze")
+        lines = self._run(command).splitlines()
+        return dict(line.split("==", 1) for line in lines if "==" in line)
+
+    def _own_requirements(self) -> list[str]:
+        """What the package itself asks for, without its extras and what it trains with."""
+        code = "from importlib.metadata import requires; print(*requires('xtts-export-callback'), sep='\\n')"
+        lines = self._run([str(self.python), "-c", code]).splitlines()
+        return [line for line in lines if "extra ==" not in line and _name(line) not in _OF_THE_STACK]
+
+    def _install(self, *arguments: str) -> None:
+        if self._uv:
+            self._run([self._uv, "pip", "install", "--quiet", "--python", str(self.python), *arguments])
+        else:
+            self._run([*self._pip("install"), "--quiet", *arguments])
+
+    def _pip(self, command: str) -> list[str]:
+        return [str(self.python), "-m", "pip", command]
+
+    def _run(self, command: list[str]) -> str:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=self.settings)
+        if done.returncode:
+            message = f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+            raise RuntimeError(message)
+        return done.stdout
+
+
+def pin(stack: Stack) -> None:
+    """Resolve what a stack asks for as it was on its day, and write the versions to its file of pins.
+
+    Needs ``uv``, and an index that says when a file was uploaded.
+    """
+    arguments = ["--python-version", PYTHON, "--exclude-newer", stack.date]
+    command = ["uv", "pip", "compile", "-", *arguments, "--no-annotate", "--no-header", "--quiet"]
+    asked = "\n".join(stack.requires)
+    pins = subprocess.run(command, input=asked, check=True, stdout=subprocess.PIPE, text=True, env=_settings()).stdout
+    header = f"# {' '.join(stack.requires)}, as of {stack.date}\n"
+    # Which index it came from is no part of a stack.
+    versions = [line for line in pins.splitlines(keepends=True) if re.match(r"\w", line)]
+    stack.pins.write_text(header + "".join(versions), encoding="utf-8")
+
+
+def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """What an installation has done to the packages that were there."""
+    return [
+        f"{name} {version} -> {after.get(name, 'removed')}"
+        for name, version in before.items()
+        if after.get(name) != version
+    ]
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^\w-]", requirement)[0]
+
+
+def _settings() -> dict[str, str]:
+    """The settings of this process, without those that point to other packages."""
+    hidden = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    return {name: value for name, value in os.environ.items() if name not in hidden} | {"PYTHONNOUSERSITE": "1"}
