@@ -64,7 +64,7 @@ def test_an_open_checkpoint_is_not_searched_for_cycles(prepared: Any) -> None:
 def test_only_commands_that_do_not_train_have_the_process_to_themselves(
     monkeypatch: pytest.MonkeyPatch, command: str, is_prepared: bool
 ) -> None:
-    from xtts_export_callback.cli.main import main
+    from xtts_export_callback.cli import main
 
     prepared: list[bool] = []
     monkeypatch.setattr(main, "prepare_process", lambda: prepared.append(True))

@@ -20,6 +20,6 @@ def test_the_checksum_of_parts_is_that_of_the_whole(first: bytes, second: bytes)
 def test_the_standard_library_stands_in_where_isal_is_not_installed() -> None:
     code = (
         "import sys; sys.modules['isal'] = None; import zlib; "
-        "from xtts_export_callback.checkpoint import checksum; sys.exit(checksum.crc32 is not zlib.crc32)"
+        "from xtts_export_callback.files import crc32; sys.exit(crc32.crc32 is not zlib.crc32)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
