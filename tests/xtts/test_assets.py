@@ -282,7 +282,7 @@ class TestCompanions:
         folder = export_checkpoint(write_checkpoint(tmp_path / "run" / "checkpoint_1.pth")).path
         torch.save({"Ana": dict(reversed(voice().items()))}, folder / SPEAKERS)
         (fault,) = verify_model(folder).faults
-        assert "expected gpt_cond_latent and speaker_embedding for 'Ana', only in this order" in fault.message
+        assert "expected only gpt_cond_latent and speaker_embedding for 'Ana', in this order" in fault.message
 
     def test_voices_named_by_a_path_are_left_out_with_a_line(self, tmp_path: Path) -> None:
         checkpoint = write_checkpoint(tmp_path / "run" / "checkpoint_1.pth")

@@ -1,6 +1,6 @@
 """An unpickler that looks up no name.
 
-``data.pkl`` is a small program. This interpreter runs its stack operations and replaces every name in it by an inert
+``data.pkl`` is a small program. This interpreter runs its stack operations and replaces every name in it with an inert
 `Global`, so that a file can build plain values and descriptions of tensors, and can do nothing else. It is not a
 subclass of ``pickle.Unpickler``, which lets a file of ten bytes ask for a memo of 32 GB. Opcodes:
 ``pickletools`` of the standard library, protocols 2 to 5 and the older opcodes that they share.
@@ -314,7 +314,7 @@ class Unpickler:
         if isinstance(target, Opaque):
             target.state = state
         elif not isinstance(target, dict):
-            # torch would give a tensor other weights with it than those the stream has described.
+            # With a state, torch would give a tensor other weights than the stream has described.
             msg = f"a state for {describe(target)}"
             raise ValueError(msg)
         # On a dict it is an attribute such as an OrderedDict's _metadata, which no tensor depends on.

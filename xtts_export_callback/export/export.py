@@ -86,7 +86,7 @@ def export_opened(  # noqa: PLR0913 - options of one command
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
-    """Do as `export_checkpoint` for an open checkpoint, whose ``path`` gives its name and the place of its assets.
+    """Export an open checkpoint, whose ``path`` gives its name and the place of its assets; see `export_checkpoint`.
 
     ``trained_in`` is as for `find_assets`.
     """

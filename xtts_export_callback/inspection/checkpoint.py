@@ -162,7 +162,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
 
 
 def report_on(checkpoint: Checkpoint) -> CheckpointReport:
-    """Do as `inspect_checkpoint` for an open checkpoint."""
+    """Report on an open checkpoint; see `inspect_checkpoint`."""
     check_weights(checkpoint)
     bare = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
     speaking = {name: tensor for name, tensor in bare.items() if BY_KEY[component_of(name)].speaks}

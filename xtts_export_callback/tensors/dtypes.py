@@ -152,7 +152,7 @@ def _bfloat16_of_float64(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint
 
 
 def _round_to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint32]:
-    """Round to the bits of float32, to odd.
+    """Round to float32 bits, to odd.
 
     Rounding float64 to float32 and that to bfloat16 rounds twice and is off by one unit where the first lands on a
     tie. A first step to odd keeps the information which side of the tie the value was on (Boldo and Melquiond,

@@ -101,7 +101,7 @@ class FileStorage(Storage):
         return fill
 
     def range_reader(self, start: int) -> Reader:
-        """Do as `reader`, but from byte ``start``, for any number of bytes, and without verifying the checksum."""
+        """Do the same as `reader`, but from byte ``start``, for any number of bytes, and without the checksum."""
         position = start
 
         def fill(buffer: memoryview) -> None:

@@ -1,4 +1,4 @@
-"""Take ``speakers_xtts.pth`` and ``mel_stats.pth`` of a release over into an export.
+"""Write ``speakers_xtts.pth`` and ``mel_stats.pth`` of a release into an export.
 
 The reader of checkpoints reads them and they are written anew, so that an export holds only voices and statistics: no
 truncated download, no Git LFS pointer, no pickle that runs code, no private file.
@@ -107,7 +107,7 @@ def companion_fault(path: Path, name: str, allowed: re.Pattern[str]) -> str | No
             voices = {} if name == MEL_STATS else document
             for voice, latents in voices.items():
                 if list(latents) != list(_in_order(latents)):
-                    return f"{name}: expected {' and '.join(VOICE)} for {describe(voice)}, only in this order"
+                    return f"{name}: expected only {' and '.join(VOICE)} for {describe(voice)}, in this order"
             tensors = [latent for latents in voices.values() for latent in latents.values()]
             tensors += [document] if name == MEL_STATS else []
             for tensor in tensors:

@@ -91,7 +91,7 @@ def _is_number(value: Any) -> bool:
 
 
 class UnlikelyConfigError(ValueError):
-    """No model can be built with a field of ``model_args``."""
+    """A field of ``model_args`` has a value that no model can have."""
 
     def __init__(self, key: str, expected: str, found: Any) -> None:
         super().__init__(f"model_args.{key} should be {expected}, found {str(found)[:40]}")

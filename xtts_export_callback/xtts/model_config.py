@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 
 # What Xtts, Synthesizer and the tokenizer read: the fields of TTS.tts.configs.xtts_config in TTS 0.22.0 and coqui-tts
-# 0.24.2, 0.27.5 and 0.28.0 (up to 0.27 there is also `model_dir`, a path). All but
-# `languages` are numbers and switches. Everything else in a training config (data sets, paths, loggers and their
-# credentials, notes, the user's own fields) is left out.
+# 0.24.2, 0.27.5 and 0.28.0 (up to 0.27 there is also `model_dir`, a path). All but `languages` are numbers and
+# switches. Everything else in a training config (data sets, paths, loggers and their credentials, notes, the user's own
+# fields) is left out.
 CONFIG_NUMBERS = frozenset({
     "_supports_cloning",
     "temperature",
@@ -104,7 +104,7 @@ def places(path: Path) -> list[Path]:
 
 
 def known_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Do as `find_config`, but return an empty config where the file beside the checkpoint cannot be read."""
+    """Return the config as `find_config` does, but empty where the file beside the checkpoint cannot be read."""
     try:
         return find_config(checkpoint)
     except ConfigError:

@@ -21,7 +21,7 @@ TRAINER_PREFIX = "xtts."
 _WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel and accelerate; torch.compile
 
 _WEIGHT_NORM = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-"""Names of ``torch.nn.utils.weight_norm`` to those of ``parametrizations.weight_norm``, which renames alike on load."""
+"""Names of ``torch.nn.utils.weight_norm`` to those of ``parametrizations.weight_norm``, which does the same on load."""
 
 OLDER_NAMES = tuple(f".{name}" for name in _WEIGHT_NORM)
 """Endings of older names of weights, which `bare_name` replaces."""
