@@ -95,7 +95,7 @@ class Exporter:
         guarded(f"{saved.name} was not exported", queue)
 
     def _hold(self, path: Path) -> Path:
-        """Link a file, so that it outlives the Trainer's retention; returns the file itself where links are not possible."""
+        """Link a file, so that it outlives the Trainer's retention; returns the file itself if it cannot be linked."""
         self.folder.mkdir(parents=True, exist_ok=True)
         link = temporary_name(self.folder / path.name)
         try:
