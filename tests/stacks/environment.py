@@ -17,9 +17,6 @@ REPOSITORY = Path(__file__).parents[2]
 # Versions that take any version of the packages that they share with a stack.
 TEST_TOOLS = ("pytest==8.2.2", "hypothesis==6.100.0")
 
-# They come with the stack.
-_OF_THE_STACK = {"coqui-tts", "coqui-tts-trainer", "six", "torch", "torchaudio"}
-
 
 class Environment:
     """A virtual environment.
@@ -48,21 +45,14 @@ class Environment:
         self._install("--requirement", str(stack.pins))
 
     def install_checkout(self) -> None:
-        """Install this checkout as somebody does who has a stack: with its own dependencies and nothing else."""
-        self._install("--no-deps", "--editable", str(REPOSITORY))
-        self._install(*self._own_requirements(), *TEST_TOOLS)
+        """Install this checkout as somebody does who has a stack, and what runs its tests."""
+        self._install("--editable", str(REPOSITORY), *TEST_TOOLS)
 
     def versions(self) -> dict[str, str]:
         """The version of every package but ours."""
         command = [self._uv, "pip", "freeze", "--python", str(self.python)] if self._uv else self._pip("freeze")
         lines = self._run(command).splitlines()
         return dict(line.split("==", 1) for line in lines if "==" in line)
-
-    def _own_requirements(self) -> list[str]:
-        """What the package itself asks for, without its extras and what it trains with."""
-        code = "from importlib.metadata import requires; print(*requires('xtts-export-callback'), sep='\\n')"
-        lines = self._run([str(self.python), "-c", code]).splitlines()
-        return [line for line in lines if "extra ==" not in line and _name(line) not in _OF_THE_STACK]
 
     def _install(self, *arguments: str) -> None:
         if self._uv:
@@ -103,10 +93,6 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
         for name, version in before.items()
         if after.get(name) != version
     ]
-
-
-def _name(requirement: str) -> str:
-    return re.split(r"[^\w-]", requirement)[0]
 
 
 def _settings() -> dict[str, str]:
