@@ -92,7 +92,7 @@ class TestLoading:
 
         def say(speaker: Any) -> Any:
             torch.manual_seed(1)
-            return speaker.synthesize("we sing.", speaker_wav=str(tiny_assets.speaker_wav), language="en")["wav"]
+            return speak(speaker, "we sing.", tiny_assets.speaker_wav)
 
         assert (say(model) == say(stock)).all()
 
