@@ -1,4 +1,4 @@
-"""Environments with the packages of a stack, made with ``uv`` where it is installed, else with ``venv`` and ``pip``."""
+"""Environments with the packages of a stack, made with ``venv`` and ``pip``."""
 
 from __future__ import annotations
 
@@ -31,37 +31,28 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = folder / "bin" / "python"
-        self._uv = shutil.which("uv")
         self.settings = _settings()
         python = sys.executable if f"{sys.version_info[0]}.{sys.version_info[1]}" == PYTHON else f"python{PYTHON}"
         if shutil.which(python) is None:
             message = f"there is no python{PYTHON} here, which the pins of the stacks are for"
             raise RuntimeError(message)
-        make = [self._uv, "venv", "--quiet", "--python", python] if self._uv else [python, "-m", "venv"]
-        self._run([*make, str(folder)])
+        self._run([python, "-m", "venv", str(folder)])
 
     def install_stack(self, stack: Stack) -> None:
         """Install every package of a stack in the version that is pinned."""
-        self._install("--requirement", str(stack.pins))
+        self._pip("install", "--quiet", "--no-deps", "--requirement", str(stack.pins))  # the pins are complete
 
     def install_checkout(self) -> None:
         """Install this checkout as somebody does who has a stack, and what runs its tests."""
-        self._install("--editable", str(REPOSITORY), *TEST_TOOLS)
+        self._pip("install", "--quiet", "--editable", str(REPOSITORY), *TEST_TOOLS)
 
     def versions(self) -> dict[str, str]:
         """The version of every package but ours."""
-        command = [self._uv, "pip", "freeze", "--python", str(self.python)] if self._uv else self._pip("freeze")
-        lines = self._run(command).splitlines()
+        lines = self._pip("freeze").splitlines()
         return dict(line.split("==", 1) for line in lines if "==" in line)
 
-    def _install(self, *arguments: str) -> None:
-        if self._uv:
-            self._run([self._uv, "pip", "install", "--quiet", "--python", str(self.python), *arguments])
-        else:
-            self._run([*self._pip("install"), "--quiet", *arguments])
-
-    def _pip(self, command: str) -> list[str]:
-        return [str(self.python), "-m", "pip", command]
+    def _pip(self, *arguments: str) -> str:
+        return self._run([str(self.python), "-m", "pip", *arguments])
 
     def _run(self, command: list[str]) -> str:
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=self.settings)
