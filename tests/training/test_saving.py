@@ -233,7 +233,8 @@ def test_weights_only_checkpoints_hold_everything_but_optimizer_scheduler_and_sc
         assert position["schedule"][0]["last_epoch"] == first(stock["scheduler"])["last_epoch"]
     for key in ("model", "step", "epoch", "model_loss"):
         assert same(ours[key], stock[key])
-    assert list(ours) == list(stock)
+    assert [key for key in ours if key in stock] == list(stock)
+    assert set(ours) - set(stock) <= {"scheduler"}  # trainer 0.0.36 saves none
     assert (run / "checkpoint_6.pth").stat().st_size < 0.7 * (full / "checkpoint_6.pth").stat().st_size
     assert load(run / "best_model_8.pth")["optimizer"]
 
