@@ -47,12 +47,10 @@ _MODULES = {
     "merge_checkpoints": "merge.merge",
 }
 
-_TRAINING = {"ExportCallback", "ExportConfig", "XttsExportTrainerConfig", "export_callbacks"}
-
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        if name in _TRAINING:
+        if _MODULES[name].startswith("training."):
             from xtts_export_callback.extras import require
 
             require("train", name)

@@ -36,7 +36,7 @@ from tests.models.generated import (
 )
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import CheckpointError
-from xtts_export_callback.xtts.state_dict import check_weights
+from xtts_export_callback.xtts.state_dict import check_readable
 
 
 @given(
@@ -270,7 +270,7 @@ def test_a_tensor_hidden_behind_anything_else_is_refused_by_name(tmp_path: Path,
     path = tmp_path / "model.pth"
     torch.save({"model": {"plain": torch.ones(1), "gpt.weight": hidden}}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError) as caught, open_checkpoint(path) as checkpoint:
-        check_weights(checkpoint)
+        check_readable(checkpoint)
     assert str(path) in str(caught.value)
     assert not zipped or "gpt.weight: expected a plain tensor" in str(caught.value)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.benchmarks.files import layout, speaks, write_run
+from tests.models.command_line import complaint
 from tests.models.small_xtts import small_state, with_older_names, write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.checkpoint import open_checkpoint
@@ -43,14 +44,6 @@ def checkpoint(run: Path) -> Path:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Run the command line on bad input: exit code 2 and one line."""
-    assert main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    (line,) = captured.err.splitlines()
-    return line
 
 
 def test_a_checkpoint_becomes_a_folder_of_what_speaks(checkpoint: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from tests.benchmarks.files import layout, speaks, write_run
 from tests.benchmarks.ways import check_mean
+from tests.models.command_line import complaint
 from tests.models.small_xtts import small_state, write_small
 from xtts_export_callback import average_checkpoints, export_checkpoint
 from xtts_export_callback.checkpoint import open_checkpoint
@@ -40,12 +41,6 @@ def run(pristine: Path, tmp_path: Path) -> Path:
 
 def checkpoints(run: Path) -> list[Path]:
     return [run / f"checkpoint_{step}.pth" for step in (1000, 2000, 3000, 4000)]
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    assert main([str(argument) for argument in arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 def test_of_a_run_the_last_by_step_number_are_averaged(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.benchmarks.files import write_run
+from tests.models.command_line import complaint
 from tests.models.least import EMBEDDING, load, save_all, state_dict
 from tests.models.small_xtts import small_state, with_older_names, write_small
 from xtts_export_callback import average_checkpoints, compare_checkpoints, export_checkpoint
@@ -20,14 +21,6 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pristine")
     write_run(folder, files=2, scale="small")
     return folder
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    assert main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    return line
 
 
 @pytest.mark.usefixtures("least_models")

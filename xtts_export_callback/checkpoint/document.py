@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.numbers import number_of, numpy_number
 from xtts_export_callback.checkpoint.unpickler import Global, Opaque, describe
@@ -68,20 +68,16 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
             others[name] = describe(tensor)
     check_names(path, others)
     if others and not tensors:
-        refuse_as_tensor(path, *next(iter(others.items())))
+        msg = f"{path}: {no_plain_tensor(*next(iter(others.items())))}"
+        raise CheckpointError(msg)
     check_tensors(path, nbytes, tensors)
     rest = {} if is_bare else {key: value for key, value in root.items() if key != "model"}
     return tensors, with_numbers(to_plain(path, nbytes, rest)), others
 
 
-def refuse_as_tensor(path: Path, name: str, found: str) -> NoReturn:
-    """Refuse a weight that is not a plain tensor.
-
-    Raises:
-        CheckpointError: Always.
-    """
-    msg = f"{path}: {name}: expected a plain tensor, found {found}; save it again as a plain tensor"
-    raise CheckpointError(msg)
+def no_plain_tensor(name: str, found: str) -> str:
+    """Say that a weight is something else than a plain tensor, and what to do."""
+    return f"{name}: expected a plain tensor, found {found}; save it again as a plain tensor"
 
 
 def check_tensors(path: Path, nbytes: int, tensors: dict[str, Tensor]) -> None:

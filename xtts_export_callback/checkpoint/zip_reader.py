@@ -70,17 +70,16 @@ def read_directory(file: RandomFile) -> dict[str, Record]:
         DamagedError: When the archive is truncated, damaged or overlapping.
         CheckpointError: When it is compressed, encrypted, or has record names that no checkpoint has.
     """
-    start, size, count, end_of_data = _locate_directory(file)
+    end = _locate_directory(file)
     try:
-        raw = file.read(start, size)
-        entries = _parse_entries(raw, count)
+        entries = _parse_entries(file.read(end.start, end.size), end.entries)
     except (struct.error, UnicodeDecodeError, EOFError) as error:
         msg = f"{file.path}: the zip directory is damaged ({error}); download it again or use another checkpoint"
         raise DamagedError(msg) from error
     except _BadRecordError as error:
         msg = f"{file.path}: {error}"
         raise CheckpointError(msg) from error
-    _check_layout(file, entries, end_of_data)
+    _check_layout(file, entries, end.start)
     return _strip_root(file, entries)
 
 
@@ -114,20 +113,24 @@ class _BadRecordError(Exception):
     pass
 
 
-def _locate_directory(file: RandomFile) -> tuple[int, int, int, int]:
-    """Return offset and size of the directory, the number of entries, and where the records must have ended."""
-    size = file.size
-    tail_start = max(0, size - END.size - MAX_COMMENT)
-    tail = file.read(tail_start, size - tail_start)
-    position = tail.rfind(END_MAGIC)
+def read_tail(file: RandomFile) -> tuple[bytes, int]:
+    """Return the last bytes of an archive, all that can hold its end record, and the record's place in them or -1."""
+    start = max(0, file.size - END.size - MAX_COMMENT)
+    tail = file.read(start, file.size - start)
+    return tail, tail.rfind(END_MAGIC)
+
+
+def _locate_directory(file: RandomFile) -> End | End64:
+    """Return the record that says where the directory is, which is where the records before it must have ended."""
+    tail, position = read_tail(file)
     if position < 0 or len(tail) - position < END.size:
         msg = (
-            f"{file.path}: truncated: {size} bytes without the zip directory that ends a whole checkpoint; "
+            f"{file.path}: truncated: {file.size} bytes without the zip directory that ends a whole checkpoint; "
             "download it again or use an earlier checkpoint"
         )
         raise DamagedError(msg)
     found: End | End64 = End._make(END.unpack_from(tail, position))
-    end = tail_start + position
+    end = file.size - len(tail) + position
     locator = tail[max(position - LOCATOR64.size, 0) : position]
     if found.entries == FULL16 or FULL32 in (found.size, found.start) or locator.startswith(LOCATOR64_MAGIC):
         end, found = _read_end64(file, end)
@@ -137,7 +140,7 @@ def _locate_directory(file: RandomFile) -> tuple[int, int, int, int]:
             f"at {end}; the file is damaged, download it again or use another checkpoint"
         )
         raise DamagedError(msg)
-    return found.start, found.size, found.entries, found.start
+    return found
 
 
 def _read_end64(file: RandomFile, end: int) -> tuple[int, End64]:

@@ -13,7 +13,7 @@ from xtts_export_callback.comparison.metadata import config_differences, config_
 from xtts_export_callback.comparison.summary import describe
 from xtts_export_callback.xtts.components import COMPONENTS, component_of
 from xtts_export_callback.xtts.parts import part_of
-from xtts_export_callback.xtts.state_dict import bare_name, check_weights, dropped_component
+from xtts_export_callback.xtts.state_dict import bare_name, check_readable, dropped_component
 
 if TYPE_CHECKING:
     import os
@@ -193,7 +193,7 @@ def compare_open(a: Checkpoint, b: Checkpoint, *, progress: Callable[[int], None
 
 def bare_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """A checkpoint's tensors by names without prefix, except the duplicate names that a test run leaves behind."""
-    check_weights(checkpoint)
+    check_readable(checkpoint)
     named = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
     return {name: tensor for name, tensor in named.items() if component_of(name) != "leftovers"}
 

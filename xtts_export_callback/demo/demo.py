@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import numpy as np
 
 from xtts_export_callback.demo.speech_samples import write_wav
 from xtts_export_callback.errors import ConfigError, OutputExistsError
+from xtts_export_callback.files.disk import free_bytes
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.training.config import ExportConfig
@@ -98,7 +98,7 @@ def _new_folder(output: str | Path | None) -> Path:
         msg = f"{folder}: exists already; remove it or choose another folder with --output"
         raise OutputExistsError(msg)
     folder.mkdir(parents=True)
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < _NEEDED:
         folder.rmdir()
         msg = f"{folder}: {human_size(free)} free, expected {human_size(_NEEDED)}; choose another folder with --output"

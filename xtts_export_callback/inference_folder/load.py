@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.paths import expanded
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import torch
     from TTS.tts.models.xtts import Xtts
 
-_WEIGHTS = ("model.pth", "model.safetensors")
 _RANDOM_VALUES = {
     *("normal_", "uniform_", "erfinv_", "trunc_normal_", "orthogonal_"),
     *("kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"),
@@ -61,7 +61,7 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
     except (OSError, TypeError, ValueError) as error:
         msg = f"{folder / 'config.json'}: is not the config of an XTTS model ({error})"
         raise CheckpointError(msg) from error
-    with without_random_values():
+    with _without_random_values():
         model = Xtts(config)
         # Xtts.load_checkpoint does the rest: vocabulary, speakers, strict loading, preparation for inference.
         with _mapping_the_file(model):
@@ -78,7 +78,7 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
 
 
 @contextmanager
-def without_random_values() -> Iterator[None]:
+def _without_random_values() -> Iterator[None]:
     """Leave out the random values that torch gives to new weights: they take seconds, and are replaced anyway.
 
     Weights that are never written take no memory either: the system provides a page when it is first touched.
@@ -128,8 +128,8 @@ def _find_weights(folder: Path) -> Path:
         what = "is a file, expected the folder it lies in" if folder.exists() else "the folder does not exist"
         msg = f"{folder}: {what}"
         raise CheckpointError(msg)
-    found = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
-    missing = [] if found else [" or ".join(_WEIGHTS)]
+    found = [folder / name for name in MODEL_NAMES if (folder / name).is_file()]
+    missing = [] if found else [" or ".join(MODEL_NAMES)]
     missing += [name for name in ("config.json", "vocab.json") if not (folder / name).is_file()]
     if missing:
         msg = f"{folder}: is not an inference folder, it has no {', no '.join(missing)}"

@@ -14,7 +14,7 @@ from xtts_export_callback.xtts.components import BY_KEY, COMPONENTS, component_o
 from xtts_export_callback.xtts.model_config import model_args
 from xtts_export_callback.xtts.state_dict import (
     bare_name,
-    check_weights,
+    check_readable,
     dropped_component,
     has_trainer_prefix,
     prefix_of,
@@ -163,7 +163,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> CheckpointReport:
 
 def report_on(checkpoint: Checkpoint) -> CheckpointReport:
     """Report on an open checkpoint; see `inspect_checkpoint`."""
-    check_weights(checkpoint)
+    check_readable(checkpoint)
     bare = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
     speaking = {name: tensor for name, tensor in bare.items() if BY_KEY[component_of(name)].speaks}
     config = checkpoint.document.get("config")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.checkpoint.document import no_plain_tensor
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.verification.contents import content_faults
@@ -21,7 +22,7 @@ from xtts_export_callback.xtts.state_dict import (
     TEXT_EMBEDDING,
     bare_name,
     dropped_component,
-    is_inference_weight,
+    unreadable_weights,
 )
 
 if TYPE_CHECKING:
@@ -99,12 +100,11 @@ def verify_model(
 
 def _weights(subject: Subject) -> Findings:
     """Find inference weights that are not plain tensors, and note other entries that are not read."""
-    others = list(subject.checkpoint.others.items())
-    for name, found in others:
-        if is_inference_weight(name):
-            yield Fault("file", f"{name}: expected a plain tensor, found {found}; save it again as a plain tensor")
-    for name, found in others[:_MOST_NOTES]:
-        if not is_inference_weight(name):
+    unreadable = unreadable_weights(subject.checkpoint)
+    for name, found in unreadable.items():
+        yield Fault("file", no_plain_tensor(name, found))
+    for name, found in list(subject.checkpoint.others.items())[:_MOST_NOTES]:
+        if name not in unreadable:
             yield f"{name} is {found}, which is not read: inference does not need it"
 
 

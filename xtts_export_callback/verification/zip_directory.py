@@ -17,7 +17,6 @@ from xtts_export_callback.checkpoint.zip_format import (
     DESCRIPTOR_MAGIC,
     END,
     END64,
-    END_MAGIC,
     ENTRY,
     FULL16,
     FULL32,
@@ -25,7 +24,6 @@ from xtts_export_callback.checkpoint.zip_format import (
     LOCAL_MAGIC,
     LOCATOR64,
     LOCATOR64_MAGIC,
-    MAX_COMMENT,
     ZIP64_EXTRA,
     End,
     End64,
@@ -33,6 +31,7 @@ from xtts_export_callback.checkpoint.zip_format import (
     Local,
     Locator64,
 )
+from xtts_export_callback.checkpoint.zip_reader import read_tail
 
 if TYPE_CHECKING:
     from xtts_export_callback.files.random_access import RandomFile
@@ -61,8 +60,10 @@ def directory_faults(file: RandomFile) -> list[str]:
         The differences; empty for a whole archive.
     """
     try:
-        start, count, faults = _end_faults(file)
-        entries = _entries(file, start, count)
+        end, faults = _end_faults(file)
+        entries, stop = _entries(file, end.start, end.entries)
+        if stop - end.start != end.size:
+            faults.append(f"the directory is not {end.size} bytes of {end.entries} entries")
         for entry in entries:
             faults += _header_faults(file, entry)
     except (struct.error, EOFError) as error:
@@ -74,17 +75,15 @@ def directory_faults(file: RandomFile) -> list[str]:
     return faults
 
 
-def _end_faults(file: RandomFile) -> tuple[int, int, list[str]]:
-    """Return the start of the directory, the number of entries, and the faults of the records after it."""
-    tail_start = max(0, file.size - END.size - MAX_COMMENT)
-    tail = file.read(tail_start, file.size - tail_start)
-    position = tail.rfind(END_MAGIC)
+def _end_faults(file: RandomFile) -> tuple[End | End64, list[str]]:
+    """Return the record that says where the directory is, and the faults of the records after the directory."""
+    tail, position = read_tail(file)
     short = End._make(END.unpack_from(tail, position))
     found: End | End64 = short
     faults = []
     if len(tail) - position - END.size != short.comment_size:
         faults.append(f"the end record announces {short.comment_size} bytes of comment")
-    end = tail_start + position
+    end = file.size - len(tail) + position
     locator = tail[max(0, position - LOCATOR64.size) : position]
     if locator.startswith(LOCATOR64_MAGIC):
         found, agree = _read_end64(file, short, locator, end)
@@ -94,9 +93,7 @@ def _end_faults(file: RandomFile) -> tuple[int, int, list[str]]:
         faults.append("the end record puts the directory elsewhere")
     if short.disk or short.directory_disk or found.entries_here != found.entries:
         faults.append("the end record names several disks")
-    if _entries_size(file, found.start, found.entries) != found.size:
-        faults.append(f"the directory is not {found.size} bytes of {found.entries} entries")
-    return found.start, found.entries, faults
+    return found, faults
 
 
 def _read_end64(file: RandomFile, short: End, locator: bytes, end: int) -> tuple[End64, bool]:
@@ -116,15 +113,8 @@ def _read_end64(file: RandomFile, short: End, locator: bytes, end: int) -> tuple
     return full, agree and sane and full.made_by >> 8 in _SYSTEMS and one_disk and ends_here
 
 
-def _entries_size(file: RandomFile, start: int, count: int) -> int:
-    position = start
-    for _ in range(count):
-        entry = Entry._make(ENTRY.unpack(file.read(position, ENTRY.size)))
-        position += ENTRY.size + entry.name_size + entry.extra_size + entry.comment_size
-    return position - start
-
-
-def _entries(file: RandomFile, start: int, count: int) -> list[_Described]:
+def _entries(file: RandomFile, start: int, count: int) -> tuple[list[_Described], int]:
+    """Return the entries of the directory, and where they end."""
     entries = []
     position = start
     for _ in range(count):
@@ -139,7 +129,7 @@ def _entries(file: RandomFile, start: int, count: int) -> list[_Described]:
         attributes = (entry.internal, entry.external)
         once = (entry.made_by >> 8, entry.comment_size, disk, attributes, extra_ids - {ZIP64_EXTRA})
         entries.append(_Described(rest[: entry.name_size], entry, wide["nbytes"], wide["header"], once))
-    return entries
+    return entries, position
 
 
 def _read_wide(extra: bytes, wide: dict[str, int]) -> frozenset[int]:

@@ -10,7 +10,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from xtts_export_callback.checkpoint.document import refuse_as_tensor
+from xtts_export_callback.checkpoint.document import no_plain_tensor
 from xtts_export_callback.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -113,15 +113,20 @@ def is_inference_weight(name: str) -> bool:
     return component in _MODULES and dropped_component(bare) is None and not bare.endswith("._extra_state")
 
 
-def check_weights(checkpoint: Checkpoint) -> None:
+def unreadable_weights(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the inference weights that are not plain tensors, each with a few words about what it is."""
+    return {name: found for name, found in checkpoint.others.items() if is_inference_weight(name)}
+
+
+def check_readable(checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint in which an inference weight is not a plain tensor, because it cannot be read.
 
     Raises:
         CheckpointError: For the first such weight.
     """
-    for name, found in checkpoint.others.items():
-        if is_inference_weight(name):
-            refuse_as_tensor(checkpoint.path, name, found)
+    for name, found in unreadable_weights(checkpoint).items():
+        msg = f"{checkpoint.path}: {no_plain_tensor(name, found)}"
+        raise CheckpointError(msg)
 
 
 def inference_model(checkpoint: Checkpoint) -> InferenceModel:
@@ -136,7 +141,7 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
     Raises:
         CheckpointError: When the file is not an XTTS model, two names become one, or a name is in `_REFUSED`.
     """
-    check_weights(checkpoint)
+    check_readable(checkpoint)
     tensors: dict[str, Tensor] = {}
     dropped: dict[str, tuple[int, int]] = {}
     prefix = ""
