@@ -18,16 +18,19 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 HOUSE = {
     "": "errors units process extras",
     "files": "random_access atomic crc32 threads processes disk json_file paths printable",
-    "tensors": "tensor dtypes computed cast weighted_sum shared_storage",
+    "tensors": "tensor dtypes computed cast weighted_sum shared_storage quantize sparse",
     "checkpoint": (
         "reader writer zip_format zip_reader zip_writer unpickler pickler torch_objects document safetensors legacy "
-        "numbers"
+        "numbers quantized"
     ),
-    "xtts": ("state_dict components architecture expected_shapes assets loadable companions model_config vocab parts"),
-    "inference_folder": "folder provenance load",
+    "xtts": (
+        "state_dict components architecture expected_shapes assets loadable companions model_config vocab parts "
+        "patterns matrices"
+    ),
+    "inference_folder": "folder provenance load compute",
     "run": "checkpoints retention resume lr_schedule log",
-    "export": "export",
-    "merge": "merge average recipe yaml plan models patterns vocabulary",
+    "export": "export precision",
+    "merge": "merge average recipe yaml plan models vocabulary",
     "merge.methods": "registry settings slerp ties weighted_sums",
     "inspection": "checkpoint run tree table",
     "comparison": "models trajectory distance metadata summary table plot figure",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.document import split
+from xtts_export_callback.checkpoint.quantized import CONFIG, dequantized
 from xtts_export_callback.checkpoint.torch_objects import ArchiveTensors
 from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, UnpicklingError
 from xtts_export_callback.checkpoint.zip_reader import Record, data_offset, read_directory
@@ -39,11 +40,13 @@ class Checkpoint:
         path: The file.
         nbytes: Its size in bytes.
         format: ``"pth"``, ``"safetensors"`` or ``"legacy"``.
-        tensors: The state_dict, by the names in the file.
+        tensors: The state_dict, by the names in the file; quantized weights as the float32 that they stand for.
         document: The rest of the file as plain values: config, step, epoch, model_loss, optimizer ...; its tensors are
             `Tensor` too. The config of an official release, which is a pickled object, becomes a dict.
         has_checksums: Whether the file holds checksums of its records.
         names: Globals that the file's pickle mentions, as ``module.name``; none is looked up.
+        stored: The tensors as they lie in the file. They differ from ``tensors`` where weights are quantized: these are
+            int8, with their scales beside them.
         others: Other entries of the state_dict, each described in a few words: the extra state of a module, tensors
             that are not dense. `xtts.state_dict` refuses those that inference needs.
     """
@@ -57,6 +60,13 @@ class Checkpoint:
     file: RandomFile | None = field(default=None, repr=False)
     names: frozenset[str] = frozenset()
     others: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Put the weights in place of what a quantized file holds."""
+        self.stored = self.tensors
+        if CONFIG in self.document:
+            self.tensors = dequantized(self.path, self.stored)
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -86,12 +96,12 @@ class Checkpoint:
         Returns:
             ``"crc32-sha256:"`` and 64 hexadecimal digits.
         """
-        return fingerprint(self.tensors)
+        return fingerprint(self.stored)
 
     def has_fingerprint(self, recorded: object) -> bool:
         """Whether the tensors match a recorded fingerprint, of this version or an earlier one."""
         if isinstance(recorded, str) and recorded.startswith(_EARLIER):
-            return recorded == _EARLIER + _digest(self.tensors, _as_it_lies)
+            return recorded == _EARLIER + _digest(self.stored, _as_it_lies)
         return recorded == self.fingerprint()
 
 

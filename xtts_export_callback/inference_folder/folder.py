@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors
+from xtts_export_callback.checkpoint.quantized import (
+    CONFIG,
+    QUANTIZED_MODEL,
+    is_scale,
+    quantization_config,
+    scale_name,
+)
 from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError, VerificationError
 from xtts_export_callback.files.atomic import whole_directory
 from xtts_export_callback.files.random_access import RandomFile
@@ -61,7 +68,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
 
     Args:
         path: The folder to create.
-        tensors: The inference model.
+        tensors: The inference model, as it is stored: see `export.precision.store`.
         origin: Its source file, for errors.
         assets: The files beside it.
         header: ``step``, ``epoch`` and ``model_loss`` from `training_state`.
@@ -84,7 +91,8 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     if format not in FORMATS:
         msg = f"format {format!r}: expected one of {', '.join(FORMATS)}"
         raise ConfigError(msg)
-    check_loadable(tensors, assets.config, origin)
+    weights_by_name = {name: tensor for name, tensor in tensors.items() if not is_scale(name, tensors)}
+    check_loadable(weights_by_name, assets.config, origin)
     _check_replaceable(path, force=force)
     folder_mode = 0o700 | mode | (mode & 0o444) >> 2
 
@@ -94,10 +102,16 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     with whole_directory(path, force=force, check=check, mode=folder_mode) as temporary:
         weights = temporary / FORMATS[format]
         document = {"config": assets.config, **header, "export": provenance}
+        quantized = [name for name in tensors if scale_name(name) in tensors]
+        if quantized:
+            document[CONFIG] = quantization_config(quantized)
+        key = QUANTIZED_MODEL if quantized else "model"
         if format == "pth":
-            write_pth(weights, {"model": tensors, **document}, mode=mode, progress=progress)
+            write_pth(weights, {key: tensors, **document}, mode=mode, progress=progress)
         else:
-            write_safetensors(weights, tensors, document, mode=mode, progress=progress)
+            prefix = f"{key}." if quantized else ""
+            named = {prefix + name: tensor for name, tensor in tensors.items()}
+            write_safetensors(weights, named, document, mode=mode, progress=progress)
         _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode(), mode)
         _write(temporary / "vocab.json", assets.vocab, mode)
         companions = assets.companions.items()
@@ -183,7 +197,7 @@ def _describe_files(folder: Path, weights: Path, tensors: dict[str, Tensor]) -> 
     files: dict[str, dict[str, Any]] = {}
     with open_checkpoint(weights) as written:
         expected = {name: (tensor.dtype.name, tensor.shape) for name, tensor in tensors.items()}
-        found = {name: (tensor.dtype.name, tensor.shape) for name, tensor in written.tensors.items()}
+        found = {name: (tensor.dtype.name, tensor.shape) for name, tensor in written.stored.items()}
         if found != expected:
             msg = f"{weights}: the tensors read back differ from those written; check the disk"
             raise VerificationError(msg)

@@ -9,7 +9,7 @@ from xtts_export_callback.checkpoint import Tensor
 from xtts_export_callback.errors import ConfigError, IncompatibleError
 from xtts_export_callback.inference_folder.provenance import training_state
 from xtts_export_callback.merge.models import VOCAB_TENSORS, OpenModel, group_names
-from xtts_export_callback.merge.patterns import matches, suggestion
+from xtts_export_callback.xtts.patterns import matches, suggestion
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, RowSum, aligned
 from xtts_export_callback.tensors.computed import ComputedStorage, blocks, bytes_read, widest
 from xtts_export_callback.tensors.dtypes import BY_NAME, DType
