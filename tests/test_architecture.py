@@ -16,14 +16,17 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Read from the top: a module imports its own folder and those above it. A new module is entered here.
 HOUSE = {
-    "": "errors units process extras",
-    "files": "random_access atomic crc32 threads processes disk json_file paths printable",
+    "": "errors units process extras suggestions",
+    "files": "random_access atomic crc32 threads processes disk json_file paths printable mistaken_download",
     "tensors": "tensor dtypes computed cast weighted_sum shared_storage",
     "checkpoint": (
         "reader writer zip_format zip_reader zip_writer unpickler pickler torch_objects document safetensors legacy "
         "numbers"
     ),
-    "xtts": ("state_dict components architecture expected_shapes assets loadable companions model_config vocab parts"),
+    "xtts": (
+        "state_dict components architecture expected_shapes assets loadable companions model_config vocab parts "
+        "release_config"
+    ),
     "inference_folder": "folder provenance load",
     "run": "checkpoints retention resume lr_schedule log",
     "export": "export",
@@ -38,7 +41,10 @@ HOUSE = {
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
-    "cli": ("main options progress json_output merge_output average compare demo export inspect merge train verify"),
+    "cli": (
+        "main options progress json_output reporting completion merge_output average compare demo "
+        "export inspect merge train verify"
+    ),
 }
 # What stands at the door: the command, and the names that the package offers.
 DOOR = {"__main__", "__init__"}

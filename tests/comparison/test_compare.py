@@ -581,7 +581,7 @@ def test_json_is_all_that_is_printed(make: MakeModel, capsys: pytest.CaptureFixt
 
 def test_the_way_of_a_run_is_printed_as_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "run", files=2, scale="small")
-    assert main(["compare", str(tmp_path / "run"), "--json"]) == 1
+    assert main(["compare", str(tmp_path / "run"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stops"] == ["checkpoint_1000", "checkpoint_2000"]
 
 

@@ -8,6 +8,13 @@ if TYPE_CHECKING:
     import argparse
 
 
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``, ``-q`` and ``-v``, the same in every command; `cli.reporting` follows them."""
+    parser.add_argument("--json", action="store_true", help="print only JSON, also for errors")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print more, and the traceback of an error")
+
+
 def add_output_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     """Add ``--output`` and ``--force``, the same in every command that writes."""
     parser.add_argument("--output", metavar="DIR", help=f"folder to write (default: {default})")

@@ -25,12 +25,13 @@ def say(line: str, *, file: TextIO | None = None) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """Show a bar on stderr for work that takes over a second, if stderr is a terminal.
 
     Args:
         label: The work that is done.
         total: Bytes expected.
+        quiet: Show nothing.
 
     Yields:
         A function to call with the number of bytes done since the last call, from any thread.
@@ -40,7 +41,7 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     shown_at = started + _FIRST_SHOWN_AFTER - _SHOWN_EVERY
     done = 0
     lock = threading.Lock()
-    is_terminal = sys.stderr.isatty()
+    is_terminal = sys.stderr.isatty() and not quiet
     was_shown = False
 
     def advance(nbytes: int) -> None:

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 _FEW = 10
 
 
-def show_comparison(report: ComparisonReport) -> None:
-    """Print a sentence, the differences outside the weights, then the weights from coarse to fine."""
+def show_comparison(report: ComparisonReport, *, with_all: bool = False) -> None:
+    """Print a sentence, the differences outside the weights, then the weights from coarse to fine.
+
+    Args:
+        report: What to print.
+        with_all: Print every changed tensor, not only the most changed.
+    """
     console = make_console()
     sentence = report.sentence
     console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
@@ -37,8 +42,9 @@ def show_comparison(report: ComparisonReport) -> None:
         console.print(_table("outside the layers", moved))
     changed = list(report.changed_tensors.items())
     if changed:
-        shown = f"most changed of {len(changed)} tensors" if len(changed) > _FEW else "changed tensors"
-        console.print(_table(shown, changed[:_FEW]))
+        few = changed if with_all else changed[:_FEW]
+        shown = f"most changed of {len(changed)} tensors" if len(few) < len(changed) else "changed tensors"
+        console.print(_table(shown, few))
 
 
 def show_trajectory(report: TrajectoryReport) -> None:

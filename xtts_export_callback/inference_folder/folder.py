@@ -42,6 +42,16 @@ class WrittenFolder:
     provenance: dict[str, Any]
     notes: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "bytes": self.nbytes,
+            "written": self.written,
+            "notes": list(self.notes),
+            "provenance": self.provenance,
+        }
+
 
 def write_inference_folder(  # noqa: PLR0913 - one place knows everything that goes into a folder
     path: Path,
@@ -101,7 +111,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode(), mode)
         _write(temporary / "vocab.json", assets.vocab, mode)
         companions = assets.companions.items()
-        notes = _leftovers(provenance)
+        notes = [*assets.notes, *_leftovers(provenance)]
         notes += [note for name, found in companions for note in write_companion(temporary / name, found, mode=mode)]
         for name, content in (extra or {}).items():
             if not (temporary / name).exists():

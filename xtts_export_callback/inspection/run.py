@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import Checkpoint, open_checkpoint
@@ -20,7 +21,7 @@ from xtts_export_callback.run.checkpoints import (
 from xtts_export_callback.run.resume import by_age, our_choice
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
 
 _NEEDED_FOR = ("best model", "optimizer", "next resume")
 
@@ -107,7 +108,7 @@ class RunReport:
         }
 
 
-def inspect_run(path: Path) -> RunReport:
+def inspect_run(path: str | os.PathLike[str]) -> RunReport:
     """Report on a run folder, from directories and structures alone.
 
     Args:
@@ -119,6 +120,7 @@ def inspect_run(path: Path) -> RunReport:
     Raises:
         OSError: When the folder itself cannot be read.
     """
+    path = Path(path)
     full = find_checkpoints(path)
     folder = exports_folder(path)
     exports = {saved.name: saved for saved in find_exports(path / folder)}

@@ -4,7 +4,6 @@ Coqpit reads the annotations of its dataclasses as objects, so this module must 
 ``__future__`` import.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from coqpit import Coqpit
 
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.suggestions import did_you_mean
 
 DTYPES = ("float32", "float16", "bfloat16")
 STATES = ("full", "weights")
@@ -187,9 +187,3 @@ def check_options(options: object) -> None:
         if not values[name].accept(value):
             msg = f"export.{name} is {value!r}, allowed: {values[name].words}"
             raise ConfigError(msg)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """Return ``" (did you mean X?)"`` for the name in ``known`` nearest to ``name``, or nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

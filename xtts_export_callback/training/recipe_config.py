@@ -17,7 +17,8 @@ from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.json_file import parse_json, read_small_file
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.run.log import training_logger
-from xtts_export_callback.training.config import ExportConfig, check_options, did_you_mean
+from xtts_export_callback.suggestions import did_you_mean
+from xtts_export_callback.training.config import ExportConfig, check_options
 
 logger = training_logger()
 
