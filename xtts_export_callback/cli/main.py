@@ -26,7 +26,7 @@ from xtts_export_callback.suggestions import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify")
+COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "prune")
 _TRAINING = ("demo", "train")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130

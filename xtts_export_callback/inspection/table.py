@@ -79,9 +79,15 @@ def show_run(report: RunReport, *, console: Console | None = None) -> None:
     for saved in report.checkpoints:
         if saved.fault:
             _print_line(console, f"unreadable: {saved.fault}")
-    now, later = human_size(report.freeable), human_size(report.freeable_after_export)
-    _print_line(console, f"can be freed now: {now} (exported and not needed to resume, or a copy)")
-    _print_line(console, f"can be freed after `xtts-export export`: {later} more")
+    if report.removals:
+        _print_line(console, f"can be freed now: {human_size(report.freeable)}, by `xtts-export prune {report.path}`:")
+        for removal in report.removals:
+            _print_line(console, f"{_INDENT}{removal.line}")
+    else:
+        _print_line(console, "can be freed now: nothing")
+    if report.freeable_after_export:
+        later = human_size(report.freeable_after_export)
+        _print_line(console, f"can be freed after `xtts-export export {report.path}`: {later} more")
 
 
 def _print_line(console: Console, text: str) -> None:
