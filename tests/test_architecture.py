@@ -28,22 +28,23 @@ HOUSE = {
         "release_config"
     ),
     "inference_folder": "folder provenance load",
-    "run": "checkpoints retention resume lr_schedule log",
+    "run": "checkpoints retention resume lr_schedule log optimizer_state",
     "export": "export",
     "merge": "merge average recipe yaml plan models patterns vocabulary",
     "merge.methods": "registry settings slerp ties weighted_sums",
-    "inspection": "checkpoint run tree table",
+    "inspection": "checkpoint run tree table removals columns",
     "comparison": "models trajectory distance metadata summary table plot figure",
-    "verification": "model run contents folder zip_directory faults weights_only",
+    "verification": "model run contents folder zip_directory faults weights_only prune",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
-        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight"
+        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight "
+        "presence coqui_fields forecast"
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
     "cli": (
         "main options progress json_output reporting completion merge_output average compare demo "
-        "export inspect merge train verify"
+        "export inspect merge prune train verify"
     ),
 }
 # What stands at the door: the command, and the names that the package offers.

@@ -66,7 +66,7 @@ def train(
     if source is None:
         msg = "neither a CONFIG.json nor a run to resume is given (CONFIG.json goes before any --coqpit.KEY VALUE)"
         raise ConfigError(msg)
-    raw = read_config(source, overrides=overrides)
+    raw = read_config(source, overrides=overrides, of_run=run is not None)
     check_sound()
     if run and "trainer_args" not in raw:
         # Started by another script, which has not recorded its arguments for the Trainer.
@@ -74,6 +74,12 @@ def train(
             msg = f"{source}: has no trainer_args (such as grad_accum_steps); give a CONFIG.json with them as well"
             raise ConfigError(msg)
         raw["trainer_args"] = _trainer_args(config_path, overrides)
+    elif run and config_path is not None:
+        msg = (
+            f"{config_path}: a resumed run goes on with its own {source}; leave {Path(config_path).name} out, and set "
+            "single fields with --coqpit.KEY VALUE"
+        )
+        raise ConfigError(msg)
     if output is not None:
         raw["output_path"] = str(expanded(output))
     return _fit(raw, source=source, run=run, overrides=list(overrides))

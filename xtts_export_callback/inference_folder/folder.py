@@ -135,14 +135,15 @@ def _check_replaceable(path: Path, *, force: bool, known_as: Path | None = None)
     if path.name in {"", ".."}:
         msg = f"{shown}: expected the name of a folder to create; name another output"
         raise OutputExistsError(msg)
-    if not force or not path.is_dir():
-        return
-    foreign = not_ours(path)
+    foreign = not_ours(path) if path.is_dir() else []
     if foreign:
         msg = (
             f"{shown}: contains files that this tool did not write, or that changed since ({', '.join(foreign[:3])}); "
-            "refusing to replace it, name another output"
+            "it is not replaced, name another output"
         )
+        raise OutputExistsError(msg)
+    if path.is_dir() and not force:
+        msg = f"{shown}: exists already; name another output or replace it with --force"
         raise OutputExistsError(msg)
 
 

@@ -7,6 +7,7 @@ It is the simplest merge, and `merge.merge` carries it out.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,6 @@ from xtts_export_callback.merge.models import open_models
 from xtts_export_callback.merge.recipe import Recipe, model_sources
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
     from xtts_export_callback.checkpoint.writer import Progress
@@ -90,6 +90,9 @@ def planned_average(
     Yields:
         The plan, whose checkpoints stay open until the block ends.
     """
+    if isinstance(checkpoints, (str, os.PathLike)):
+        msg = f"checkpoints: expected a list of 2 or more paths, found one path, {os.fspath(checkpoints)!r}"
+        raise ConfigError(msg)
     if len(checkpoints) < 2:
         msg = f"expected at least 2 checkpoints to average, found {len(checkpoints)}"
         raise ConfigError(msg)

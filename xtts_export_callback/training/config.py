@@ -61,6 +61,9 @@ def _is_number(value: Any, kinds: Any) -> bool:
 
 _FLAG = _Values(lambda value: isinstance(value, bool), "true, false")
 _COUNT = _Values(lambda value: _is_number(value, int), "a whole number, 0 or more")
+_AVERAGED = _Values(
+    lambda value: _is_number(value, int) and value != 1, "0 for off, or a whole number of checkpoints, 2 or more"
+)
 _GIGABYTES = _Values(lambda value: _is_number(value, (int, float)), "a number of gigabytes, 0 or more")
 _FOLDER = _Values(
     _is_plain_folder_name,
@@ -98,7 +101,7 @@ class ExportConfig(Coqpit):
     )
     keep_last: int = _option(0, _COUNT, "Keep the exports of the last N checkpoints, 0 keeps all")
     export_best: bool = _option(True, _FLAG, "Export the best model as well")
-    average_last: int = _option(0, _COUNT, "Average the last N exported checkpoints when training ends, 0 is off")
+    average_last: int = _option(0, _AVERAGED, "Average the last N exported checkpoints when training ends, 0 is off")
     checkpoint_state: str = _option(
         "full",
         _one_of(*STATES),

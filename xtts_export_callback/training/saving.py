@@ -89,6 +89,10 @@ class TrainerSaves:
             logger.error(" ! EXPORT : %s; training goes on. %s", error, WHAT_TO_DO)
         except OSError as error:
             logger.error(" ! EXPORT : %s: the Trainer's save failed: %s", saved.name, error)
+        except KeyboardInterrupt:
+            if _signature(saved.path) in (None, before):  # the Trainer has logged its name already
+                logger.warning(" ! EXPORT : %s was not saved: interrupted", saved.path.name)
+            raise
         return _signature(saved.path) not in (None, before)
 
     @contextmanager
