@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,11 @@ def test_a_merge_of_bare_files_names_both_that_are_missing(tmp_path: Path) -> No
     paths = [str(write_bare(tmp_path / name, tokens=None)) for name in ("a.pth", "b.pth")]
     with pytest.raises(ConfigError, match=r"expected a config.*expected a vocab\.json"):
         merge_checkpoints({"models": paths}, tmp_path / "out")
+
+
+def test_of_two_exports_of_one_checkpoint_at_once_one_writes_and_the_other_skips(tmp_path: Path) -> None:
+    path = write_small(tmp_path / "checkpoint_1000.pth")
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: export_checkpoint(path, tmp_path / "out"), range(4)))
+    assert [result.written for result in results].count(True) == 1
+    assert verify_checkpoint(tmp_path / "out").faults == ()

@@ -75,6 +75,7 @@ class CheckpointReport(NamedTuple):
         architecture: Sizes of the model; None when the file is not an XTTS model.
         provenance: The origin of an export, an average or a merge; None for everything else.
         tensors: The model's tensors by their names in the file.
+        computed_losses: Whether the losses are a mean of those of the inputs, as for an average, and not measured.
     """
 
     path: Path
@@ -92,6 +93,7 @@ class CheckpointReport(NamedTuple):
     architecture: Architecture | None
     provenance: dict[str, Any] | None
     tensors: dict[str, Tensor]
+    computed_losses: bool = False
 
     @property
     def speaking_bytes(self) -> int:
@@ -129,6 +131,7 @@ class CheckpointReport(NamedTuple):
             "inference_bytes": self.speaking_bytes,
             "slim_bytes": self.slim,
             **self.state,
+            "computed_losses": self.computed_losses,
             "dtypes": self.dtypes,
             "prefix": self.prefix,
             "resumable": self.resumable,
@@ -185,6 +188,7 @@ def report_on(checkpoint: Checkpoint) -> CheckpointReport:
         architecture=architecture_of(speaking, config) if "gpt.text_embedding.weight" in speaking else None,
         provenance=_provenance(checkpoint),
         tensors=dict(checkpoint.tensors),
+        computed_losses=_are_computed(checkpoint.document),
     )
 
 
@@ -238,6 +242,11 @@ def _state(document: dict[str, Any]) -> dict[str, Any]:
     state = {key: document.get(key) for key in ("step", "epoch", "date")}
     state |= {key: losses.get(key) for key in ("train_loss", "eval_loss")}
     return {key: value if isinstance(value, (int, float, str)) else None for key, value in state.items()}
+
+
+def _are_computed(document: dict[str, Any]) -> bool:
+    losses = document.get("model_loss")
+    return isinstance(losses, dict) and losses.get("computed") is True
 
 
 def _shares(checkpoint: Checkpoint) -> tuple[Share, ...]:

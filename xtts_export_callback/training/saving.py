@@ -90,8 +90,9 @@ class TrainerSaves:
         except OSError as error:
             logger.error(" ! EXPORT : %s: the Trainer's save failed: %s", saved.name, error)
         except KeyboardInterrupt:
-            if _signature(saved.path) in (None, before):  # the Trainer has logged its name already
-                logger.warning(" ! EXPORT : %s was not saved: interrupted", saved.path.name)
+            if saved.kind == "best_model" and _signature(saved.path) in (None, before):
+                line = " ! EXPORT : %s was not saved: interrupted; the checkpoint that follows has the same weights"
+                logger.warning(line, saved.path.name)  # the Trainer has logged the name of the file already
             raise
         return _signature(saved.path) not in (None, before)
 
