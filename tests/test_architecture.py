@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Read from the top: a module imports its own folder and those above it. A new module is entered here.
 HOUSE = {
-    "": "errors units process extras",
-    "files": "random_access atomic crc32 threads processes disk json_file paths printable",
+    "": "errors units process extras suggestions",
+    "files": "random_access atomic crc32 threads processes disk json_file paths printable mistaken_download compressed",
     "tensors": "tensor dtypes computed cast weighted_sum shared_storage quantize sparse",
     "checkpoint": (
         "reader writer zip_format zip_reader zip_writer unpickler pickler torch_objects document safetensors legacy "
@@ -25,23 +25,27 @@ HOUSE = {
     ),
     "xtts": (
         "state_dict components architecture expected_shapes assets loadable companions model_config vocab parts "
-        "patterns matrices"
+        "patterns matrices release_config"
     ),
     "inference_folder": "folder provenance load compute",
-    "run": "checkpoints retention resume lr_schedule log",
+    "run": "checkpoints retention resume lr_schedule log optimizer_state",
     "export": "export precision",
     "merge": "merge average recipe yaml plan models vocabulary",
     "merge.methods": "registry settings slerp ties weighted_sums",
-    "inspection": "checkpoint run tree table",
+    "inspection": "checkpoint run tree table removals columns",
     "comparison": "models trajectory distance metadata summary table plot figure",
-    "verification": "model run contents folder zip_directory faults weights_only",
+    "verification": "model run contents folder zip_directory faults weights_only prune",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
-        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight"
+        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight "
+        "presence coqui_fields forecast"
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
-    "cli": ("main options progress json_output merge_output average compare demo export inspect merge train verify"),
+    "cli": (
+        "main options progress json_output reporting completion merge_output average compare demo "
+        "export inspect merge prune train verify"
+    ),
 }
 # What stands at the door: the command, and the names that the package offers.
 DOOR = {"__main__", "__init__"}

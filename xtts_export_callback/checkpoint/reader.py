@@ -15,6 +15,7 @@ from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, Unp
 from xtts_export_callback.checkpoint.zip_reader import Record, data_offset, read_directory
 from xtts_export_callback.errors import CheckpointError, DamagedError
 from xtts_export_callback.files.crc32 import crc32
+from xtts_export_callback.files.mistaken_download import mistaken_download
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.tensors.tensor import BLOCK, SliceStorage, Storage, Tensor
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
 """File names of the weights in an inference folder."""
+
+_SUFFIXES = (".pth", ".safetensors")
+_NO_MODELS = ("speakers_xtts.pth", "mel_stats.pth", "dvae.pth")  # what may lie beside a model
 
 LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 """The number in the first pickle of a file in torch's old format (``torch.serialization.MAGIC_NUMBER``)."""
@@ -85,6 +89,11 @@ class Checkpoint:
     def mode(self) -> int:
         """Permissions that a file made from this one may have."""
         return 0o666 if self.file is None else self.file.mode
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the file holds weights in int8 with their scales."""
+        return self.stored is not self.tensors
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over names, dtypes, shapes and CRC-32s of the tensors' elements.
@@ -249,13 +258,27 @@ def _open_file(path: Path) -> RandomFile:
         raise CheckpointError(msg) from error
 
 
+def weights_in(folder: Path) -> Path | None:
+    """Return the model in a folder: ``model.pth`` or ``model.safetensors``, or else the only checkpoint in it.
+
+    Returns:
+        None where there is none, or more than one to choose from.
+    """
+    found = [folder / name for name in MODEL_NAMES if (folder / name).is_file()]
+    if not found and folder.is_dir():
+        files = [path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file()]
+        found = [path for path in files if path.name not in _NO_MODELS and not path.name.startswith(".")]
+    return found[0] if len(found) == 1 else None
+
+
 def _weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = [path / name for name in MODEL_NAMES if (path / name).is_file()]
-    if len(found) == 1:
-        return found[0]
-    what = "neither" if not found else "both"
+    found = weights_in(path)
+    if found is not None:
+        return found
+    files = sorted(each.name for each in path.iterdir() if each.suffix in _SUFFIXES and each.is_file())
+    what = "both" if set(MODEL_NAMES) <= set(files) else ", ".join(files[:4]) or "neither"
     msg = f"{path}: expected {' or '.join(MODEL_NAMES)} in this folder, found {what}; name the file itself"
     raise CheckpointError(msg)
 
@@ -276,6 +299,10 @@ def _open(file: RandomFile) -> Checkpoint:
         return _checkpoint(file, "legacy", root, names, has_checksums=False)
     if file.size > 512 and file.read(257, 5) == b"ustar":
         msg = f"{file.path}: is a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
+        raise CheckpointError(msg)
+    mistaken = mistaken_download(file.read(0, min(512, file.size)))
+    if mistaken:
+        msg = f"{file.path}: {mistaken}"
         raise CheckpointError(msg)
     msg = f"{file.path}: not a checkpoint: neither a zip archive nor safetensors (first bytes {head[:8]!r})"
     raise DamagedError(msg)

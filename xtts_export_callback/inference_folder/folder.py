@@ -49,6 +49,16 @@ class WrittenFolder:
     provenance: dict[str, Any]
     notes: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "bytes": self.nbytes,
+            "written": self.written,
+            "notes": list(self.notes),
+            "provenance": self.provenance,
+        }
+
 
 def write_inference_folder(  # noqa: PLR0913 - one place knows everything that goes into a folder
     path: Path,
@@ -115,7 +125,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode(), mode)
         _write(temporary / "vocab.json", assets.vocab, mode)
         companions = assets.companions.items()
-        notes = _leftovers(provenance)
+        notes = [*assets.notes, *_leftovers(provenance)]
         notes += [note for name, found in companions for note in write_companion(temporary / name, found, mode=mode)]
         for name, content in (extra or {}).items():
             if not (temporary / name).exists():
@@ -139,14 +149,15 @@ def _check_replaceable(path: Path, *, force: bool, known_as: Path | None = None)
     if path.name in {"", ".."}:
         msg = f"{shown}: expected the name of a folder to create; name another output"
         raise OutputExistsError(msg)
-    if not force or not path.is_dir():
-        return
-    foreign = not_ours(path)
+    foreign = not_ours(path) if path.is_dir() else []
     if foreign:
         msg = (
             f"{shown}: contains files that this tool did not write, or that changed since ({', '.join(foreign[:3])}); "
-            "refusing to replace it, name another output"
+            "it is not replaced, name another output"
         )
+        raise OutputExistsError(msg)
+    if path.is_dir() and not force:
+        msg = f"{shown}: exists already; name another output or replace it with --force"
         raise OutputExistsError(msg)
 
 
