@@ -44,7 +44,8 @@ def quantize(name: str, tensor: Tensor, dimension: int) -> tuple[Tensor, Tensor]
     """
     shape = tuple(size if axis == dimension else 1 for axis, size in enumerate(tensor.shape))
     storage = tensor.storage
-    if isinstance(storage, Dequantized) and storage.scale.shape == shape and tensor.is_contiguous:
+    is_whole = tensor.is_contiguous and tensor.nbytes == storage.nbytes
+    if is_whole and isinstance(storage, Dequantized) and storage.scale.shape == shape:
         return storage.integers, storage.scale
     matrix = _Matrix(name, tensor, dimension)
     integers = Tensor.contiguous(_Part(matrix, tensor.numel, scales=False), "int8", tensor.shape)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.tensors.tensor import SliceStorage, Storage, Tensor, row_major
+from xtts_export_callback.tensors.tensor import FileStorage, SliceStorage, Storage, Tensor, row_major
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+_FIRST = 4096  # bytes
 
 
 def pack(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
@@ -37,8 +39,8 @@ def pack(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
 def tie_equal(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tie tensors that hold the same elements, so that they are stored once.
 
-    Only whole storages with a known checksum are compared, so that next to nothing is read: two tensors of the same
-    type, shape and checksum are read and compared.
+    Only whole storages of a file are compared, and next to nothing is read: two tensors of the same type, shape and
+    checksum, which a ``.safetensors`` lacks so that its first bytes stand for it, are read and compared.
 
     Args:
         tensors: The state_dict.
@@ -50,15 +52,24 @@ def tie_equal(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         storage = tensor.storage
-        if storage.crc32 is None or tensor.nbytes != storage.nbytes or not tensor.is_contiguous:
+        if not isinstance(storage, FileStorage) or tensor.nbytes != storage.nbytes or not tensor.is_contiguous:
             result[name] = tensor
             continue
-        known = first.setdefault((tensor.dtype.name, tensor.shape, storage.crc32), [])
+        known = first.setdefault((tensor.dtype.name, tensor.shape, _sign(storage)), [])
         equal = next((other for other in known if other.storage is storage or _same_bytes(other, tensor)), None)
         if equal is None:
             known.append(tensor)
         result[name] = equal or tensor
     return result
+
+
+def _sign(storage: FileStorage) -> int | bytes:
+    """Return what is the same for equal storages, and hardly ever for others."""
+    if storage.crc32 is not None:
+        return storage.crc32
+    first = bytearray(min(storage.nbytes, _FIRST))
+    storage.reader()(memoryview(first))
+    return bytes(first)
 
 
 def _same_bytes(one: Tensor, other: Tensor) -> bool:
