@@ -32,6 +32,7 @@ HOUSE = {
     "inspection": "checkpoint run tree table",
     "comparison": "models trajectory distance metadata summary table plot figure",
     "verification": "model run contents folder zip_directory faults weights_only",
+    "evaluation": "intervals results",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight"
