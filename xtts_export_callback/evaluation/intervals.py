@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_RESAMPLES = 10_000
+_RESAMPLES = 5_000
 _LEVEL = 0.95
 _SEED = 0
 _AT_ONCE = 1 << 20  # indices
