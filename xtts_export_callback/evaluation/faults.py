@@ -75,7 +75,7 @@ def faults_of(clip: Heard) -> list[str]:
     Args:
         clip: The clip.
     """
-    found = _faults_of_codes(clip.codes) if clip.codes is not None else set()
+    found = set(faults_of_codes(clip.codes)) if clip.codes is not None else set()
     expected = speaking_time(clip.characters, clip.language)
     if clip.peak < _SILENT:
         return _in_order(found | {SILENCE})
@@ -84,7 +84,11 @@ def faults_of(clip: Heard) -> list[str]:
         return _in_order(found | short | {NO_SPEECH})
     start, end = clip.speech[0].start, clip.speech[-1].end
     said = sum(segment.end - segment.start for segment in clip.speech)
-    silences = [start, clip.seconds - end, *(b.start - a.end for a, b in zip(clip.speech, clip.speech[1:], strict=False))]
+    silences = [
+        start,
+        clip.seconds - end,
+        *(b.start - a.end for a, b in zip(clip.speech, clip.speech[1:], strict=False)),
+    ]
     if max(silences) > _LONGEST_GAP:
         found.add(LONG_GAP)
     if said > _TOO_LONG * expected + 0.5:
@@ -107,8 +111,9 @@ def _faults_of_words(found: Comparison, characters: int, seconds: float, expecte
     return {CUT_SHORT} if is_cut and seconds < 1.5 * expected * said / characters else set()
 
 
-def _faults_of_codes(codes: Codes) -> set[str]:
-    return ({NO_STOP} if not codes.stopped else set()) | ({LOOP} if has_loop(codes.drawn) else set())
+def faults_of_codes(codes: Codes) -> list[str]:
+    """Return the faults that the codes alone show: no stop token, and loops."""
+    return _in_order(({NO_STOP} if not codes.stopped else set()) | ({LOOP} if has_loop(codes.drawn) else set()))
 
 
 def has_loop(codes: Sequence[int]) -> bool:

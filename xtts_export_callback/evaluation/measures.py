@@ -69,10 +69,14 @@ class Measures:
 
     Args:
         asr: Folder of a faster-whisper model; by default English is recognised by Sphinx, and nothing else.
+
+    Attributes:
+        recogniser: Name of what recognises words.
     """
 
     def __init__(self, asr: str | None = None) -> None:
         self._recogniser: Sphinx | Whisper = Sphinx() if asr is None else Whisper(asr)
+        self.recogniser = "pocketsphinx" if asr is None else asr
 
     def recognises(self, language: str) -> bool:
         """Whether words are measured in a language."""

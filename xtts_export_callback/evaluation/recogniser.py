@@ -40,8 +40,8 @@ class Sphinx:
         """
         peak = max(float(np.abs(sound).max()), 1e-9)
         samples = np.round(sound * (0.9 * 32767 / max(peak, 0.01))).astype("<i2")  # it hears little in a quiet clip
+        self._decoder.reinit_feat()  # forgets what it learned of the channel from the clips before
         self._decoder.start_utt()
-        # As a whole, so that its estimate of the channel comes from this clip and not from the one before.
         self._decoder.process_raw(samples.tobytes(), no_search=False, full_utt=True)
         self._decoder.end_utt()
         found = self._decoder.hyp()
@@ -74,10 +74,10 @@ class Whisper:
 
     def knows(self, language: str) -> bool:
         """Whether it recognises a language."""
-        return language.split("-")[0] in self._model.supported_languages
+        return language.split("-", maxsplit=1)[0] in self._model.supported_languages
 
     def hear(self, sound: FloatArray, language: str) -> str:
         """Return the words of a clip; see `Sphinx.hear`."""
         options = {"temperature": 0.0, "condition_on_previous_text": False}  # the same words each time
-        segments, _ = self._model.transcribe(sound, language=language.split("-")[0], **options)
+        segments, _ = self._model.transcribe(sound, language=language.split("-", maxsplit=1)[0], **options)
         return " ".join(segment.text.strip() for segment in segments)

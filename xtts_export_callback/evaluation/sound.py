@@ -46,7 +46,9 @@ def read_sound(path: Path) -> FloatArray:
         msg = f"{path}: cannot be read as a recording ({' '.join(str(error).split()):.200}); name a wav file"
         raise ConfigError(msg) from error
     if len(sound) == 0 or not np.isfinite(sound).all():
-        msg = f"{path}: expected a recording, found {'no sound' if len(sound) == 0 else 'NaN or infinity'}; record again"
+        msg = (
+            f"{path}: expected a recording, found {'no sound' if len(sound) == 0 else 'NaN or infinity'}; record again"
+        )
         raise ConfigError(msg)
     return resampled(sound.mean(axis=1), rate)
 

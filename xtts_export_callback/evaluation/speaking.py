@@ -111,7 +111,9 @@ def say(model: Any, sentence: Sentence, voice: Latents, *, seed: int = 0, **opti
         except (AssertionError, KeyError, NotImplementedError) as error:
             # Xtts.inference asserts that the text is short enough; the tokenizer knows some languages
             reason = " ".join(str(error).split())
-            msg = f"{sentence.text!r:.60} in {sentence.language}: cannot be said ({reason:.120}); choose another sentence"
+            msg = (
+                f"{sentence.text!r:.60} in {sentence.language}: cannot be said ({reason:.120}); choose another sentence"
+            )
             raise ConfigError(msg) from error
     sound: FloatArray = np.asarray(spoken["wav"], np.float32).reshape(-1)
     return Said(sound, int(model.config.audio.output_sample_rate), drawn[0])
@@ -131,21 +133,28 @@ def seconds_needed(model: Any, sentences: Sequence[Sentence], voice: Latents, *,
     """
     from transformers import LogitsProcessorList
 
-    def stop_soon(drawn: Any, scores: Any) -> Any:
-        if len(calls := [*calls_made, 1]) > _TRIED_CODES:
-            scores[:, model.gpt.stop_audio_token] = float("inf")
-        calls_made[:] = calls
-        return scores
-
-    calls_made: list[int] = []
     durations = []
     for _ in range(2):  # the first one also pays for what is made once
-        calls_made.clear()
         started = time.perf_counter()
-        say(model, sentences[0], voice, logits_processor=LogitsProcessorList([stop_soon]))
+        soon = LogitsProcessorList([_StopSoon(model.gpt.stop_audio_token)])
+        say(model, sentences[0], voice, logits_processor=soon)
         durations.append(time.perf_counter() - started)
     of_speech = sum(speaking_time(len(characters(one.text, one.language)), one.language) for one in sentences)
     return of_speech * (CODES_A_SECOND * durations[-1] / _TRIED_CODES + (_MEASURING if measured else 0.0))
+
+
+class _StopSoon:
+    """Leaves the stop token alone to be drawn after a dozen codes; a logits processor of transformers."""
+
+    def __init__(self, stop: int) -> None:
+        self._stop, self._left = stop, _TRIED_CODES
+
+    def __call__(self, _: Any, scores: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            scores[:] = float("-inf")
+            scores[:, self._stop] = 0.0
+        return scores
 
 
 @contextlib.contextmanager

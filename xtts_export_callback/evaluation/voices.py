@@ -56,8 +56,9 @@ def resemblyzer() -> VoiceEncoder | None:
     of setuptools that still has ``pkg_resources``. ``pip install --no-deps resemblyzer`` is enough.
 
     Returns:
-        The encoder; None where the package is missing. Its cosines lie between 0.4 and 1: clips of one reader have 0.7
-        to 0.95, those of two women 0.5 to 0.7. Below three seconds they spread by 0.1.
+        The encoder; None where the package is missing. Clips of LJSpeech have cosines of 0.78 to 0.97 with each other,
+        the lower ones where a clip is shorter than two seconds, and of 0.35 to 0.56 with clips of another woman. It
+        also hears noise: at 10 dB, the same voice comes down from 0.93 to 0.63.
     """
     found = importlib.util.find_spec("resemblyzer")
     if found is None or not found.submodule_search_locations:

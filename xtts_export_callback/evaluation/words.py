@@ -86,6 +86,6 @@ def _spelled_out(text: str, language: str) -> str:
     except ImportError:
         return text
     try:
-        return str(multilingual_cleaners(text, language.split("-")[0]))
+        return str(multilingual_cleaners(text, language.split("-", maxsplit=1)[0]))
     except (KeyError, NotImplementedError):  # a language without rules for numbers
         return text
