@@ -110,8 +110,8 @@ class _Parser(argparse.ArgumentParser):
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="xtts-export",
-        description="Turn XTTS v2 checkpoints into inference models, and find the best: export, average, merge, inspect, "
-        "compare, verify, evaluate, speak.",
+        description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify, "
+        "evaluate, speak.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
