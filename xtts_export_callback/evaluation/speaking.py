@@ -10,6 +10,7 @@ import numpy as np
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.evaluation.faults import Codes
+from xtts_export_callback.evaluation.loss import quiet
 from xtts_export_callback.evaluation.words import characters, speaking_time
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def voice_of_recording(model: Any, wav: Path) -> Latents:
     """
     settings = {key: model.config[key] for key in ("gpt_cond_len", "gpt_cond_chunk_len", "sound_norm_refs")}
     try:
-        latents = model.get_conditioning_latents(str(wav), max_ref_length=model.config.max_ref_len, **settings)
+        with quiet():
+            latents = model.get_conditioning_latents(str(wav), max_ref_length=model.config.max_ref_len, **settings)
     except (OSError, RuntimeError, ImportError) as error:  # torchaudio, by its version
         reason = " ".join(str(error).split())
         msg = f"{wav}: cannot be used as a voice ({reason:.200}); name a recording of 3 s or more"
@@ -104,7 +106,7 @@ def say(model: Any, sentence: Sentence, voice: Latents, *, seed: int = 0, **opti
     names = ("temperature", "length_penalty", "repetition_penalty", "top_k", "top_p")
     settings = {name: model.config[name] for name in names}
     cuda = [model.device] if model.device.type == "cuda" else []
-    with _drawn_codes(model) as drawn, torch.random.fork_rng(cuda), torch.inference_mode():
+    with quiet(), _drawn_codes(model) as drawn, torch.random.fork_rng(cuda), torch.inference_mode():
         torch.manual_seed(seed)
         try:
             spoken = model.inference(sentence.text, sentence.language, *voice, **settings, **options)

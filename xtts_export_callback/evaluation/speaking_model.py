@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from xtts_export_callback.checkpoint.reader import open_checkpoint
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.evaluation.candidates import swap_weights
+from xtts_export_callback.evaluation.loss import quiet
 from xtts_export_callback.inference_folder.load import without_random_values
 from xtts_export_callback.xtts.assets import find_assets
 from xtts_export_callback.xtts.companions import SPEAKERS, write_companion
@@ -36,10 +37,10 @@ def speaking_model(path: Path, device: str = "cpu") -> Xtts:
         CheckpointError: When the file is damaged or not an XTTS model.
         ConfigError: When there is no config or no vocabulary that fits.
     """
-    from TTS.tts.configs.xtts_config import XttsConfig
-    from TTS.tts.models.xtts import Xtts
+    with quiet(), TemporaryDirectory(prefix="xtts-export-") as temporary:
+        from TTS.tts.configs.xtts_config import XttsConfig
+        from TTS.tts.models.xtts import Xtts
 
-    with TemporaryDirectory(prefix="xtts-export-") as temporary:
         folder = Path(temporary)
         with open_checkpoint(path) as checkpoint:
             assets = find_assets(checkpoint, inference_model(checkpoint).tensors)
