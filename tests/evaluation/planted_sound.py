@@ -13,10 +13,14 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xtts_export_callback.evaluation.sound import RATE, FloatArray, read_sound, resampled, write_sound
+from xtts_export_callback.evaluation.sound import RATE, read_sound, resampled, write_sound
+
+if TYPE_CHECKING:
+    from xtts_export_callback.evaluation.sound import FloatArray
 
 HEALTHY = ("clean", "quieter")
 FAULTS = {"cut": "cut short", "doubled": "speech after the text", "babble": "speech after the text", "gap": "long gap"}

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.cli.json_output import print_json
 from xtts_export_callback.cli.progress import clips_bar, duration, say
@@ -84,9 +84,11 @@ def _of_models(args: argparse.Namespace, progress: Progress) -> Evaluation:
     def forecast(seconds: float, clips: int) -> None:
         say(f"evaluate: {clips} clips to speak and measure, about {duration(seconds)}", file=sys.stderr)
 
-    options = {key: getattr(args, key) for key in ("config", "data", "language", "device", "output", "force")}
-    spoken = {"speech": speech_options(args), "forecast": forecast}
-    return evaluate_checkpoints(args.paths, by=args.by.split(","), progress=progress, **options, **spoken)
+    options: dict[str, Any] = {
+        key: getattr(args, key) for key in ("config", "data", "language", "device", "output", "force")
+    }
+    options |= {"speech": speech_options(args), "forecast": forecast, "progress": progress}
+    return evaluate_checkpoints(args.paths, by=args.by.split(","), **options)
 
 
 def _of_recordings(args: argparse.Namespace, progress: Progress) -> Evaluation:

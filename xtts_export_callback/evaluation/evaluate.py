@@ -90,14 +90,14 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
     config_path = expanded(config) if config is not None else _config_of(folders, needed=speech is None)
     old = _old(folder, force=force)
     sources = find_candidates(folders)
-    where = {"data": expanded(data) if data else None, "language": language}
+    where: dict[str, Any] = {"data": expanded(data) if data else None, "language": language}
     plan = plan_speech(speech, config_path, _samples(config_path, **where)) if speech is not None else None
     evaluation = replace(_continued(Evaluation([one.candidate for one in sources]), old), rule=rule)
     if config_path is not None:
         evaluation = _with_loss(evaluation, config_path, sources, folder, progress, device=device, **where)
     if plan is not None and folder is not None:
-        spoken = {"device": usable_device(device), "progress": progress, "forecast": forecast}
-        evaluation = with_speech(evaluation, sources, plan, folder, **spoken)
+        chosen = usable_device(device)
+        evaluation = with_speech(evaluation, sources, plan, folder, device=chosen, progress=progress, forecast=forecast)
     return evaluation
 
 

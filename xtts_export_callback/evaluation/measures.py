@@ -141,8 +141,8 @@ class Measures:
 
         It hears noise, holes and distortion: eight clips of LJSpeech had 4.3 to 4.6, with noise at 10 dB 2.1 to 2.4,
         with a third of each 0.3 s silenced 1.2 to 1.6. It knows nothing of the text: clips that are cut off or say a
-        part twice are rated as before. The network looks at 7.68 s and would fill a shorter clip with silence, for which it
-        rated a clip of 1.9 s 2.8; such a clip is repeated instead, and has 4.4.
+        part twice are rated as before. The network looks at 7.68 s and would fill a shorter clip with silence, for
+        which it rated a clip of 1.9 s 2.8; such a clip is repeated instead, and has 4.4.
 
         Args:
             sound: float32 array of shape ``(samples,)`` at 16 kHz.

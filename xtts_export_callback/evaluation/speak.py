@@ -95,19 +95,19 @@ def speak(  # noqa: PLR0913 - options of one command
         msg = f"{taken[0]}: exists already; name another --output or replace it with --force"
         raise OutputExistsError(msg)
     model = speaking_model(sources[0].path, usable_device(device))
-    latents = voice_by_name(model, speaker) if speaker is not None else None
-    output.mkdir(parents=True, exist_ok=True)
     written = []
     for number, source in enumerate(sources, 1):
         if number > 1:
             swap_weights(model, source.path)
-        own = latents or voice_of_recording(model, recording)  # those of a recording depend on the weights
-        said = say(model, Sentence(text, language), own, seed=seed)
+        # The latents of a recording depend on the weights, those of a name do not.
+        latents = voice_of_recording(model, recording) if recording else voice_by_name(model, speaker or "")
+        said = say(model, Sentence(text, language), latents, seed=seed)
+        output.mkdir(parents=True, exist_ok=True)
         wav = output / f"{source.candidate.name}.wav"
         with whole_file(wav, force=force) as temporary:
             write_sound(temporary, said.sound, said.rate)
-        found = faults_of_codes(said.codes)
-        written.append(Wav(source.candidate.name, str(wav), len(said.sound) / said.rate, found))
+        faults = faults_of_codes(said.codes)
+        written.append(Wav(source.candidate.name, str(wav), len(said.sound) / said.rate, faults))
         if progress is not None:
             progress(number, len(sources))
     return written
