@@ -3,7 +3,7 @@
     python -m tests.evaluation.planted_sound FOLDER --seeds 10
 
 takes the clips of a folder in the layout of LJSpeech, plants every fault in each, with other random numbers for every
-seed, has ``evaluate --wavs`` rank them for each seed, and prints what came out. Ten seeds of six short clips take ten minutes.
+seed, has ``evaluate --wavs`` rank them, and prints what came out. Ten seeds of six short clips take ten minutes.
 """
 
 from __future__ import annotations

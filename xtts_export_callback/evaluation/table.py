@@ -56,8 +56,8 @@ def _interval(found: Interval | Loss | None, spec: str = ".3f") -> str:
 
 _COLUMNS: dict[str, Callable[[Candidate], str]] = {
     "faults": _faults,
-    "characters wrong": lambda one: _interval(one.speech and one.speech.characters_wrong, ".1%"),
-    "voice": lambda one: _interval(one.speech and one.speech.voice),
-    "naturalness": lambda one: _interval(one.speech and one.speech.naturalness, ".2f"),
+    "characters wrong": lambda one: _interval(one.speech.characters_wrong if one.speech else None, ".1%"),
+    "voice": lambda one: _interval(one.speech.voice if one.speech else None),
+    "naturalness": lambda one: _interval(one.speech.naturalness if one.speech else None, ".2f"),
     "loss": lambda one: _interval(one.loss, ".4f"),
 }
