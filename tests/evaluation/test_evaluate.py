@@ -216,3 +216,27 @@ def test_evaluate_takes_the_whole_batches_again_where_they_take_too_much_memory(
     found = evaluate.evaluate_checkpoints([run.folder], device="cpu")
 
     assert {one.name: one.loss for one in found.candidates} == {one.name: one.loss for one in run.evaluation.candidates}
+
+
+def test_the_speech_is_measured_with_the_sentences_and_the_voice_of_the_run(run: Run, tmp_path: Path) -> None:
+    from xtts_export_callback.evaluation.speech_evaluation import SpeechOptions
+
+    for package in ("pocketsphinx", "distillmos", "silero_vad"):
+        pytest.importorskip(package)
+    forecasts: list[tuple[float, int]] = []
+    found = evaluate_checkpoints(
+        [run.best],
+        config=run.folder / "config.json",
+        speech=SpeechOptions(),
+        output=tmp_path,
+        device="cpu",
+        forecast=lambda *told: forecasts.append(told),
+    )
+    (candidate,) = found.candidates
+    ((seconds, clips),) = forecasts
+
+    assert candidate.loss is not None
+    assert clips == len(found.sentences) == len(candidate.samples) == 7
+    assert seconds > 0
+    assert {one.language for one in found.sentences} == {"en"}
+    assert (tmp_path / "reference.wav").is_file()

@@ -24,7 +24,7 @@ from xtts_export_callback.process import prepare_process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "evaluate")
+COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "evaluate", "speak")
 _TRAINING = ("demo", "train")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
@@ -111,7 +111,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="xtts-export",
         description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify, "
-        "evaluate.",
+        "evaluate, speak.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -52,9 +52,7 @@ def _losses(candidate: Candidate) -> Clips:
 
 
 MEASURES = {
-    "faults": Measure(
-        "share of clips with faults", "more faults", _of_samples(lambda sample: float(bool(sample.faults)))
-    ),
+    "faults": Measure("faults of a clip", "more faults", _of_samples(lambda sample: float(len(sample.faults)))),
     "errors": Measure("share of wrong characters", "more wrong characters", _of_samples(lambda s: s.characters_wrong)),
     "voice": Measure("similarity to the voice", "less of the voice", _of_samples(lambda s: _negative(s.voice)), -1),
     "naturalness": Measure("naturalness", "less natural", _of_samples(lambda s: _negative(s.naturalness)), -1),

@@ -14,6 +14,7 @@ from xtts_export_callback.errors import ConfigError, IncompatibleError, OutputEx
 from xtts_export_callback.evaluation.candidates import Source, check_fits, find_candidates
 from xtts_export_callback.evaluation.choose import check_rule, ranked
 from xtts_export_callback.evaluation.results import EVALUATION_FILE, RULE, Data, Evaluation, read_evaluation
+from xtts_export_callback.evaluation.speech_evaluation import plan_speech, with_speech
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.json_file import read_small_file
 from xtts_export_callback.files.paths import expanded
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from xtts_export_callback.evaluation.loss import LossMeter
+    from xtts_export_callback.evaluation.speech_evaluation import SpeechOptions
 
     Progress = Callable[[int, int], None]
     """Takes the number of clips done, of all candidates, and how many there are."""
@@ -43,14 +45,16 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
     output: str | os.PathLike[str] | None = None,
     by: Sequence[str] = RULE,
     force: bool = False,
+    speech: SpeechOptions | None = None,
     progress: Progress | None = None,
+    forecast: Callable[[float, int], None] | None = None,
 ) -> Evaluation:
-    """Measure the evaluation loss of models on the same clips, and rank them.
+    """Measure the evaluation loss of models on the same clips, and their speech, and rank them.
 
     Args:
         paths: Runs (all of their checkpoints and exports), checkpoints, inference folders or files of weights.
         config: The ``config.json`` that the Trainer wrote into the run; by default that of the only run among the
-            paths.
+            paths. Without any, only speech is measured.
         data: In place of the config's data sets: the folder that its only one has moved to, or a metadata file, of
             which every clip is evaluated.
         language: Language code of that metadata file, where the config has none.
@@ -59,7 +63,9 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
             weights and data is not measured again.
         by: The measures that decide, in their order: ``faults``, ``errors``, ``voice``, ``naturalness``, ``loss``.
         force: Replace an ``evaluation.json`` of other data.
-        progress: Called with the clips done and their number over all models.
+        speech: What the models are to say, if their speech is measured too. It needs ``output``, where the clips go.
+        progress: Called with the clips done and their number over all models, for the loss and then for the speech.
+        forecast: Called before the first sentence, with the seconds that speaking will take and the number of clips.
 
     Returns:
         The evaluation, best first; ``.to_dict()`` is what ``evaluation.json`` holds.
@@ -77,18 +83,50 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
     rule = check_rule(by)
     require("train", "evaluate")
     folders = [expanded(path) for path in paths]
-    config_path = expanded(config) if config is not None else _config_of(folders)
     folder = expanded(output) if output is not None else None
+    if speech is not None and folder is None:
+        msg = "--speech: expected --output DIR, the folder that keeps the clips; name one"
+        raise ConfigError(msg)
+    config_path = expanded(config) if config is not None else _config_of(folders, needed=speech is None)
     old = _old(folder, force=force)
     sources = find_candidates(folders)
-    meter, settings, described = _prepare(
-        config_path, sources, device=device, data=expanded(data) if data else None, language=language
-    )
-    if old is not None and old.settings.get("loss", settings) != settings:
+    where: dict[str, Any] = {"data": expanded(data) if data else None, "language": language}
+    plan = plan_speech(speech, config_path, _samples(config_path, **where)) if speech is not None else None
+    evaluation = replace(_continued(Evaluation([one.candidate for one in sources]), old), rule=rule)
+    if config_path is not None:
+        evaluation = _with_loss(evaluation, config_path, sources, folder, progress, device=device, **where)
+    if plan is not None and folder is not None:
+        chosen = usable_device(device)
+        evaluation = with_speech(evaluation, sources, plan, folder, device=chosen, progress=progress, forecast=forecast)
+    return evaluation
+
+
+def _samples(config_path: Path | None, *, data: Path | None, language: str | None) -> list[dict[str, Any]]:
+    """Return the evaluation split of a run, for its texts and voices."""
+    from xtts_export_callback.evaluation.loss import quiet
+    from xtts_export_callback.evaluation.trainer_config import evaluation_samples, read_trainer_config
+
+    if config_path is None:
+        return []
+    with quiet():
+        config = read_trainer_config(config_path, data=data, language=language)
+        return evaluation_samples(config, every=data is not None and not data.is_dir())
+
+
+def _with_loss(
+    evaluation: Evaluation,
+    config_path: Path,
+    sources: Sequence[Source],
+    folder: Path | None,
+    progress: Progress | None,
+    **options: Any,
+) -> Evaluation:
+    """Measure the loss of the candidates that have none yet. The model is freed at the end."""
+    meter, settings, described = _prepare(config_path, sources, **options)
+    if evaluation.settings.get("loss", settings) != settings:
         msg = f"{folder}: its {EVALUATION_FILE} is of other data or another config; name another --output, or --force"
         raise OutputExistsError(msg)
-    evaluation = _continued(Evaluation([one.candidate for one in sources]), old)
-    evaluation = replace(evaluation, rule=rule, data=described, settings={**evaluation.settings, "loss": settings})
+    evaluation = replace(evaluation, data=described, settings={**evaluation.settings, "loss": settings})
     return _measured(evaluation, sources, meter, folder, progress)
 
 
@@ -99,7 +137,7 @@ def _prepare(
     from xtts_export_callback.evaluation.loss import LossMeter, quiet
     from xtts_export_callback.evaluation.trainer_config import evaluation_samples, fingerprint_of, read_trainer_config
 
-    chosen = _device(device)
+    chosen = usable_device(device)
     with quiet():
         config = read_trainer_config(config_path, data=data, language=language)
         samples = evaluation_samples(config, every=data is not None and not data.is_dir())
@@ -171,8 +209,10 @@ def _old(folder: Path | None, *, force: bool) -> Evaluation | None:
     return read_evaluation(folder)
 
 
-def _config_of(paths: Iterable[Path]) -> Path:
+def _config_of(paths: Iterable[Path], *, needed: bool) -> Path | None:
     configs = [path / CONFIG_FILE for path in paths if is_run(path)]
+    if not configs and not needed:
+        return None
     if len(configs) != 1:
         msg = (
             f"--config: expected the config.json of the run whose data is evaluated, found {len(configs)} runs; name it"
@@ -181,7 +221,12 @@ def _config_of(paths: Iterable[Path]) -> Path:
     return configs[0]
 
 
-def _device(name: str | None) -> str:
+def usable_device(name: str | None) -> str:
+    """Return a device, by default the first GPU, or else the CPU.
+
+    Raises:
+        ConfigError: When it cannot be used.
+    """
     import torch
 
     try:

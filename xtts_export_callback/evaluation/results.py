@@ -20,7 +20,7 @@ from xtts_export_callback.inference_folder.provenance import created_now, versio
 EVALUATION_FILE = "evaluation.json"
 FORMAT = "xtts-export evaluation 1"
 RULE = ("faults", "errors", "voice", "loss")
-"""What decides, the first that differs: clips with faults, characters wrong, similarity of the voice, loss."""
+"""What decides, the first that differs: faults of a clip, characters wrong, similarity of the voice, loss."""
 
 
 @dataclass(frozen=True)
