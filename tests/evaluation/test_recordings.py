@@ -139,6 +139,16 @@ class TestRefused:
 
         assert "--asr" in line
 
+    def test_an_output_with_files_of_the_user(
+        self, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "clean").mkdir()
+        (tmp_path / "clean" / "0_0.wav").write_text("mine")
+        line = complaint(capsys, "evaluate", "--wavs", planted, "--output", tmp_path)
+
+        assert "0_0.wav: exists already and is not of an evaluation" in line
+        assert (tmp_path / "clean" / "0_0.wav").read_text() == "mine"
+
     def test_an_evaluation_that_exists(
         self, evaluated: Path, planted: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -124,6 +124,7 @@ def with_speech(
         "recogniser": plan.measures.recogniser,
     }
     evaluation = _with_settings(evaluation, settings, folder)
+    _refuse_foreign(folder, [*(f"{one.name}/0_0.wav" for one in evaluation.candidates), REFERENCE_FILE], plan.voice)
     evaluation = replace(
         evaluation,
         sentences=plan.sentences,
@@ -134,6 +135,7 @@ def with_speech(
     missing = [one for one in evaluation.candidates if one.speech is None and one.fingerprint in paths]
     if not missing:
         return ranked(evaluation)
+    evaluation.write(folder)  # so that the clips are known for ours
     advance = _counter(progress, len(missing) * plan.clips)
     model = speaking_model(paths[missing[0].fingerprint], device)
     if forecast is not None:
@@ -196,6 +198,9 @@ def evaluate_recordings(  # noqa: PLR0913 - options of one command
         msg = f"{kept / EVALUATION_FILE}: exists already; name another --output or replace it with --force"
         raise OutputExistsError(msg)
     found = find_recordings(expanded(folder), sentences=expanded(sentences) if sentences else None, language=language)
+    if kept is not None:
+        copies = [f"{name}/{one.copy_name}" for name, each in found.by_candidate.items() for one in each]
+        _refuse_foreign(kept, [*copies, *([REFERENCE_FILE] if voice else [])], expanded(voice) if voice else None)
     measures = Measures(asr)
     compared, reason = _voice_of_recordings(expanded(voice) if voice else None, expanded(encoder) if encoder else None)
     advance = _counter(progress, found.clips)
@@ -245,12 +250,28 @@ def _noted(known: Sequence[str], new: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*known, *new]))
 
 
+def _refuse_foreign(folder: Path, names: Sequence[str], voice: Path | None) -> None:
+    """Refuse to write over files in a folder that holds no evaluation yet.
+
+    Raises:
+        OutputExistsError: When one of the names is taken, but for that of the voice itself.
+    """
+    if (folder / EVALUATION_FILE).exists():
+        return
+    taken = [path for name in names if (path := folder / name).exists() and not (voice and path.samefile(voice))]
+    if taken:
+        msg = f"{taken[0]}: exists already and is not of an evaluation; name another --output"
+        raise OutputExistsError(msg)
+
+
 def _keep_voice(voice: Path, folder: Path) -> str:
     """Copy the reference into the evaluation's folder, as a mono wav at the rate of the measures."""
     folder.mkdir(parents=True, exist_ok=True)
-    sound = read_sound(voice)
-    with whole_file(folder / REFERENCE_FILE, force=True) as temporary:
-        write_sound(temporary, sound, RATE)
+    kept = folder / REFERENCE_FILE
+    if not (kept.exists() and kept.samefile(voice)):
+        sound = read_sound(voice)
+        with whole_file(kept, force=True) as temporary:
+            write_sound(temporary, sound, RATE)
     return REFERENCE_FILE
 
 
