@@ -99,7 +99,6 @@ class TestEvaluated:
             if one.name in FAULTS:
                 assert one.speech is not None
                 assert one.speech.faults.kinds[FAULTS[one.name]] >= 5
-                assert "more faults" in (one.reason or "")
 
     def test_every_clip_is_kept_and_measured(self, found: Evaluation, evaluated: Path) -> None:
         assert len(found.sentences) == 6
