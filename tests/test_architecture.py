@@ -33,7 +33,7 @@ HOUSE = {
     "comparison": "models trajectory distance metadata summary table plot figure",
     "verification": "model run contents folder zip_directory faults weights_only",
     "evaluation": (
-        "candidates choose evaluate intervals loss results table trainer_config "
+        "candidates choose evaluate intervals loss prepare results soup sweep table trainer_config "
         "evaluate_recordings faults kept_files measures recogniser recordings sentences sound speak speaking "
         "speaking_model speech speech_evaluation voices words"
     ),

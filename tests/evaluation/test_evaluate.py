@@ -240,3 +240,62 @@ def test_the_speech_is_measured_with_the_sentences_and_the_voice_of_the_run(run:
     assert seconds > 0
     assert {one.language for one in found.sentences} == {"en"}
     assert (tmp_path / "reference.wav").is_file()
+
+
+def test_the_greedy_soup_is_an_ordinary_merge_with_its_recipe_and_never_worse(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint,) = run.folder.glob("checkpoint_*.pth")
+    models = [str(run.best), str(checkpoint)]
+
+    options = ["--config", str(run.folder / "config.json"), "--device", "cpu", "--output", str(tmp_path), "--json"]
+    assert main(["evaluate", *models, "--greedy", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    losses = {one["name"]: one["loss"]["mean"] for one in found["candidates"]}
+    (note,) = found["notes"]
+    if "nothing is written" in note:
+        assert not (tmp_path / "greedy_soup").exists()
+        return
+    assert losses["greedy_soup"] <= min(losses.values())
+    again = evaluate_checkpoints([tmp_path / "greedy_soup"], config=run.folder / "config.json", device="cpu")
+    assert again.candidates[0].loss is not None
+    assert again.candidates[0].loss.mean == pytest.approx(losses["greedy_soup"], abs=1e-9)
+    assert main(["merge", str(tmp_path / "greedy_soup.yaml"), "--output", str(tmp_path / "again")]) == 0
+    weights = [
+        torch.load(tmp_path / name / "model.pth", weights_only=True)["model"] for name in ("greedy_soup", "again")
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_soup_that_is_there_is_not_replaced(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "greedy_soup").mkdir()
+
+    line = complaint(capsys, "evaluate", run.folder, "--greedy", "--output", tmp_path)
+
+    assert line.endswith("greedy_soup: exists already; name another --output or replace it with --force")
+
+
+def test_a_sweep_goes_from_the_base_to_the_fine_tune(
+    run: Run, tiny_assets: TinyAssets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkpoint,) = run.folder.glob("checkpoint_*.pth")
+    other = tiny_assets.dataset / "metadata.csv"
+    options = [
+        "--config",
+        str(run.folder / "config.json"),
+        "--device",
+        "cpu",
+        "--others",
+        f"en={other}",
+        "--steps",
+        "2",
+    ]
+
+    assert main(["evaluate", str(run.best), "--sweep", str(checkpoint), *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+
+    known = {one.name: one.loss.mean for one in run.evaluation.candidates if one.loss is not None}
+    means = [loss["mean"] for loss in found["losses"]["target"]]
+    assert found["weights"] == [0.0, 0.5, 1.0]
+    assert means == pytest.approx([known[checkpoint.stem], known["average_last_2"], known[run.best.stem]], abs=1e-6)
+    assert len(found["losses"]["en"]) == 3 and len(found["losses"]["en"][0]["clips"]) == 10

@@ -49,12 +49,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by", default=_RULE, metavar="MEASURE,...", help=f"what decides, in this order (default: {_RULE})"
     )
+    parser.add_argument(
+        "--greedy",
+        action="store_true",
+        help="also build the greedy soup by the loss, and write it to DIR/greedy_soup (or RUN/inference/greedy_soup)",
+    )
+    parser.add_argument(
+        "--sweep", metavar="BASE", help="in place of that, the loss of each weight between BASE and the one MODEL"
+    )
+    parser.add_argument(
+        "--others",
+        nargs="+",
+        metavar="CODE=FILE",
+        help="with --sweep: metadata of other languages, to see what they lose",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="with --sweep: number of steps (default: 5)")
     parser.add_argument("--json", action="store_true", help="print only JSON")
     add_speech_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, rank, print."""
+    if args.sweep is not None:
+        return _sweep(args)
     try:
         with clips_bar("evaluate") as progress:
             found = _of_recordings(args, progress) if args.wavs is not None else _of_models(args, progress)
@@ -73,6 +90,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(args: argparse.Namespace) -> int:
+    from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.evaluation.sweep import DEFAULT_STEPS, sweep_weights
+
+    if len(args.paths) != 1 or args.config is None:
+        msg = f"--sweep: expected one MODEL and --config FILE, found {len(args.paths)} and {args.config}; name them"
+        raise ConfigError(msg)
+    others = dict(one.partition("=")[::2] for one in args.others or [])
+    if not all(code and file for code, file in others.items()):
+        msg = f"--others {' '.join(args.others)}: expected CODE=FILE, such as de=metadata_de.csv"
+        raise ConfigError(msg)
+    options = {key: getattr(args, key) for key in ("config", "data", "language", "device")}
+    steps = DEFAULT_STEPS if args.steps is None else args.steps
+    with clips_bar("sweep") as progress:
+        found = sweep_weights(args.paths[0], args.sweep, others=others, steps=steps, progress=progress, **options)
+    if args.json:
+        print_json(found.to_dict())
+    else:
+        from xtts_export_callback.evaluation.table import show_sweep
+
+        show_sweep(found)
+    return 0
+
+
 def _of_models(args: argparse.Namespace, progress: Progress) -> Evaluation:
     from xtts_export_callback.errors import ConfigError
     from xtts_export_callback.evaluation.evaluate import evaluate_checkpoints
@@ -85,7 +126,7 @@ def _of_models(args: argparse.Namespace, progress: Progress) -> Evaluation:
         say(f"evaluate: {clips} clips to speak and measure, about {duration(seconds)}", file=sys.stderr)
 
     options: dict[str, Any] = {
-        key: getattr(args, key) for key in ("config", "data", "language", "device", "output", "force")
+        key: getattr(args, key) for key in ("config", "data", "language", "device", "output", "force", "greedy")
     }
     options |= {"speech": speech_options(args), "forecast": forecast, "progress": progress}
     return evaluate_checkpoints(args.paths, by=args.by.split(","), **options)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError, OutputExistsError
 from xtts_export_callback.evaluation.candidates import find_candidates, swap_weights
-from xtts_export_callback.evaluation.evaluate import usable_device
 from xtts_export_callback.evaluation.faults import faults_of_codes
+from xtts_export_callback.evaluation.prepare import usable_device
 from xtts_export_callback.evaluation.results import Sentence
 from xtts_export_callback.evaluation.sound import write_sound
 from xtts_export_callback.evaluation.speaking import say, voice_by_name, voice_of_recording
