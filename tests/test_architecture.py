@@ -34,8 +34,8 @@ HOUSE = {
     "verification": "model run contents folder zip_directory faults weights_only",
     "evaluation": (
         "candidates choose evaluate intervals loss prepare results soup sweep table trainer_config "
-        "faults measures recogniser recordings sentences sound speak speaking speaking_model speech speech_evaluation "
-        "voices words"
+        "evaluate_recordings faults kept_files measures recogniser recordings sentences sound speak speaking "
+        "speaking_model speech speech_evaluation voices words"
     ),
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xtts_export_callback.comparison.models import compare_checkpoints
     from xtts_export_callback.evaluation.evaluate import evaluate_checkpoints
+    from xtts_export_callback.evaluation.speech_evaluation import SpeechOptions
     from xtts_export_callback.export.export import export_checkpoint
     from xtts_export_callback.inference_folder.load import load_xtts
     from xtts_export_callback.inspection.checkpoint import inspect_checkpoint
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ExportCallback",
     "ExportConfig",
+    "SpeechOptions",
     "XttsExportTrainerConfig",
     "average_checkpoints",
     "compare_checkpoints",
@@ -39,6 +41,7 @@ __all__ = [
 _MODULES = {
     "ExportCallback": "training.callback",
     "ExportConfig": "training.config",
+    "SpeechOptions": "evaluation.speech_evaluation",
     "XttsExportTrainerConfig": "training.trainer_config",
     "average_checkpoints": "merge.average",
     "compare_checkpoints": "comparison.models",

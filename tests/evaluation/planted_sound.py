@@ -85,7 +85,7 @@ def write_versions(
 
 def main() -> None:
     """Rank planted faults for several seeds."""
-    from xtts_export_callback.evaluation.speech_evaluation import evaluate_recordings
+    from xtts_export_callback.evaluation.evaluate_recordings import evaluate_recordings
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)

@@ -134,7 +134,7 @@ def _of_models(args: argparse.Namespace, progress: Progress) -> Evaluation:
 
 def _of_recordings(args: argparse.Namespace, progress: Progress) -> Evaluation:
     from xtts_export_callback.errors import ConfigError
-    from xtts_export_callback.evaluation.speech_evaluation import evaluate_recordings
+    from xtts_export_callback.evaluation.evaluate_recordings import evaluate_recordings
 
     if args.paths or args.speech:
         msg = "--wavs measures recordings alone; leave out --speech and the models, or evaluate these by themselves"

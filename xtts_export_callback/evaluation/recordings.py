@@ -30,6 +30,11 @@ class Recording(NamedTuple):
     seed: int
     path: Path
 
+    @property
+    def copy_name(self) -> str:
+        """Name of a copy in the folder of its candidate."""
+        return f"{self.sentence}_{self.seed}{self.path.suffix.lower()}"
+
 
 class Recordings(NamedTuple):
     """What all candidates recorded.
@@ -144,11 +149,11 @@ def measure_recordings(
         ConfigError: When a recording cannot be read.
     """
     samples = []
-    for sentence, seed, path in recordings.by_candidate[name]:
-        text = recordings.sentences[sentence]
-        measured = measures.measure(read_sound(path), text.text, text.language, reference=reference)
-        kept = str(path) if output is None else _kept(path, output, f"{name}/{sentence}_{seed}{path.suffix.lower()}")
-        samples.append(sample(sentence, seed, kept, measured))
+    for one in recordings.by_candidate[name]:
+        text = recordings.sentences[one.sentence]
+        measured = measures.measure(read_sound(one.path), text.text, text.language, reference=reference)
+        kept = str(one.path) if output is None else _kept(one.path, output, f"{name}/{one.copy_name}")
+        samples.append(sample(one.sentence, one.seed, kept, measured))
         if progress is not None:
             progress(1)
     return Candidate(name, "recordings", speech=summary(samples), samples=samples)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from xtts_export_callback.evaluation.measures import Measured, Measures
     from xtts_export_callback.evaluation.results import Sentence
 
+    Progress = Callable[[int, int], None]
+    """Takes the number of clips done, of all candidates, and how many there are."""
+
 
 @dataclass(frozen=True)
 class SpeechPlan:
@@ -125,3 +128,21 @@ def not_measured(sentences: Sequence[Sentence], measures: Measures) -> list[str]
         f"characters wrong in {language}: no recogniser knows it; name a faster-whisper model with --asr"
         for language in unknown
     ]
+
+
+def counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Return a function that adds up clips and reports them.
+
+    Args:
+        progress: Called with the clips done and their number.
+        total: Their number.
+    """
+    done = 0
+
+    def advance(clips: int) -> None:
+        nonlocal done
+        done += clips
+        if progress is not None:
+            progress(done, total)
+
+    return advance
