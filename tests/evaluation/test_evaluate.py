@@ -111,6 +111,19 @@ def test_ctrl_c_keeps_what_is_measured(
     assert kept[0].rank == 1 and kept[1].rank is None
 
 
+def test_clips_that_training_leaves_out_are_counted(run: Run, tiny_assets: TinyAssets, tmp_path: Path) -> None:
+    shutil.copytree(tiny_assets.dataset, tmp_path / "data")
+    metadata = tmp_path / "data" / "metadata.csv"
+    first, *others = metadata.read_text(encoding="utf-8").splitlines()
+    name = first.partition("|")[0]
+    metadata.write_text("\n".join([f"{name}|{'a ' * 200}|{'a ' * 200}", *others]) + "\n", encoding="utf-8")
+
+    found = evaluate_checkpoints([run.best], config=run.folder / "config.json", data=metadata, device="cpu")
+
+    assert found.data is not None and found.data.clips == 11
+    assert [line.partition(":")[0] for line in found.not_measured] == ["loss of 1 clips"]
+
+
 def test_other_data_is_not_mixed_with_what_is_there(
     run: Run, tiny_assets: TinyAssets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

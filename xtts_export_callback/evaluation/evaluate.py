@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
     """Takes the number of clips done, of all candidates, and how many there are."""
 
+_LOSS_OF = "loss of "
+
 
 def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
     paths: Sequence[str | os.PathLike[str]],
@@ -135,7 +137,11 @@ def _with_loss(
         msg = f"{folder}: its {EVALUATION_FILE} is of other data or another config; name another --output, or --force"
         raise OutputExistsError(msg)
     settings = {**evaluation.settings, "loss": prepared.settings}
-    evaluation = replace(evaluation, data=prepared.data, settings=settings)
+    unmeasured = [line for line in evaluation.not_measured if not line.startswith(_LOSS_OF)]
+    if prepared.meter.left_out:
+        why = "too long, too short, unreadable, or with unknown characters; training leaves them out too"
+        unmeasured.append(f"{_LOSS_OF}{prepared.meter.left_out} clips: {why}")
+    evaluation = replace(evaluation, data=prepared.data, settings=settings, not_measured=unmeasured)
     paths = {source.candidate.fingerprint: source.path for source in sources}
     missing = [one for one in evaluation.candidates if one.loss is None and one.fingerprint in paths]
     trials = sum(is_ingredient(one) and one.fingerprint in paths for one in evaluation.candidates) - 1 if soup else 0

@@ -71,7 +71,9 @@ class LossMeter:
     """Measures the evaluation loss of one model after another on the same clips.
 
     Attributes:
-        clips: Number of clips in a pass; the Trainer leaves out those that are too long, too short or unreadable.
+        clips: Number of clips in a pass.
+        left_out: Number of samples that the Trainer's data set leaves out: too long, too short or unreadable ones, and
+            texts with characters that the vocabulary lacks.
         shapes: Shapes of the weights that a model must have, by name.
     """
 
@@ -91,6 +93,7 @@ class LossMeter:
         self._loader = _loader(trainer, config, samples)
         self._prepared: list[dict[str, Any]] | None = None
         self.clips = len(self._loader.dataset)
+        self.left_out = len(samples) - self.clips
         if not self.clips:
             msg = (
                 f"none of {len(samples)} evaluation samples can be used: too long, too short or unreadable; see --data"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.evaluation.results import Candidate, Evaluation, Loss
 
 SOUP = "greedy_soup"
+_NOTE = "greedy soup: "
 
 
 def check_soup(folder: Path, *, force: bool) -> None:
@@ -73,6 +74,7 @@ def with_greedy_soup(
     if len(usable) < 2:
         msg = f"--greedy: expected at least 2 checkpoints or exports with a loss, found {len(usable)}; name more"
         raise ConfigError(msg)
+    notes = [one for one in evaluation.notes if not one.startswith(_NOTE)]
     first, *others = sorted(usable, key=lambda one: one.loss.mean if one.loss else math.inf)
     chosen, loss = [first], first.loss
     for one in others:
@@ -80,8 +82,8 @@ def with_greedy_soup(
         if loss is not None and trial.mean <= loss.mean:
             chosen, loss = [*chosen, one], trial
     if len(chosen) == 1:
-        note = f"greedy soup: no mean is better than {first.name} alone, so nothing is written"
-        return replace(evaluation, notes=[*evaluation.notes, note])
+        note = f"{_NOTE}no mean is better than {first.name} alone, so nothing is written"
+        return replace(evaluation, notes=[*notes, note])
     recipe = _recipe(chosen, paths)
     merge_checkpoints(recipe, folder, force=force)
     _write_recipe(recipe, folder.with_name(f"{folder.name}.yaml"), force=force)
@@ -92,7 +94,7 @@ def with_greedy_soup(
     note = (
         f"greedy soup: the mean of {names}, in {folder.name}; chosen on these clips, so measure it on others (--data)"
     )
-    return replace(evaluation, candidates=[*kept, soup], notes=[*evaluation.notes, note])
+    return replace(evaluation, candidates=[*kept, soup], notes=[*notes, note])
 
 
 def is_ingredient(candidate: Candidate) -> bool:

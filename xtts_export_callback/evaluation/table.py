@@ -22,7 +22,11 @@ def show_evaluation(evaluation: Evaluation) -> None:
     console = make_console()
     console.print(as_text(evaluation.verdict, style="bold"))
     if evaluation.data is not None:
-        console.print(as_text(f"{evaluation.data.clips} clips of {evaluation.data.dataset}"))
+        counted = max((len(one.loss.clips) for one in evaluation.candidates if one.loss), default=0)
+        first = (
+            "" if counted in (0, evaluation.data.clips) else f", {counted} after the first batch, as the Trainer counts"
+        )
+        console.print(as_text(f"{evaluation.data.clips} clips of {evaluation.data.dataset}{first}"))
     columns = {
         title: cells for title, cell in _COLUMNS.items() if any(cells := [cell(one) for one in evaluation.candidates])
     }
