@@ -32,13 +32,16 @@ HOUSE = {
     "inspection": "checkpoint run tree table",
     "comparison": "models trajectory distance metadata summary table plot figure",
     "verification": "model run contents folder zip_directory faults weights_only",
+    "evaluation": "candidates choose evaluate intervals loss results table trainer_config",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight"
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
-    "cli": ("main options progress json_output merge_output average compare demo export inspect merge train verify"),
+    "cli": (
+        "main options progress json_output merge_output average compare demo evaluate export inspect merge train verify"
+    ),
 }
 # What stands at the door: the command, and the names that the package offers.
 DOOR = {"__main__", "__init__"}
@@ -47,6 +50,7 @@ COQUI = {"TTS", "trainer", "coqpit"}
 KNOW_COQUI = {
     *("training.config", "training.trainer_config", "training.hooks"),
     *("train_gpt_xtts", "demo.tiny_model", "demo.demo", "inference_folder.load"),
+    *("evaluation.loss", "evaluation.trainer_config"),
 }
 IMPORT_TTS = KNOW_COQUI - {"training.config", "training.hooks"}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xtts_export_callback.comparison.models import compare_checkpoints
+    from xtts_export_callback.evaluation.evaluate import evaluate_checkpoints
     from xtts_export_callback.export.export import export_checkpoint
     from xtts_export_callback.inference_folder.load import load_xtts
     from xtts_export_callback.inspection.checkpoint import inspect_checkpoint
@@ -27,6 +28,7 @@ __all__ = [
     "XttsExportTrainerConfig",
     "average_checkpoints",
     "compare_checkpoints",
+    "evaluate_checkpoints",
     "export_callbacks",
     "export_checkpoint",
     "inspect_checkpoint",
@@ -40,6 +42,7 @@ _MODULES = {
     "XttsExportTrainerConfig": "training.trainer_config",
     "average_checkpoints": "merge.average",
     "compare_checkpoints": "comparison.models",
+    "evaluate_checkpoints": "evaluation.evaluate",
     "export_callbacks": "training.callback",
     "export_checkpoint": "export.export",
     "inspect_checkpoint": "inspection.checkpoint",

@@ -24,7 +24,7 @@ from xtts_export_callback.process import prepare_process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify")
+COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "evaluate")
 _TRAINING = ("demo", "train")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
@@ -110,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="xtts-export",
-        description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify.",
+        description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify, evaluate.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -52,12 +52,8 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
                 return
             shown_at = now
             was_shown = True
-            share = min(1.0, done / total) if total else 1.0
-            bar = "#" * int(share * _BAR_WIDTH)
             rate = done / max(now - started, 1e-9)
-            text = f"\r{name} [{bar:<{_BAR_WIDTH}}] {share:4.0%} {human_size(done)} at {human_size(int(rate))}/s"
-            sys.stderr.write(f"{text}\x1b[K")
-            sys.stderr.flush()
+            _draw(name, done, total, f"{human_size(done)} at {human_size(int(rate))}/s")
 
     try:
         yield advance
@@ -65,3 +61,46 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         if was_shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+@contextmanager
+def clips_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr for work on clips that takes over a second, with what is left, if stderr is a terminal.
+
+    Args:
+        label: The work that is done.
+
+    Yields:
+        A function to call with the number of clips done so far and the number of all.
+    """
+    name = printable(label)
+    started = shown_at = time.monotonic()
+    was_shown = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown_at, was_shown
+        now = time.monotonic()
+        if not sys.stderr.isatty() or now - started < _FIRST_SHOWN_AFTER or now - shown_at < _SHOWN_EVERY:
+            return
+        shown_at, was_shown = now, True
+        left = (now - started) / done * (total - done)
+        _draw(name, done, total, f"{done} of {total} clips, {_duration(left)} left")
+
+    try:
+        yield show
+    finally:
+        if was_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {int(seconds % 60)} s"
+
+
+def _draw(name: str, done: int, total: int, text: str) -> None:
+    share = min(1.0, done / total) if total else 1.0
+    bar = "#" * int(share * _BAR_WIDTH)
+    sys.stderr.write(f"\r{name} [{bar:<{_BAR_WIDTH}}] {share:4.0%} {text}\x1b[K")
+    sys.stderr.flush()

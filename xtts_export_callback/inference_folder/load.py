@@ -61,7 +61,7 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
     except (OSError, TypeError, ValueError) as error:
         msg = f"{folder / 'config.json'}: is not the config of an XTTS model ({error})"
         raise CheckpointError(msg) from error
-    with _without_random_values():
+    with without_random_values():
         model = Xtts(config)
         # Xtts.load_checkpoint does the rest: vocabulary, speakers, strict loading, preparation for inference.
         with _mapping_the_file(model):
@@ -78,7 +78,7 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
 
 
 @contextmanager
-def _without_random_values() -> Iterator[None]:
+def without_random_values() -> Iterator[None]:
     """Leave out the random values that torch gives to new weights: they take seconds, and are replaced anyway.
 
     Weights that are never written take no memory either: the system provides a page when it is first touched.
