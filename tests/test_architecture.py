@@ -32,7 +32,8 @@ HOUSE = {
     "inspection": "checkpoint run tree table",
     "comparison": "models trajectory distance metadata summary table plot figure",
     "verification": "model run contents folder zip_directory faults weights_only",
-    "evaluation": "candidates choose evaluate intervals loss results table trainer_config",
+    "evaluation": "candidates choose evaluate intervals loss plots results table trainer_config",
+    "evaluation.page": "page listening figures sound",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight"
@@ -40,7 +41,8 @@ HOUSE = {
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
     "cli": (
-        "main options progress json_output merge_output average compare demo evaluate export inspect merge train verify"
+        "main options progress json_output merge_output average compare demo evaluate export inspect merge report train "
+        "verify"
     ),
 }
 # What stands at the door: the command, and the names that the package offers.

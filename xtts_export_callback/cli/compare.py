@@ -84,15 +84,9 @@ def _compare(a: Path, b: Path, plot: Path | None, *, as_json: bool) -> int:
 
 
 def _follow(run_folder: Path, base: Path | None, plot: Path | None, *, as_json: bool) -> int:
-    from xtts_export_callback.checkpoint import open_checkpoint
-    from xtts_export_callback.comparison.trajectory import compare_run, stops_of
-    from xtts_export_callback.xtts.state_dict import inference_model
+    from xtts_export_callback.comparison.trajectory import bytes_to_read, compare_run
 
-    nbytes = 0
-    for _, _, path in stops_of(run_folder):
-        with open_checkpoint(path) as checkpoint:
-            nbytes += sum(tensor.nbytes for tensor in inference_model(checkpoint).tensors.values())
-    with progress_bar(run_folder.name, nbytes) as progress:
+    with progress_bar(run_folder.name, bytes_to_read(run_folder)) as progress:
         report = compare_run(run_folder, base, progress=progress)
     if as_json:
         print_json(report.to_dict())
