@@ -41,8 +41,8 @@ HOUSE = {
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
     "cli": (
-        "main options progress json_output merge_output average compare demo evaluate export inspect merge report train "
-        "verify"
+        "main options progress json_output merge_output average compare demo evaluate export inspect merge "
+        "report train verify"
     ),
 }
 # What stands at the door: the command, and the names that the package offers.

@@ -110,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="xtts-export",
-        description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify, evaluate.",
+        description="Turn XTTS v2 checkpoints into inference models, measure them, choose and listen.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

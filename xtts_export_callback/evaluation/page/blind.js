@@ -9,6 +9,7 @@ const unfinished = document.getElementById("unfinished");
 const STORAGE = `xtts-export blind ${data.id}`;
 let vote = null; // {candidates, trials: [{group, left, right}], answers: [{choice, heard, ms, comment}]}
 let deck = null;
+let shortcuts = null; // of what the dialog shows
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -63,7 +64,7 @@ function shuffled(trials) {
 
 function show(heading, ...content) {
   deck?.release();
-  deck = null;
+  deck = shortcuts = null;
   title.textContent = heading;
   body.replaceChildren(...content);
 }
@@ -150,9 +151,8 @@ function showTrial() {
     if (!mine.playing) mine.play();
   }
   deck.changed();
-  dialog.onkeydown = (event) => {
-    if (event.target === comment || event.ctrlKey || event.metaKey || event.altKey) return;
-    const key = event.key.toLowerCase();
+  shortcuts = (event, key) => {
+    if (event.target === comment) return;
     if (key === "a" || key === "b") listen(key === "a" ? 0 : 1);
     else if (key === " " && event.target.tagName !== "BUTTON") listen(mine.chosen);
     else if ("123".includes(key) && !votes[key - 1].disabled) votes[key - 1].click();
@@ -193,10 +193,9 @@ function verdictOf({ candidates, trials, answers }) {
 }
 
 function showResult() {
-  dialog.onkeydown = null;
   const { sentence, rows } = verdictOf(vote);
   const cells = ({ name, mean, low, high }) => element("tr", {}, element("th", { scope: "row", textContent: name }),
-    element("td", { textContent: percent(mean) }), element("td", { textContent: `${percent(low)} – ${percent(high)}` }));
+    element("td", { textContent: percent(mean) }), element("td", { textContent: `${percent(low)} to ${percent(high)}` }));
   const table = element("table", { className: "plain", innerHTML: "<thead><tr><th scope=col>Candidate</th><th scope=col>Preferred to the others</th><th scope=col>95 % interval</th></tr></thead>" },
     element("tbody", {}, ...rows.map(cells)));
   show(
@@ -265,6 +264,9 @@ function remind() {
   );
 }
 
+document.addEventListener("keydown", (event) => {
+  if (dialog.open && !event.ctrlKey && !event.metaKey && !event.altKey) shortcuts?.(event, event.key.toLowerCase());
+});
 document.getElementById("blind-open")?.addEventListener("click", openBlind);
 document.getElementById("blind-close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => { show(""); if (unfinished) remind(); });

@@ -53,7 +53,7 @@ MEASURES = (
     Measure("voice", "Voice", "higher is better", ".3f", lambda one: one.speech and one.speech.voice),
     Measure(
         "naturalness",
-        "Naturalness, 1 to 5",
+        "Naturalness (1 to 5)",
         "higher is better",
         ".2f",
         lambda one: one.speech and one.speech.naturalness,
@@ -111,12 +111,12 @@ def table_of(evaluation: Evaluation) -> Table:
     rows = [
         Row(
             one,
-            "–" if one.rank is None else f"{one.rank}{'=' if one.tied_with else ''}",
+            "-" if one.rank is None else f"{one.rank}{'=' if one.tied_with else ''}",
             [cells[i] for cells in columns],
         )
         for i, one in enumerate(candidates)
     ]
-    titles = {measure.key: measure.title.partition(",")[0].lower() for measure in MEASURES}
+    titles = {measure.key: measure.title.partition(" (")[0].lower() for measure in MEASURES}
     rule = ", then ".join(titles.get(key, key) for key in evaluation.rule)
     return Table(measures, rows, rule)
 
@@ -138,8 +138,8 @@ def _cell(measure: Measure, found: Interval | None, axis: Axis | None, candidate
     if measure.key == "faults" and candidate.speech is not None:
         faults = candidate.speech.faults
         value = f"{faults.clips_with_faults} of {faults.of}"
-        note = ", ".join(f"{count} × {kind}" for kind, count in faults.kinds.items())
-    return Cell(value, f"{low} – {high}", axis.at(found.low), axis.at(found.mean), axis.at(found.high), note)
+        note = ", ".join(f"{count} with {kind}" for kind, count in faults.kinds.items())
+    return Cell(value, f"{low} to {high}", axis.at(found.low), axis.at(found.mean), axis.at(found.high), note)
 
 
 def _wilson(hits: int, of: int) -> Interval:
@@ -151,7 +151,7 @@ def _wilson(hits: int, of: int) -> Interval:
 
 
 def loss_points(evaluation: Evaluation | None, run: RunReport | None) -> list[LossPoint]:
-    """Losses over steps: those that were measured on the same clips, or else those that the Trainer noted in its files."""
+    """Losses over steps: those measured on the same clips, or else those in the files of the Trainer."""
     measured = [(one, _loss(one)) for one in (evaluation.candidates if evaluation else [])]
     points = [LossPoint(one.name, one.steps, *loss) for one, loss in measured if loss is not None]
     if points or run is None:
