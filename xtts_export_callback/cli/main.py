@@ -24,7 +24,19 @@ from xtts_export_callback.process import prepare_process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "evaluate", "report")
+COMMANDS = (
+    "demo",
+    "train",
+    "export",
+    "average",
+    "merge",
+    "inspect",
+    "compare",
+    "verify",
+    "evaluate",
+    "speak",
+    "report",
+)
 _TRAINING = ("demo", "train")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130

@@ -84,7 +84,7 @@ def clips_bar(label: str) -> Iterator[Callable[[int, int], None]]:
             return
         shown_at, was_shown = now, True
         left = (now - started) / done * (total - done)
-        _draw(name, done, total, f"{done} of {total} clips, {_duration(left)} left")
+        _draw(name, done, total, f"{done} of {total} clips, {duration(left)} left")
 
     try:
         yield show
@@ -94,7 +94,8 @@ def clips_bar(label: str) -> Iterator[Callable[[int, int], None]]:
             sys.stderr.flush()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as people read them, such as ``3 min 20 s``."""
     minutes = int(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {int(seconds % 60)} s"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.tensors.tensor import Tensor
 
 _USED_KEYS = ("step", "export")
 
@@ -140,41 +141,53 @@ def swap_weights(model: torch.nn.Module, path: Path) -> None:
         CheckpointError: When the file is damaged or not an XTTS model.
         IncompatibleError: When it has other tensors than the model.
     """
+    with open_checkpoint(path, keep=()) as checkpoint:
+        swap_tensors(model, inference_model(checkpoint).tensors, checkpoint.path)
+
+
+def swap_tensors(model: torch.nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    """Do the same as `swap_weights` with tensors that have not been read, such as those of a planned merge.
+
+    Args:
+        model: An ``Xtts`` on any device.
+        tensors: An inference model.
+        where: What to call it in errors.
+    """
     import torch
 
-    with open_checkpoint(path, keep=()) as checkpoint:
-        tensors = cast(inference_model(checkpoint).tensors, "float32")
-        expected = {name: value for name, value in model.state_dict().items() if dropped_component(name) is None}
-        check_fits({name: tuple(value.shape) for name, value in expected.items()}, checkpoint)
-        with torch.no_grad():
-            for name, target in expected.items():
-                target.copy_(torch.from_numpy(tensors[name].read().copy()))
+    expected = {name: value for name, value in model.state_dict().items() if dropped_component(name) is None}
+    check_fits({name: tuple(value.shape) for name, value in expected.items()}, tensors, where)
+    single = cast(tensors, "float32")
+    with torch.no_grad():
+        for name, target in expected.items():
+            target.copy_(torch.from_numpy(single[name].read().copy()))
 
 
-def check_fits(expected: dict[str, tuple[int, ...]], checkpoint: Checkpoint) -> None:
+def check_fits(expected: dict[str, tuple[int, ...]], tensors: dict[str, Tensor], where: Path) -> None:
     """Refuse a model that has other tensors than the one to evaluate with.
 
     Args:
         expected: Shapes by name.
-        checkpoint: The open file.
+        tensors: An inference model.
+        where: What to call it in errors.
 
     Raises:
         IncompatibleError: With the first difference and the likely cause.
     """
-    found = {name: tensor.shape for name, tensor in inference_model(checkpoint).tensors.items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
     if found == expected:
         return
     rows = [shapes[TEXT_EMBEDDING][0] for shapes in (found, expected)]
     if rows[0] != rows[1]:
         msg = (
-            f"{checkpoint.path}: a vocabulary of {rows[0]} tokens, expected the {rows[1]} of the run's vocab.json; "
+            f"{where}: a vocabulary of {rows[0]} tokens, expected the {rows[1]} of the run's vocab.json; "
             "evaluate it with the config.json of its own run"
         )
         raise IncompatibleError(msg)
     name = min(name for name in {*found, *expected} if found.get(name) != expected.get(name))
     shapes = [f"{list(shapes[name])}" if name in shapes else "nothing" for shapes in (expected, found)]
     msg = (
-        f"{checkpoint.path}: {name}: expected {shapes[0]}, found {shapes[1]}: another model than the config.json "
+        f"{where}: {name}: expected {shapes[0]}, found {shapes[1]}: another model than the config.json "
         "describes; evaluate it with the config.json of its own run"
     )
     raise IncompatibleError(msg)

@@ -52,9 +52,7 @@ def _losses(candidate: Candidate) -> Clips:
 
 
 MEASURES = {
-    "faults": Measure(
-        "share of clips with faults", "more faults", _of_samples(lambda sample: float(bool(sample.faults)))
-    ),
+    "faults": Measure("faults of a clip", "more faults", _of_samples(lambda sample: float(len(sample.faults)))),
     "errors": Measure("share of wrong characters", "more wrong characters", _of_samples(lambda s: s.characters_wrong)),
     "voice": Measure("similarity to the voice", "less of the voice", _of_samples(lambda s: _negative(s.voice)), -1),
     "naturalness": Measure("naturalness", "less natural", _of_samples(lambda s: _negative(s.naturalness)), -1),
@@ -104,8 +102,8 @@ def ranked(evaluation: Evaluation) -> Evaluation:
             placed.append(replace(one, rank=len(measured) - len(remaining) + 1, tied_with=names, reason=reason))
         remaining = [one for one in remaining if one not in tied]
         above = [best]
-    names = {one.name for one in placed}
-    others = [one for one in unmeasured if one.name not in names]
+    done = {one.name for one in placed}
+    others = [one for one in unmeasured if one.name not in done]
     return replace(evaluation, candidates=[*placed, *others], verdict=_verdict(placed, compare))
 
 
@@ -197,4 +195,5 @@ def _verdict(placed: Sequence[Candidate], compare: _Comparison) -> str:
     lowest = min(first, key=lambda one: mean_of(measure.clips(one)))
     extreme = "highest" if measure.sign < 0 else "lowest"
     who = "All" if len(first) == len(placed) else f"The first {len(first)} of {len(placed)}"
-    return f"{who} are tied: no difference between them is more than chance{few}. {lowest.name} has the {extreme} {measure.what}."
+    tie = f"{who} are tied: no difference between them is more than chance{few}."
+    return f"{tie} {lowest.name} has the {extreme} {measure.what}."

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.reader import open_checkpoint
-from xtts_export_callback.errors import ConfigError, IncompatibleError, OutputExistsError
-from xtts_export_callback.evaluation.candidates import Source, check_fits, find_candidates
+from xtts_export_callback.errors import ConfigError, OutputExistsError
+from xtts_export_callback.evaluation.candidates import Source, find_candidates
 from xtts_export_callback.evaluation.choose import check_rule, ranked
-from xtts_export_callback.evaluation.results import EVALUATION_FILE, RULE, Data, Evaluation, read_evaluation
+from xtts_export_callback.evaluation.prepare import prepare, usable_device
+from xtts_export_callback.evaluation.results import EVALUATION_FILE, RULE, Evaluation, read_evaluation
+from xtts_export_callback.evaluation.speech_evaluation import plan_speech, with_speech
 from xtts_export_callback.extras import require
-from xtts_export_callback.files.json_file import read_small_file
 from xtts_export_callback.files.paths import expanded
-from xtts_export_callback.run.checkpoints import is_run
-from xtts_export_callback.xtts.assets import find_assets
+from xtts_export_callback.run.checkpoints import exports_folder, is_run
 from xtts_export_callback.xtts.model_config import CONFIG_FILE
-from xtts_export_callback.xtts.state_dict import dropped_component, inference_model
-from xtts_export_callback.xtts.vocab import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Sequence
 
-    from xtts_export_callback.evaluation.loss import LossMeter
+    from xtts_export_callback.evaluation.speech_evaluation import SpeechOptions
 
     Progress = Callable[[int, int], None]
     """Takes the number of clips done, of all candidates, and how many there are."""
@@ -43,14 +38,17 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
     output: str | os.PathLike[str] | None = None,
     by: Sequence[str] = RULE,
     force: bool = False,
+    speech: SpeechOptions | None = None,
+    greedy: bool = False,
     progress: Progress | None = None,
+    forecast: Callable[[float, int], None] | None = None,
 ) -> Evaluation:
-    """Measure the evaluation loss of models on the same clips, and rank them.
+    """Measure the evaluation loss of models on the same clips, and their speech, and rank them.
 
     Args:
         paths: Runs (all of their checkpoints and exports), checkpoints, inference folders or files of weights.
         config: The ``config.json`` that the Trainer wrote into the run; by default that of the only run among the
-            paths.
+            paths. Without any, only speech is measured.
         data: In place of the config's data sets: the folder that its only one has moved to, or a metadata file, of
             which every clip is evaluated.
         language: Language code of that metadata file, where the config has none.
@@ -59,7 +57,11 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
             weights and data is not measured again.
         by: The measures that decide, in their order: ``faults``, ``errors``, ``voice``, ``naturalness``, ``loss``.
         force: Replace an ``evaluation.json`` of other data.
-        progress: Called with the clips done and their number over all models.
+        speech: What the models are to say, if their speech is measured too. It needs ``output``, where the clips go.
+        greedy: Build the greedy soup of the checkpoints and exports, on the loss, and write it as an inference folder
+            ``greedy_soup`` with its recipe: into ``output``, or else beside the exports of the only run.
+        progress: Called with the clips done and their number over all models, for the loss and then for the speech.
+        forecast: Called before the first sentence, with the seconds that speaking will take and the number of clips.
 
     Returns:
         The evaluation, best first; ``.to_dict()`` is what ``evaluation.json`` holds.
@@ -77,56 +79,67 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
     rule = check_rule(by)
     require("train", "evaluate")
     folders = [expanded(path) for path in paths]
-    config_path = expanded(config) if config is not None else _config_of(folders)
     folder = expanded(output) if output is not None else None
+    if speech is not None and folder is None:
+        msg = "--speech: expected --output DIR, the folder that keeps the clips; name one"
+        raise ConfigError(msg)
+    config_path = expanded(config) if config is not None else _config_of(folders, needed=speech is None)
+    soup = _soup_folder(folders, folder, force=force) if greedy else None
+    if soup is not None and config_path is None:
+        msg = "--greedy: expected --config, because the soup is chosen by the loss; name the config.json of the run"
+        raise ConfigError(msg)
     old = _old(folder, force=force)
     sources = find_candidates(folders)
-    meter, settings, described = _prepare(
-        config_path, sources, device=device, data=expanded(data) if data else None, language=language
-    )
-    if old is not None and old.settings.get("loss", settings) != settings:
-        msg = f"{folder}: its {EVALUATION_FILE} is of other data or another config; name another --output, or --force"
-        raise OutputExistsError(msg)
-    evaluation = _continued(Evaluation([one.candidate for one in sources]), old)
-    evaluation = replace(evaluation, rule=rule, data=described, settings={**evaluation.settings, "loss": settings})
-    return _measured(evaluation, sources, meter, folder, progress)
+    where: dict[str, Any] = {"data": expanded(data) if data else None, "language": language}
+    plan = plan_speech(speech, config_path, _samples(config_path, **where)) if speech is not None else None
+    evaluation = replace(_continued(Evaluation([one.candidate for one in sources]), old), rule=rule)
+    if config_path is not None:
+        options: dict[str, Any] = {"soup": soup, "force": force, "device": device, **where}
+        evaluation = _with_loss(evaluation, config_path, sources, folder, progress, **options)
+        sources = [*sources, *(find_candidates([soup]) if soup is not None and soup.is_dir() else [])]
+    if plan is not None and folder is not None:
+        chosen = usable_device(device)
+        evaluation = with_speech(evaluation, sources, plan, folder, device=chosen, progress=progress, forecast=forecast)
+    return evaluation
 
 
-def _prepare(
-    config_path: Path, sources: Sequence[Source], *, device: str | None, data: Path | None, language: str | None
-) -> tuple[LossMeter, dict[str, Any], Data]:
-    """Load the data, build the model, and check that every candidate fits it before the first is measured."""
-    from xtts_export_callback.evaluation.loss import LossMeter, quiet
-    from xtts_export_callback.evaluation.trainer_config import evaluation_samples, fingerprint_of, read_trainer_config
+def _samples(config_path: Path | None, *, data: Path | None, language: str | None) -> list[dict[str, Any]]:
+    """Return the evaluation split of a run, for its texts and voices."""
+    from xtts_export_callback.evaluation.loss import quiet
+    from xtts_export_callback.evaluation.trainer_config import evaluation_samples, read_trainer_config
 
-    chosen = _device(device)
+    if config_path is None:
+        return []
     with quiet():
         config = read_trainer_config(config_path, data=data, language=language)
-        samples = evaluation_samples(config, every=data is not None and not data.is_dir())
-        # GPTTrainer adds to its config, so the settings are taken before.
-        settings = {
-            "samples": fingerprint_of(samples),
-            "config": _digest([config.model_args, config.audio, config.eval_batch_size]),
-            "device": chosen.partition(":")[0],
-        }
-        meter = LossMeter(config, samples, chosen)
-    tokenizer = expanded(config.model_args.tokenizer_file)
-    _check_all_fit(sources, meter, read_vocabulary(read_small_file(tokenizer), str(tokenizer)))
-    return (
-        meter,
-        settings,
-        Data(", ".join(one.dataset_name or Path(one.path).name for one in config.datasets), meter.clips),
-    )
+        return evaluation_samples(config, every=data is not None and not data.is_dir())
 
 
-def _measured(
-    evaluation: Evaluation, sources: Sequence[Source], meter: LossMeter, folder: Path | None, progress: Progress | None
+def _with_loss(
+    evaluation: Evaluation,
+    config_path: Path,
+    sources: Sequence[Source],
+    folder: Path | None,
+    progress: Progress | None,
+    *,
+    soup: Path | None,
+    force: bool,
+    **options: Any,
 ) -> Evaluation:
+    """Measure the loss of the candidates that have none yet. The model is freed at the end."""
     from xtts_export_callback.evaluation.loss import quiet
+    from xtts_export_callback.evaluation.soup import is_ingredient, with_greedy_soup
 
+    prepared = prepare(config_path, sources, **options)
+    if evaluation.settings.get("loss", prepared.settings) != prepared.settings:
+        msg = f"{folder}: its {EVALUATION_FILE} is of other data or another config; name another --output, or --force"
+        raise OutputExistsError(msg)
+    settings = {**evaluation.settings, "loss": prepared.settings}
+    evaluation = replace(evaluation, data=prepared.data, settings=settings)
     paths = {source.candidate.fingerprint: source.path for source in sources}
     missing = [one for one in evaluation.candidates if one.loss is None and one.fingerprint in paths]
-    done, total = 0, len(missing) * meter.clips
+    trials = sum(is_ingredient(one) and one.fingerprint in paths for one in evaluation.candidates) - 1 if soup else 0
+    done, total = 0, (len(missing) + trials) * prepared.meter.clips
 
     def advance(clips: int) -> None:
         nonlocal done
@@ -137,11 +150,14 @@ def _measured(
     try:
         for one in missing:
             with quiet():
-                loss = meter.measure(paths[one.fingerprint], advance)
+                loss = prepared.meter.measure(paths[one.fingerprint], advance)
             candidates = [replace(each, loss=loss) if each is one else each for each in evaluation.candidates]
             evaluation = replace(evaluation, candidates=candidates)
             if folder is not None:
                 evaluation.write(folder)
+        if soup is not None:
+            with quiet():
+                evaluation = with_greedy_soup(evaluation, sources, prepared.meter, soup, force=force, progress=advance)
     finally:  # Ctrl-C keeps what is measured
         evaluation = ranked(evaluation)
         if folder is not None:
@@ -165,62 +181,31 @@ def _continued(new: Evaluation, old: Evaluation | None) -> Evaluation:
     return replace(old, candidates=[*old.candidates, *added], created=new.created, versions=new.versions)
 
 
+def _soup_folder(paths: Sequence[Path], output: Path | None, *, force: bool) -> Path:
+    from xtts_export_callback.evaluation.soup import SOUP, check_soup
+
+    runs = [path for path in paths if is_run(path)]
+    if output is None and len(runs) != 1:
+        msg = f"--greedy: expected --output DIR for the soup, found none and {len(runs)} runs; name one"
+        raise ConfigError(msg)
+    folder = output / SOUP if output is not None else runs[0] / exports_folder(runs[0]) / SOUP
+    check_soup(folder, force=force)
+    return folder
+
+
 def _old(folder: Path | None, *, force: bool) -> Evaluation | None:
     if folder is None or force or not (folder / EVALUATION_FILE).exists():
         return None
     return read_evaluation(folder)
 
 
-def _config_of(paths: Iterable[Path]) -> Path:
+def _config_of(paths: Iterable[Path], *, needed: bool) -> Path | None:
     configs = [path / CONFIG_FILE for path in paths if is_run(path)]
+    if not configs and not needed:
+        return None
     if len(configs) != 1:
         msg = (
             f"--config: expected the config.json of the run whose data is evaluated, found {len(configs)} runs; name it"
         )
         raise ConfigError(msg)
     return configs[0]
-
-
-def _device(name: str | None) -> str:
-    import torch
-
-    try:
-        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=chosen)
-    except (AssertionError, RuntimeError, NotImplementedError) as error:
-        msg = f"--device {name}: cannot be used here ({' '.join(str(error).split()):.200}); name another, such as cpu"
-        raise ConfigError(msg) from error
-    return str(chosen)
-
-
-def _check_all_fit(sources: Sequence[Source], meter: LossMeter, vocabulary: Vocabulary) -> None:
-    """Refuse candidates that have other tensors or another vocabulary, naming the first."""
-    expected = {name: shape for name, shape in meter.shapes.items() if dropped_component(name) is None}
-    for source in sources:
-        with open_checkpoint(source.path) as checkpoint:
-            check_fits(expected, checkpoint)
-            try:
-                content = find_assets(checkpoint, inference_model(checkpoint).tensors).vocab
-            except ConfigError:  # a vocabulary that cannot be found is assumed to be the same, as merging does
-                continue
-        tokens = read_vocabulary(content, str(source.path)).tokens
-        moved = [token for token in tokens if tokens[token] != vocabulary.tokens.get(token)]
-        if moved:
-            msg = (
-                f"{source.path}: {len(moved)} tokens of its vocab.json have another row or none in the run's, such as "
-                f"{moved[0]!r:.40}; evaluate it with the config.json of its own run"
-            )
-            raise IncompatibleError(msg)
-
-
-def _digest(values: Any) -> str:
-    """Hash what decides a loss beside the weights: numbers and switches, and the names of files without their place."""
-
-    def plain(value: Any) -> Any:
-        if is_dataclass(value):
-            return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
-        if isinstance(value, list):
-            return [plain(item) for item in value]
-        return Path(value).name if isinstance(value, str) else value
-
-    return hashlib.sha256(json.dumps(plain(values), default=str, sort_keys=True).encode()).hexdigest()

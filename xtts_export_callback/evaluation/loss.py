@@ -10,17 +10,19 @@ import contextlib
 import inspect
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.evaluation.candidates import swap_weights
+from xtts_export_callback.evaluation.candidates import swap_tensors, swap_weights
 from xtts_export_callback.evaluation.intervals import interval
 from xtts_export_callback.evaluation.results import Loss
 from xtts_export_callback.inference_folder.load import without_random_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+
+    from xtts_export_callback.merge.plan import Plan
 
 _KEPT_BYTES = 1 << 30
 """Most memory for prepared batches; 0.2 MB a clip. With more of them, every pass prepares its own."""
@@ -38,41 +40,55 @@ class _Batch(NamedTuple):
     sums: list[list[float]]
 
 
+def build_trainer(config: Any, device: str) -> Any:
+    """Build the ``GPTTrainer`` of a config, whose weights are still to be swapped in.
+
+    Args:
+        config: From `read_trainer_config`.
+        device: Such as ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ConfigError: When the model cannot be built.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        with without_random_values():
+            from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
+
+            model = GPTTrainer(config)
+        return model.to(device).eval()
+    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        msg = f"the model of the run's config.json cannot be built on {device}: {cause:.300}; correct the config"
+        raise ConfigError(msg) from error
+    finally:
+        torch.set_num_threads(threads)  # the import of the Trainer's data set sets it to 1
+
+
 class LossMeter:
-    """Measures the evaluation loss of one model after another.
+    """Measures the evaluation loss of one model after another on the same clips.
 
     Attributes:
         clips: Number of clips in a pass; the Trainer leaves out those that are too long, too short or unreadable.
         shapes: Shapes of the weights that a model must have, by name.
     """
 
-    def __init__(self, config: Any, samples: list[dict[str, Any]], device: str) -> None:
-        """Build the model and the batches.
+    def __init__(self, trainer: Any, config: Any, samples: list[dict[str, Any]]) -> None:
+        """Make the batches.
 
         Args:
+            trainer: From `build_trainer`; meters of several data sets can share it.
             config: From `read_trainer_config`.
             samples: From `evaluation_samples`.
-            device: Such as ``"cpu"`` or ``"cuda"``.
 
         Raises:
-            ConfigError: When the model cannot be built from the config, or none of the samples can be used.
+            ConfigError: When none of the samples can be used.
         """
-        import torch
-
-        self._device = device
-        threads = torch.get_num_threads()
-        try:
-            with without_random_values():
-                from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
-
-                self._model = GPTTrainer(config)
-            self._model.to(device).eval()
-        except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-            cause = " ".join(str(error).split()) or type(error).__name__
-            msg = f"the model of the run's config.json cannot be built on {device}: {cause:.300}; correct the config"
-            raise ConfigError(msg) from error
-        torch.set_num_threads(threads)  # the import of the Trainer's data set sets it to 1
-        self._loader = _loader(self._model, config, samples)
+        self._model = trainer
+        self._device = next(trainer.parameters()).device
+        self._loader = _loader(trainer, config, samples)
         self._prepared: list[dict[str, Any]] | None = None
         self.clips = len(self._loader.dataset)
         if not self.clips:
@@ -82,11 +98,11 @@ class LossMeter:
             raise ConfigError(msg)
         self.shapes = {name: tuple(value.shape) for name, value in self._model.xtts.state_dict().items()}
 
-    def measure(self, path: Path, progress: Callable[[int], None] | None = None) -> Loss:
+    def measure(self, model: Path | Plan, progress: Callable[[int], None] | None = None) -> Loss:
         """Measure a model.
 
         Args:
-            path: Its file or folder.
+            model: Its file or folder, or a merge that is planned, which need not be written for it.
             progress: Called with the number of clips done since the last call.
 
         Returns:
@@ -98,7 +114,10 @@ class LossMeter:
         """
         import torch
 
-        swap_weights(self._model.xtts, path)
+        if isinstance(model, Path):
+            swap_weights(self._model.xtts, model)
+        else:
+            swap_tensors(self._model.xtts, model.tensors, Path(model.recipe.where))
         found = []
         with torch.inference_mode(), _recorded_cross_entropies() as recorded:
             for batch in self._batches():

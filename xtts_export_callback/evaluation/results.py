@@ -20,7 +20,7 @@ from xtts_export_callback.inference_folder.provenance import created_now, versio
 EVALUATION_FILE = "evaluation.json"
 FORMAT = "xtts-export evaluation 1"
 RULE = ("faults", "errors", "voice", "loss")
-"""What decides, the first that differs: clips with faults, characters wrong, similarity of the voice, loss."""
+"""What decides, the first that differs: faults of a clip, characters wrong, similarity of the voice, loss."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ class Evaluation:
         sentences: What the candidates said.
         voice: File of the reference voice, relative to the evaluation's folder.
         not_measured: What was not measured, and why.
+        notes: What was made beside the measuring, such as a greedy soup.
         settings: What the numbers depend on beside the candidates; others are not comparable with them.
         created: UTC time.
         versions: Versions of the packages.
@@ -172,6 +173,7 @@ class Evaluation:
     sentences: list[Sentence] = field(default_factory=list)
     voice: str | None = None
     not_measured: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     created: str = field(default_factory=created_now)
     versions: dict[str, str] = field(default_factory=versions_here)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.evaluation.intervals import Interval
     from xtts_export_callback.evaluation.results import Candidate, Evaluation, Loss
+    from xtts_export_callback.evaluation.sweep import Sweep
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
@@ -34,8 +35,25 @@ def show_evaluation(evaluation: Evaluation) -> None:
         table.add_row(*map(as_text, row))
     console.print(table)
     console.print(as_text(f"decided by {', then '.join(evaluation.rule)}; = tied; 95 % intervals over clips"))
+    for line in evaluation.notes:
+        console.print(as_text(line))
     for line in evaluation.not_measured:
         console.print(as_text(f"not measured: {line}"))
+
+
+def show_sweep(sweep: Sweep) -> None:
+    """Print what a fine-tune trades, weight by weight."""
+    console = make_console()
+    console.print(as_text(sweep.verdict, style="bold"))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("weight", *sweep.losses):
+        table.add_column(title, justify="right" if title == "weight" else "left")
+    for index, weight in enumerate(sweep.weights):
+        end = {0.0: " (base)", 1.0: " (fine-tune)"}.get(weight, "")
+        table.add_row(
+            *map(as_text, [f"{weight:g}{end}", *(_interval(found[index], ".4f") for found in sweep.losses.values())])
+        )
+    console.print(table)
 
 
 def _faults(one: Candidate) -> str:
@@ -56,8 +74,8 @@ def _interval(found: Interval | Loss | None, spec: str = ".3f") -> str:
 
 _COLUMNS: dict[str, Callable[[Candidate], str]] = {
     "faults": _faults,
-    "characters wrong": lambda one: _interval(one.speech and one.speech.characters_wrong, ".1%"),
-    "voice": lambda one: _interval(one.speech and one.speech.voice),
-    "naturalness": lambda one: _interval(one.speech and one.speech.naturalness, ".2f"),
+    "characters wrong": lambda one: _interval(one.speech.characters_wrong if one.speech else None, ".1%"),
+    "voice": lambda one: _interval(one.speech.voice if one.speech else None),
+    "naturalness": lambda one: _interval(one.speech.naturalness if one.speech else None, ".2f"),
     "loss": lambda one: _interval(one.loss, ".4f"),
 }

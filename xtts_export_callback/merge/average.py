@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.merge.decay import Decayed, decay_weights
 from xtts_export_callback.merge.merge import plan_of, with_dtype, write_merge
 from xtts_export_callback.merge.methods.settings import check_weights
 from xtts_export_callback.merge.methods.weighted_sums import Linear
@@ -34,6 +35,7 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
     output_dir: str | os.PathLike[str],
     *,
     weights: Sequence[float] | None = None,
+    decay: str | None = None,
     dtype: str | None = None,
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
@@ -49,6 +51,8 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         checkpoints: Two or more, of any kind. The newest has the largest step; of equal steps, the last one given.
         output_dir: The folder to create.
         weights: One per checkpoint; they are divided by their sum. Equal by default.
+        decay: Weights as if the learning rate had fallen over the checkpoints, in place of ``weights``: ``"linear"``
+            (equal ones), ``"cosine"`` or ``"1-sqrt"``; see `merge.decay`.
         dtype: Type of the result: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default that of the inputs.
         vocab: The training ``vocab.json``, if it is not found by the config or beside the newest checkpoint.
         config: A ``config.json`` to use in place of the newest checkpoint's.
@@ -61,12 +65,12 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
 
     Raises:
         CheckpointError: When an input is damaged, holds NaN or infinity, or is not an XTTS model.
-        ConfigError: When the number of weights is wrong, or config or vocabulary cannot be found.
+        ConfigError: When the number of weights or the decay is wrong, or config or vocabulary cannot be found.
         IncompatibleError: When keys, shapes or vocabularies differ; all differences are named.
         OutputExistsError, VerificationError, OSError: As `export_checkpoint`.
     """
     with planned_average(
-        checkpoints, weights=weights, dtype=dtype, vocab=vocab, config=config, for_training=for_training
+        checkpoints, weights=weights, decay=decay, dtype=dtype, vocab=vocab, config=config, for_training=for_training
     ) as plan:
         return write_merge(
             plan, Path(output_dir), kind="average", for_training=for_training, force=force, progress=progress
@@ -78,6 +82,7 @@ def planned_average(
     checkpoints: Sequence[str | os.PathLike[str]],
     *,
     weights: Sequence[float] | None = None,
+    decay: str | None = None,
     dtype: str | None = None,
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
@@ -93,6 +98,9 @@ def planned_average(
     if len(checkpoints) < 2:
         msg = f"expected at least 2 checkpoints to average, found {len(checkpoints)}"
         raise ConfigError(msg)
+    if weights is not None and decay is not None:
+        msg = "weights and decay: expected one of them; decay finds the weights itself"
+        raise ConfigError(msg)
     checked = check_weights(weights, len(checkpoints))
     with ExitStack() as stack:
         opened = open_models(model_sources([Path(path) for path in checkpoints]), stack)
@@ -102,7 +110,11 @@ def planned_average(
             models[-1].source, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
         )
         models[-1] = replace(models[-1], source=newest)
-        settings = Linear(tuple(checked[index] for index in order))
+        settings = (
+            Linear(tuple(checked[index] for index in order))
+            if decay is None
+            else Decayed(decay_weights(decay, len(models)), decay=decay)
+        )
         recipe = Recipe(tuple(model.source for model in models), settings)
         yield plan_of(with_dtype(recipe, dtype, for_training=for_training), models)
 
