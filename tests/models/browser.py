@@ -81,7 +81,7 @@ class Page:
     def wait(self, condition: str) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + _TIMEOUT
-        while not self.run(condition):
+        while not self.run(f"Boolean({condition})"):  # a node has no value
             assert time.monotonic() < end, f"never true: {condition}"
             time.sleep(0.05)
 

@@ -94,6 +94,7 @@ def test_a_clip_plays_and_another_goes_on_at_the_same_place_without_a_gap(page: 
     levels = page.run("heard.slice(first)")
     assert page.run("Deck.current.chosen") == 1
     assert before < 0.35
+    page.complaints[:] = [line for line in page.complaints if "ScriptProcessor" not in line]  # it is the test's
     assert min(levels) > 0  # no block of 256 samples, 5 to 6 ms, is silent
     assert page.run(f"document.querySelector('{card(2)}').ariaPressed") == "true"
 

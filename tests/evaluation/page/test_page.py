@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     for step in (1000, 2000, 3000):
-        write_small(folder / f"checkpoint_{step}.pth", step=step)
+        write_small(folder / f"checkpoint_{step}.pth")
     return folder
 
 

@@ -33,7 +33,7 @@ def test_silence_does_not_make_a_clip_quieter() -> None:
     tone = sine(997, 0.1, 3)
     padded = np.concatenate([np.zeros(96_000), tone, np.zeros(96_000)])
 
-    assert loudness(padded, 48_000) == pytest.approx(loudness(tone, 48_000), abs=0.3)
+    assert loudness(padded, 48_000) == pytest.approx(loudness(tone, 48_000), abs=0.5)
 
 
 @pytest.mark.parametrize("samples", [np.zeros(48_000), np.zeros(3)], ids=["a second", "three samples"])

@@ -113,8 +113,7 @@ function showTrial() {
   const heard = new Set();
   const sides = ["A", "B"].map((name, index) => {
     const made = button("", () => listen(index));
-    made.append(name, element("small", { textContent: "listen" }));
-    made.setAttribute("aria-label", `Listen to ${name}`);
+    made.append(`${name} `, element("small", { textContent: "listen" }));
     return made;
   });
   const comment = element("input", { type: "text", maxLength: 500 });

@@ -42,21 +42,25 @@ def _faults(one: Candidate) -> Interval | None:
 
 
 def _loss(one: Candidate) -> Interval | None:
-    return one.loss and Interval(one.loss.mean, one.loss.low, one.loss.high)
+    return Interval(one.loss.mean, one.loss.low, one.loss.high) if one.loss else None
 
 
 MEASURES = (
     Measure("faults", "Clips with faults", "lower is better", ".0%", _faults),
     Measure(
-        "errors", "Characters wrong", "lower is better", ".1%", lambda one: one.speech and one.speech.characters_wrong
+        "errors",
+        "Characters wrong",
+        "lower is better",
+        ".1%",
+        lambda one: one.speech.characters_wrong if one.speech else None,
     ),
-    Measure("voice", "Voice", "higher is better", ".3f", lambda one: one.speech and one.speech.voice),
+    Measure("voice", "Voice", "higher is better", ".3f", lambda one: one.speech.voice if one.speech else None),
     Measure(
         "naturalness",
         "Naturalness (1 to 5)",
         "higher is better",
         ".2f",
-        lambda one: one.speech and one.speech.naturalness,
+        lambda one: one.speech.naturalness if one.speech else None,
     ),
     Measure("loss", "Loss", "lower is better", ".3f", _loss),
 )

@@ -107,15 +107,18 @@ def loudness(samples: Samples, rate: int) -> float:
     length = min(len(samples), round(_BLOCK * rate))
     starts = np.arange(0, len(samples) - length + 1, max(1, round(_HOP * rate)))
     blocks = np.maximum(energy[starts + length] - energy[starts], 0) / length
-    for gate in (lambda _: _ABSOLUTE_GATE, lambda kept: _lufs(kept) + _RELATIVE_GATE):
-        blocks = blocks[blocks > 10 ** ((gate(blocks) + 0.691) / 10)]
-        if not len(blocks):
-            return -math.inf
-    return _lufs(blocks)
+    audible = blocks[blocks > _energy(_ABSOLUTE_GATE)]
+    if not len(audible):
+        return -math.inf
+    return _lufs(audible[audible > _energy(_lufs(audible) + _RELATIVE_GATE)])
 
 
 def _lufs(blocks: Samples) -> float:
     return -0.691 + 10 * math.log10(float(blocks.mean()))
+
+
+def _energy(lufs: float) -> float:
+    return float(10 ** ((lufs + 0.691) / 10))
 
 
 def _k_weighted(samples: Samples, rate: int) -> Samples:
