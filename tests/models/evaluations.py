@@ -80,7 +80,7 @@ def _candidate(folder: Path, index: int, candidates: int, sentences: int, second
     return Candidate(
         name,
         "average" if is_average else "recordings" if is_old else "checkpoint",
-        [step - 2000, step - 1000, step - 0] if is_average else [] if is_old else [step],
+        [step - 3000, step - 2000, step - 1000] if is_average else [] if is_old else [step],
         0 if is_old else 1_857_209_972 if is_average else 5_576_650_782,
         loss=None if is_old else Loss(*mean, {"loss_mel_ce": mean.mean}, losses),
         speech=Speech(Faults(len(faulty), sentences, kinds), *map(interval, measures)),
