@@ -36,10 +36,11 @@ HOUSE = {
     "comparison": "models trajectory distance metadata summary table plot figure",
     "verification": "model run contents folder zip_directory faults weights_only prune",
     "evaluation": (
-        "candidates choose evaluate intervals loss prepare results soup sweep table trainer_config "
+        "candidates choose evaluate intervals loss plots prepare results soup sweep table trainer_config "
         "evaluate_recordings faults kept_files measures recogniser recordings sentences sound speak speaking "
         "speaking_model speech speech_evaluation voices words"
     ),
+    "evaluation.page": "page listening figures sound",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight "
@@ -49,7 +50,7 @@ HOUSE = {
     "demo": "demo tiny_model speech_samples",
     "cli": (
         "main options progress json_output reporting completion merge_output speech_options average compare demo "
-        "evaluate export inspect merge prune speak train verify"
+        "evaluate export inspect merge prune report speak train verify"
     ),
 }
 # What stands at the door: the command, and the names that the package offers.

@@ -12,6 +12,7 @@ from xtts_export_callback.errors import MissingExtraError
 
 _PACKAGES = {
     "completion": {"shtab": "shtab"},
+    "report": {"jinja2": "jinja2", "soundfile": "soundfile"},
     "train": {"torch": "torch", "torchaudio": "torchaudio", "TTS": "coqui-tts", "trainer": "coqui-tts-trainer"},
     "speech": {
         "torch": "torch",

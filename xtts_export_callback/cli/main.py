@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "prune"),
-    *("evaluate", "speak"),
+    *("evaluate", "speak", "report"),
 )
 _TRAINING = ("demo", "train")
 
@@ -141,8 +141,7 @@ def _parsers(names: Iterable[str]) -> tuple[_Parser, dict[str, _Parser]]:
     """Make the parser, and that of each command named; a command that is not named is not imported."""
     parser = _Parser(
         prog="xtts-export",
-        description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify, "
-        "evaluate, speak.",
+        description="Turn XTTS v2 checkpoints into inference models, measure them, choose and listen.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
