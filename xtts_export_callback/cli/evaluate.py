@@ -18,8 +18,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.cli.json_output import print_json
+from xtts_export_callback.cli.options import add_report_options
 from xtts_export_callback.cli.progress import clips_bar, duration, say
+from xtts_export_callback.cli.reporting import report
 from xtts_export_callback.cli.speech_options import add_speech_options, speech_options
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --sweep: metadata of other languages, to see what they lose",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="with --sweep: number of steps (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print only JSON")
     add_speech_options(parser)
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sweep is not None:
         return _sweep(args)
     try:
-        with clips_bar("evaluate") as progress:
+        with clips_bar("evaluate", quiet=args.quiet) as progress:
             found = _of_recordings(args, progress) if args.wavs is not None else _of_models(args, progress)
     except KeyboardInterrupt:
         if args.output is None:
@@ -81,12 +82,9 @@ def run(args: argparse.Namespace) -> int:
         line = f"interrupted; {Path(args.output)} keeps what is measured, and the same command goes on from there"
         print(f"xtts-export: {line}", file=sys.stderr)
         return _INTERRUPTED
-    if args.json:
-        print_json(found.to_dict())
-    else:
-        from xtts_export_callback.evaluation.table import show_evaluation
+    from xtts_export_callback.evaluation.table import show_evaluation
 
-        show_evaluation(found)
+    report(args, found.to_dict, lambda: show_evaluation(found))
     return 0
 
 
@@ -103,14 +101,11 @@ def _sweep(args: argparse.Namespace) -> int:
         raise ConfigError(msg)
     options = {key: getattr(args, key) for key in ("config", "data", "language", "device")}
     steps = DEFAULT_STEPS if args.steps is None else args.steps
-    with clips_bar("sweep") as progress:
+    with clips_bar("sweep", quiet=args.quiet) as progress:
         found = sweep_weights(args.paths[0], args.sweep, others=others, steps=steps, progress=progress, **options)
-    if args.json:
-        print_json(found.to_dict())
-    else:
-        from xtts_export_callback.evaluation.table import show_sweep
+    from xtts_export_callback.evaluation.table import show_sweep
 
-        show_sweep(found)
+    report(args, found.to_dict, lambda: show_sweep(found))
     return 0
 
 
@@ -123,7 +118,8 @@ def _of_models(args: argparse.Namespace, progress: Progress) -> Evaluation:
         raise ConfigError(msg)
 
     def forecast(seconds: float, clips: int) -> None:
-        say(f"evaluate: {clips} clips to speak and measure, about {duration(seconds)}", file=sys.stderr)
+        if not args.quiet:
+            say(f"evaluate: {clips} clips to speak and measure, about {duration(seconds)}", file=sys.stderr)
 
     options: dict[str, Any] = {
         key: getattr(args, key) for key in ("config", "data", "language", "device", "output", "force", "greedy")

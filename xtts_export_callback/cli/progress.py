@@ -105,11 +105,12 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def clips_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+def clips_bar(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr for work on clips that takes over a second, with what is left, if stderr is a terminal.
 
     Args:
         label: The work that is done.
+        quiet: Show nothing.
 
     Yields:
         A function to call with the number of clips done so far and the number of all.
@@ -121,7 +122,9 @@ def clips_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     def show(done: int, total: int) -> None:
         nonlocal shown_at, was_shown
         now = time.monotonic()
-        if not sys.stderr.isatty() or now - started < _FIRST_SHOWN_AFTER or now - shown_at < _SHOWN_EVERY:
+        if quiet or not sys.stderr.isatty():
+            return
+        if now - started < _FIRST_SHOWN_AFTER or now - shown_at < _SHOWN_EVERY:
             return
         shown_at, was_shown = now, True
         left = (now - started) / done * (total - done)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.cli.json_output import print_json
-from xtts_export_callback.cli.options import add_output_options
+from xtts_export_callback.cli.options import add_output_options, add_report_options
 from xtts_export_callback.cli.progress import progress_bar, say
+from xtts_export_callback.cli.reporting import report
 from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("path", metavar="RUN|EVALUATION_DIR", help="a run folder, or what evaluate --output wrote")
     add_output_options(parser, default="the folder itself")
-    parser.add_argument("--json", action="store_true", help="print only JSON")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,11 +35,9 @@ def run(args: argparse.Namespace) -> int:
 
     path = Path(args.path)
     output = Path(args.output) if args.output else None
-    with progress_bar("report", work(path)) as progress:
+    with progress_bar("report", work(path), quiet=args.quiet) as progress:
         page = write_page(path, output, force=args.force, progress=progress)
     nbytes = page.stat().st_size
-    if args.json:
-        print_json({"page": str(page), "bytes": nbytes})
-    else:
-        say(f"{page}: {human_size(nbytes)}; open it in a browser")
+    line = f"{page}: {human_size(nbytes)}; open it in a browser"
+    report(args, lambda: {"page": str(page), "bytes": nbytes}, lambda: say(line))
     return 0

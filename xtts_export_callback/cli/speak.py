@@ -9,11 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.cli.json_output import print_json
+from xtts_export_callback.cli.options import add_report_options
 from xtts_export_callback.cli.progress import clips_bar, say
+from xtts_export_callback.cli.reporting import report
 
 if TYPE_CHECKING:
     import argparse
+
+    from xtts_export_callback.evaluation.speak import Wav
 
 HELP = "have models say a text, one wav each"
 
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cuda or cpu (default: the first GPU, or else the CPU)")
     parser.add_argument("--output", default="speech", metavar="DIR", help="folder for the wavs (default: speech)")
     parser.add_argument("--force", action="store_true", help="replace wavs of these names in DIR")
-    parser.add_argument("--json", action="store_true", help="print only JSON")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,12 +41,13 @@ def run(args: argparse.Namespace) -> int:
     from xtts_export_callback.evaluation.speak import speak
 
     options = {key: getattr(args, key) for key in ("voice", "speaker", "language", "seed", "device", "force")}
-    with clips_bar("speak") as progress:
+    with clips_bar("speak", quiet=args.quiet) as progress:
         written = speak(args.paths, args.text, Path(args.output), progress=progress, **options)
-    if args.json:
-        print_json({"wavs": [one.to_dict() for one in written]})
-        return 0
+    report(args, lambda: {"wavs": [one.to_dict() for one in written]}, lambda: _show(written))
+    return 0
+
+
+def _show(written: list[Wav]) -> None:
     for one in written:
         faults = f" ({', '.join(one.faults)})" if one.faults else ""
         say(f"{one.wav}: {one.seconds:.1f} s{faults}")
-    return 0
