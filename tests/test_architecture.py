@@ -30,11 +30,17 @@ HOUSE = {
     "inference_folder": "folder provenance load compute",
     "run": "checkpoints retention resume lr_schedule log optimizer_state",
     "export": "export precision",
-    "merge": "merge average recipe yaml plan models vocabulary",
-    "merge.methods": "registry settings slerp ties weighted_sums",
+    "merge": "merge average decay recipe yaml plan models vocabulary",
+    "merge.methods": "registry settings slerp ties weighted_sums model_stock",
     "inspection": "checkpoint run tree table removals columns",
     "comparison": "models trajectory distance metadata summary table plot figure",
     "verification": "model run contents folder zip_directory faults weights_only prune",
+    "evaluation": (
+        "candidates choose evaluate intervals loss plots prepare results soup sweep table trainer_config "
+        "evaluate_recordings faults kept_files measures recogniser recordings sentences sound speak speaking "
+        "speaking_model speech speech_evaluation voices words"
+    ),
+    "evaluation.page": "page listening figures sound",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight "
@@ -43,8 +49,8 @@ HOUSE = {
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
     "cli": (
-        "main options progress json_output reporting completion merge_output average compare demo "
-        "export inspect merge prune train verify"
+        "main options progress json_output reporting completion merge_output speech_options average compare demo "
+        "evaluate export inspect merge prune report speak train verify"
     ),
 }
 # What stands at the door: the command, and the names that the package offers.
@@ -54,6 +60,7 @@ COQUI = {"TTS", "trainer", "coqpit"}
 KNOW_COQUI = {
     *("training.config", "training.trainer_config", "training.hooks"),
     *("train_gpt_xtts", "demo.tiny_model", "demo.demo", "inference_folder.load"),
+    *("evaluation.loss", "evaluation.trainer_config", "evaluation.speaking_model", "evaluation.words"),
 }
 IMPORT_TTS = KNOW_COQUI - {"training.config", "training.hooks"}
 

@@ -43,6 +43,20 @@ def test_a_command_that_needs_torch_names_the_extra_in_one_line(arguments: list[
     assert done.stderr.count("\n") == 1
 
 
+def test_speaking_without_torch_names_the_extra() -> None:
+    done = command_without_torch("speak", "model.pth", "--text", "hello", "--speaker", "somebody")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'pip install "xtts-export-callback[train]"' in done.stderr
+
+
+def test_measuring_speech_without_its_packages_names_their_extra(tmp_path: Path) -> None:
+    done = command_without_torch("evaluate", "--wavs", tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'pip install "xtts-export-callback[speech]"' in done.stderr
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_needs_torch_names_the_extra(name: str) -> None:
     done = without_torch(f"from xtts_export_callback import {name}")

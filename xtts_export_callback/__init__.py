@@ -22,6 +22,9 @@ if TYPE_CHECKING:
         VerificationError,
         XttsExportError,
     )
+    from xtts_export_callback.evaluation.evaluate import evaluate_checkpoints
+    from xtts_export_callback.evaluation.results import Evaluation
+    from xtts_export_callback.evaluation.speech_evaluation import SpeechOptions
     from xtts_export_callback.export.export import export_checkpoint
     from xtts_export_callback.inference_folder.folder import WrittenFolder
     from xtts_export_callback.inference_folder.load import load_xtts
@@ -48,6 +51,7 @@ __all__ = [
     "ConfigError",
     "DamagedError",
     "Difference",
+    "Evaluation",
     "ExportCallback",
     "ExportConfig",
     "Fault",
@@ -59,6 +63,7 @@ __all__ = [
     "RunVerification",
     "SavedReport",
     "Share",
+    "SpeechOptions",
     "Trajectory",
     "TrajectoryReport",
     "VerificationError",
@@ -69,6 +74,7 @@ __all__ = [
     "average_checkpoints",
     "compare_checkpoints",
     "compare_run",
+    "evaluate_checkpoints",
     "export_callbacks",
     "export_checkpoint",
     "inspect_checkpoint",
@@ -88,6 +94,7 @@ _MODULES = {
     "ConfigError": "errors",
     "DamagedError": "errors",
     "Difference": "comparison.distance",
+    "Evaluation": "evaluation.results",
     "ExportCallback": "training.callback",
     "ExportConfig": "training.config",
     "Fault": "verification.faults",
@@ -99,6 +106,7 @@ _MODULES = {
     "RunVerification": "verification.run",
     "SavedReport": "inspection.run",
     "Share": "inspection.checkpoint",
+    "SpeechOptions": "evaluation.speech_evaluation",
     "Trajectory": "comparison.distance",
     "TrajectoryReport": "comparison.trajectory",
     "VerificationError": "errors",
@@ -109,6 +117,7 @@ _MODULES = {
     "average_checkpoints": "merge.average",
     "compare_checkpoints": "comparison.models",
     "compare_run": "comparison.trajectory",
+    "evaluate_checkpoints": "evaluation.evaluate",
     "export_callbacks": "training.callback",
     "export_checkpoint": "export.export",
     "inspect_checkpoint": "inspection.checkpoint",

@@ -12,7 +12,16 @@ from xtts_export_callback.errors import MissingExtraError
 
 _PACKAGES = {
     "completion": {"shtab": "shtab"},
+    "report": {"jinja2": "jinja2", "soundfile": "soundfile"},
     "train": {"torch": "torch", "torchaudio": "torchaudio", "TTS": "coqui-tts", "trainer": "coqui-tts-trainer"},
+    "speech": {
+        "torch": "torch",
+        "torchaudio": "torchaudio",
+        "soundfile": "soundfile",
+        "pocketsphinx": "pocketsphinx",
+        "distillmos": "distillmos",
+        "silero_vad": "silero-vad",
+    },
 }
 """What each extra installs: the package by the module that is imported."""
 

@@ -104,11 +104,11 @@ def _one(options: argparse.Namespace) -> None:
 
 def _voice(folder: Path) -> Path:
     """Write six seconds of generated speech as the voice to speak with."""
-    from xtts_export_callback.demo.speech_samples import write_speech
+    from xtts_export_callback.demo.speech_samples import synthesize_sentence, write_wav
 
     path = folder / "voice.wav"
     if not path.exists():
-        write_speech(path, seconds=6.0)
+        write_wav(path, synthesize_sentence(" ".join([TEXT.lower()] * 3)))
     return path
 
 

@@ -253,3 +253,8 @@ def test_of_two_exports_of_one_checkpoint_at_once_one_writes_and_the_other_skips
         results = list(pool.map(lambda _: export_checkpoint(path, tmp_path / "out"), range(4)))
     assert [result.written for result in results].count(True) == 1
     assert verify_checkpoint(tmp_path / "out").faults == ()
+
+
+def test_the_only_file_of_a_folder_needs_no_vocabulary_to_be_whole(tmp_path: Path) -> None:
+    write_bare(tmp_path / "voice" / "best_model.pth", tokens=None)
+    assert verify_checkpoint(tmp_path / "voice").faults == ()

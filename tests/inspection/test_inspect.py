@@ -440,7 +440,7 @@ def test_no_size_and_no_name_of_a_run_is_cut_at_any_width(width: int) -> None:
         SavedReport(f"best_model_{step}", step, "best_model", 5_579_999_999, 3.141, "", "float32", 1_860_000_000)
         for step in (1_234_567, 2_345_678)
     ]
-    report = RunReport(Path("run"), tuple(saved), {"average_last_5": 1_860_000_000}, 20_000_000_000, 0, 0)
+    report = RunReport(Path("run"), tuple(saved), {"average_last_5": 1_860_000_000}, 20_000_000_000, (), 0)
     lines = printed(width, show_run, report)
     for step in (1_234_567, 2_345_678):
         assert any(re.match(rf"best_model_{step} .* 5\.58 GB +3\.141 +float32", line) for line in lines)

@@ -105,8 +105,8 @@ def comparison(share: Callable[[str, int | None], float | None], *, broken: Sequ
         is_gpt = bare.startswith("gpt.")
         value = share(bare, layer) if is_gpt else None
         found[bare] = moved(bare, shape, value, nonfinite=3 if layer is not None and layer in broken else 0)
-    none: dict[str, Any] = {}
-    return ComparisonReport(RUN / "a.pth", RUN / "b.pth", (), (), {}, {}, none, none, {}, {}, found)
+    vocabulary: dict[str, list[str]] = {"only_a": [], "only_b": [], "moved": []}
+    return ComparisonReport(RUN / "a.pth", RUN / "b.pth", (), (), {}, {}, {}, {}, {}, vocabulary, found)
 
 
 STEADY = "steady rise"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.training.coqui_fields import fields_of, refuse_unknown_fields
+from xtts_export_callback.training.coqui_fields import fields_of, unknown_fields
 
 TRAINER, SHARED = "TTS.tts.layers.xtts.trainer.gpt_trainer", "TTS.config.shared_configs"
 
@@ -44,15 +44,14 @@ def test_they_are_those_of_the_class(module: str, name: str) -> None:
     ],
 )
 def test_an_unknown_field_is_named_with_the_one_that_was_meant(raw: dict[str, object], expected: str) -> None:
-    with pytest.raises(ConfigError, match=expected):
-        refuse_unknown_fields(raw)
+    assert re.fullmatch(f".*{expected}.*", "; ".join(unknown_fields(raw)))
 
 
 @pytest.mark.parametrize(
     "raw", [{"epochs": 3, "export": {}, "trainer_args": {}}, {"model_args": None, "datasets": "x"}]
 )
 def test_fields_that_are_there_and_values_of_another_kind_are_left_alone(raw: dict[str, object]) -> None:
-    refuse_unknown_fields(raw)
+    assert unknown_fields(raw) == []
 
 
 def test_what_cannot_be_read_is_left_to_the_classes() -> None:

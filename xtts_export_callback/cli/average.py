@@ -34,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="one per checkpoint: oldest first for a run, otherwise in the order given",
     )
+    parser.add_argument(
+        "--decay",
+        choices=("linear", "cosine", "1-sqrt"),
+        help="weights as if the learning rate had fallen over the checkpoints (linear: equal weights)",
+    )
     add_output_options(parser, default="RUN/inference/average_last_N")
     add_merge_options(parser)
     add_asset_options(parser)
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from xtts_export_callback.merge.merge import write_merge
 
     paths, output = _paths(args)
-    options = {key: getattr(args, key) for key in ("weights", "dtype", "vocab", "config", "for_training")}
+    options = {key: getattr(args, key) for key in ("weights", "decay", "dtype", "vocab", "config", "for_training")}
     with planned_average(paths, **options, precision=parse_precision(args.precision)) as plan:
         return write_and_report(
             args,

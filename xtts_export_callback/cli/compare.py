@@ -86,15 +86,9 @@ def _compare(args: argparse.Namespace, a: Path, b: Path, plot: Path | None) -> i
 
 
 def _follow(args: argparse.Namespace, run_folder: Path, base: Path | None, plot: Path | None) -> int:
-    from xtts_export_callback.checkpoint import open_checkpoint
-    from xtts_export_callback.comparison.trajectory import compare_run, stops_of
-    from xtts_export_callback.xtts.state_dict import inference_model
+    from xtts_export_callback.comparison.trajectory import bytes_to_read, compare_run
 
-    nbytes = 0
-    for _, _, path in stops_of(run_folder):
-        with open_checkpoint(path) as checkpoint:
-            nbytes += sum(tensor.nbytes for tensor in inference_model(checkpoint).tensors.values())
-    with progress_bar(run_folder.name, nbytes, quiet=args.quiet) as progress:
+    with progress_bar(run_folder.name, bytes_to_read(run_folder), quiet=args.quiet) as progress:
         found = compare_run(run_folder, base, progress=progress)
 
     def show() -> None:

@@ -26,7 +26,10 @@ from xtts_export_callback.suggestions import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "prune")
+COMMANDS = (
+    *("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "prune"),
+    *("evaluate", "speak", "report"),
+)
 _TRAINING = ("demo", "train")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
@@ -138,7 +141,7 @@ def _parsers(names: Iterable[str]) -> tuple[_Parser, dict[str, _Parser]]:
     """Make the parser, and that of each command named; a command that is not named is not imported."""
     parser = _Parser(
         prog="xtts-export",
-        description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify.",
+        description="Turn XTTS v2 checkpoints into inference models, measure them, choose and listen.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(

@@ -1,7 +1,8 @@
 """Merge several fine-tunes into one inference folder, by a recipe or with one method for all tensors.
 
 A recipe is a YAML file that names models, a method, and rules for parts of the model; see configs/merge_*.yaml.
-Methods: linear, slerp, task_arithmetic, ties, interpolate.
+Methods: linear, slerp, task_arithmetic, ties, interpolate,
+model_stock.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 HELP = "merge fine-tunes: weighted, by layer, with a base"
 
-_METHODS = ("linear", "slerp", "task_arithmetic", "ties", "interpolate")
+_METHODS = ("linear", "slerp", "task_arithmetic", "ties", "interpolate", "model_stock")
 _RECIPE_SUFFIXES = {".yaml", ".yml"}
 _SETTINGS = ("method", "weights", "base", "scale", "density")
 _FILES = ("config", "vocab_file")

@@ -68,7 +68,7 @@ def progress_bar(label: str, total: int, *, quiet: bool = False) -> Iterator[Cal
 
 
 def progress_line(name: str, done: int, total: int, seconds: float, width: int) -> str:
-    """Describe progress in a line that does not wrap: name, bar, share, rate and time left.
+    """Describe progress with bytes in a line that does not wrap: name, bar, share, rate and time left.
 
     Args:
         name: The work that is done; its middle is cut out where it is too long.
@@ -77,10 +77,14 @@ def progress_line(name: str, done: int, total: int, seconds: float, width: int) 
         seconds: Since the start.
         width: Columns of the terminal; the last one stays free, since some terminals wrap when it is written.
     """
-    share = min(1.0, done / total) if total else 1.0
     rate = done / max(seconds, 1e-9)
-    left = f"{_duration((total - done) / rate)} left" if 0 < done < total else ""
-    figures = f"{share:4.0%} {human_size(done)} {human_size(int(rate))}/s {left}".rstrip()
+    left = f"{duration((total - done) / rate)} left" if 0 < done < total else ""
+    return _line(name, done, total, f"{human_size(done)} {human_size(int(rate))}/s {left}".rstrip(), width)
+
+
+def _line(name: str, done: int, total: int, text: str, width: int) -> str:
+    share = min(1.0, done / total) if total else 1.0
+    figures = f"{share:4.0%} {text}"
     room = width - 1 - len(figures) - 1
     if room < _LEAST_NAME:
         return figures[: max(width - 1, 0)]
@@ -91,10 +95,46 @@ def progress_line(name: str, done: int, total: int, seconds: float, width: int) 
     return f"{shortened(name, room - len(bar) - 1)} {bar} {figures}"
 
 
-def _duration(seconds: float) -> str:
-    """``8 s``, ``2 min 5 s``, ``1 h 2 min``."""
+def duration(seconds: float) -> str:
+    """Return seconds as people read them: ``8 s``, ``2 min 5 s``, ``1 h 2 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     minutes = whole // 60
     return f"{minutes} min {whole % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def clips_bar(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr for work on clips that takes over a second, with what is left, if stderr is a terminal.
+
+    Args:
+        label: The work that is done.
+        quiet: Show nothing.
+
+    Yields:
+        A function to call with the number of clips done so far and the number of all.
+    """
+    name = printable(label)
+    started = shown_at = time.monotonic()
+    was_shown = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown_at, was_shown
+        now = time.monotonic()
+        if quiet or not sys.stderr.isatty():
+            return
+        if now - started < _FIRST_SHOWN_AFTER or now - shown_at < _SHOWN_EVERY:
+            return
+        shown_at, was_shown = now, True
+        left = (now - started) / done * (total - done)
+        text = f"{done} of {total} clips, {duration(left)} left"
+        sys.stderr.write(f"\r{_line(name, done, total, text, shutil.get_terminal_size().columns)}\x1b[K")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        if was_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

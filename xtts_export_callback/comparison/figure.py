@@ -137,7 +137,7 @@ def draw_dots(axes: Axes, values: dict[str, tuple[float | None, int]], scale: Sc
         shown = scale.low if math.isnan(value) and nonfinite else scale.high if math.isnan(value) else scale.clip(value)
         look = {**_HATCH, "linewidth": 1.0} if nonfinite else {"color": colours(scale.norm(shown)), "linewidth": 0.0}
         axes.scatter(shown, row, s=90, zorder=3, **look)
-        axes.text(shown * 1.35, row, label, va="center", fontsize=8)
+        axes.annotate(label, (shown, row), (8, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(floor, scale.high * 12)
     axes.set_yticks(range(len(values)), [drawable(title) for title in values])

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.comparison.summary import percent
-from xtts_export_callback.inspection.table import as_text, make_console, table_that_fits
+from xtts_export_callback.inspection.table import as_text, make_console, print_table, table_that_fits
 from xtts_export_callback.xtts.components import BY_KEY
 
 if TYPE_CHECKING:
@@ -36,19 +36,19 @@ def show_comparison(report: ComparisonReport, *, with_all: bool = False, console
     for line in _structure(report):
         console.print(as_text(line))
     components = [(BY_KEY[key].title, found) for key, found in report.components.items()]
-    console.print(_table(console.width, "component", components))
+    print_table(console, _table(console.width, "component", components))
     if not all(found.is_identical for found in report.layers.values()):
         console.print(
             _table(console.width, "layer of the GPT", [(str(layer), found) for layer, found in report.layers.items()])
         )
     moved = [(title, found) for title, found in report.parts.items() if found.changed]
     if moved:
-        console.print(_table(console.width, "outside the layers", moved))
+        print_table(console, _table(console.width, "outside the layers", moved))
     changed = list(report.changed_tensors.items())
     if changed:
         few = changed if with_all else changed[:_FEW]
         shown = f"most changed of {len(changed)} tensors" if len(few) < len(changed) else "changed tensors"
-        console.print(_table(console.width, shown, few))
+        print_table(console, _table(console.width, shown, few))
 
 
 def show_trajectory(report: TrajectoryReport, *, console: Console | None = None) -> None:

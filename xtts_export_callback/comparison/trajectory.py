@@ -17,6 +17,7 @@ from xtts_export_callback.errors import CheckpointError, ConfigError, Incompatib
 from xtts_export_callback.run.checkpoints import exports_folder, find_checkpoints, find_exports
 from xtts_export_callback.xtts.model_config import known_config, local_path, model_args
 from xtts_export_callback.xtts.parts import part_of
+from xtts_export_callback.xtts.state_dict import inference_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -167,6 +168,19 @@ def stops_of(run: Path) -> list[tuple[str, int, Path]]:
         name = best[saved.step][0] if saved.step in best else saved.name
         best[saved.step] = (name, saved.step, saved.path)
     return [best[step] for step in sorted(best)]
+
+
+def bytes_to_read(run: Path) -> int:
+    """Return the bytes that `compare_run` reads of a run's checkpoints, for progress.
+
+    Raises:
+        CheckpointError: When a file cannot be read.
+    """
+    nbytes = 0
+    for _, _, path in stops_of(run):
+        with open_checkpoint(path) as checkpoint:
+            nbytes += sum(tensor.nbytes for tensor in inference_model(checkpoint).tensors.values())
+    return nbytes
 
 
 def _is_float32(folder: Path) -> bool:

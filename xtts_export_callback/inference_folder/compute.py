@@ -206,9 +206,11 @@ def exchange(model: nn.Module, tensors: dict[str, Tensor], compute: str, device:
 def _layer(
     name: str, weight: Tensor, bias: torch.Tensor | None, compute: str, device: torch.device, origin: str
 ) -> nn.Module:
+    import numpy as np
+
     def as_linear(values: npt.NDArray[Any]) -> torch.Tensor:
-        matrix = torch.from_numpy(values).reshape(values.shape[:2])
-        return (matrix.t() if output_dimension(name) == 1 else matrix).contiguous()
+        matrix = values.reshape(values.shape[:2])
+        return torch.from_numpy(np.ascontiguousarray(matrix.T if output_dimension(name) == 1 else matrix))
 
     if compute == "int8" and device.type == "cpu" and not name.startswith(_TEXT_HEAD):
         integers, scale = (part.read() for part in quantize(name, weight, output_dimension(name)))

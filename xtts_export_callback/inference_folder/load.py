@@ -82,7 +82,7 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu", compute
     except (OSError, TypeError, ValueError) as error:
         msg = f"{folder / 'config.json'}: is not the config of an XTTS model ({error})"
         raise CheckpointError(msg) from error
-    with _without_random_values(), open_checkpoint(weights) as checkpoint:
+    with without_random_values(), open_checkpoint(weights) as checkpoint:
         model = Xtts(config)
         chosen = _usable(compute or _type_of_layers(checkpoint), torch.device(device))
         # Xtts.load_checkpoint does the rest: vocabulary, speakers, strict loading, preparation for inference.
@@ -100,7 +100,7 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu", compute
 
 
 @contextmanager
-def _without_random_values() -> Iterator[None]:
+def without_random_values() -> Iterator[None]:
     """Leave out the random values that torch gives to new weights: they take seconds, and are replaced anyway.
 
     Weights that are never written take no memory either: the system provides a page when it is first touched.

@@ -77,17 +77,17 @@ def provenance_of(
     return {
         "version": _PROVENANCE_VERSION,
         "kind": kind,
-        "created": _created(),
+        "created": created_now(),
         "sources": sources,
         "dtype": dtype,
         "dropped": dropped,
         "stripped_prefix": sorted({model.prefix for model in models}),
         "rules": rules,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions_here()},
     }
 
 
-def _created() -> str:
+def created_now() -> str:
     """Return the current time, or the one in ``SOURCE_DATE_EPOCH``.
 
     Raises:
@@ -109,7 +109,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int) and abs(value) < _LARGEST else None
 
 
-def _versions() -> dict[str, str]:
+def versions_here() -> dict[str, str]:
+    """Return the versions of this package and of those that decide the result, where they are installed."""
     found = {}
     for name in _VERSIONS_OF:
         try:

@@ -29,13 +29,14 @@ def fitting(
         Indices of the columns that stay, and the characters that the first one has.
     """
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    least = max(min(widths[0], _LEAST), len(titles[0]))
     stay = list(range(len(titles)))
     for title in [*dispensable, None]:
         rest = sum(widths[index] + GAP for index in stay[1:])
-        if title is None or min(widths[0], _LEAST) + rest <= width:
+        if title is None or least + rest <= width:
             break
         stay.remove(titles.index(title))
-    return stay, max(min(widths[0], width - rest), min(widths[0], _LEAST))
+    return stay, max(min(widths[0], width - rest), least)
 
 
 def shortened(name: str, width: int) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Widths of the terminal: full tables from the first on, purposes from the second.
 _WIDE, _MEDIUM = 110, 90
 _BAR_WIDTH, _SHORT_BAR_WIDTH = 24, 10
+_RUN_COLUMNS = 5  # with "keep for"
 _MEASURED = 10_000  # wider than any table
 _PIPE_WIDTH = 120  # a file has no width of its own
 _INDENT = "  "
@@ -63,14 +64,14 @@ def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False, con
     console = console or make_console()
     title = f"{report.path}: {KINDS[report.kind]}, {human_size(report.nbytes)} ({report.nbytes:,} bytes)"
     _print_line(console, title)
-    _print_whole(console, _components(report, console.width, is_unicode=_is_unicode(console)))
+    print_table(console, _components(report, console.width, is_unicode=_is_unicode(console)))
     if console.width < _MEDIUM:
         _print_purposes(console, report)
     for label, text in _facts(report):
         _print_line(console, f"{label:<{_LABEL_WIDTH}}{text}")
     if with_tensors:
         console.print()
-        console.print(_tensor_table(fold(report.tensors), console.width))
+        print_table(console, _tensor_table(fold(report.tensors), console.width))
 
 
 def show_run(report: RunReport, *, console: Console | None = None) -> None:
@@ -78,7 +79,11 @@ def show_run(report: RunReport, *, console: Console | None = None) -> None:
     console = console or make_console()
     disk = human_size(report.nbytes)
     _print_line(console, f"{report.path}: run of {len(report.checkpoints)} checkpoints, {disk} on disk")
-    console.print(_run_table(report, console.width))
+    table = _run_table(report, console.width)
+    print_table(console, table)
+    if len(table.columns) < _RUN_COLUMNS:
+        kept = ", ".join(f"{saved.name} ({saved.needed})" for saved in report.checkpoints if saved.needed)
+        _print_line(console, f"to keep: {kept or 'none'}")
     for saved in report.checkpoints:
         if saved.fault:
             _print_line(console, f"unreadable: {saved.fault}")
@@ -97,7 +102,7 @@ def _print_line(console: Console, text: str) -> None:
     console.print(as_text(text), soft_wrap=True)  # the terminal wraps; a file and a search keep whole lines
 
 
-def _print_whole(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
     """Print a table without cutting names or sizes, at any width: the terminal wraps lines that are too long."""
     given = console.width
     if all(column.no_wrap for column in table.columns):
@@ -143,14 +148,13 @@ def _print_purposes(console: Console, report: CheckpointReport) -> None:
 
 def _run_table(report: RunReport, width: int) -> Table:
     """Build the table of a run; a narrow terminal drops the sizes of exports, then the step, which is in the name."""
-    titles = ("checkpoint", "step", "full", "eval loss", "exported", "size", "keep for")
-    rows = [_saved_row(saved) for saved in report.checkpoints]
-    rows += [
-        (f"{report.folder}/{name}", "", "", "", "", human_size(nbytes), "") for name, nbytes in report.others.items()
-    ]
-    return table_that_fits(
-        titles, rows, width, dispensable=("size", "step", "exported", "full"), left=("exported", "keep for")
-    )
+    titles = ("checkpoint", "step", "full", "eval loss", "exported", "keep for")
+    others = [(f"{report.folder}/{name}", "", "", "", human_size(size), "") for name, size in report.others.items()]
+    for with_sizes in (True, False):
+        rows = [*(_saved_row(saved, with_export_size=with_sizes) for saved in report.checkpoints), *others]
+        if len(fitting(titles, rows, width, dispensable=("step",))[0]) == len(titles):
+            break
+    return table_that_fits(titles, rows, width, dispensable=("step", "keep for"), left=("exported", "keep for"))
 
 
 def table_that_fits(
@@ -225,12 +229,13 @@ def _provenance_facts(provenance: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _saved_row(saved: SavedReport) -> tuple[str, ...]:
+def _saved_row(saved: SavedReport, *, with_export_size: bool) -> tuple[str, ...]:
+    exported = saved.export or "no"
+    if saved.export and with_export_size:
+        exported += f" ({human_size(saved.export_bytes)})"
     loss = f"{saved.eval_loss:.4g}" if saved.eval_loss is not None else "-"
     full = human_size(saved.nbytes) if saved.nbytes else "-"
-    size = human_size(saved.export_bytes) if saved.export else ""
-    needed = "unreadable" if saved.fault else saved.needed
-    return saved.name, str(saved.step), full, loss, saved.export or "no", size, needed
+    return saved.name, str(saved.step), full, loss, exported, "unreadable" if saved.fault else saved.needed
 
 
 def _tensor_table(root: Node, width: int) -> Table:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.merge.decay import Decayed, decay_weights
 from xtts_export_callback.merge.merge import plan_of, with_dtype, write_merge
 from xtts_export_callback.merge.methods.settings import check_weights
 from xtts_export_callback.merge.methods.weighted_sums import Linear
@@ -34,6 +35,7 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
     output_dir: str | os.PathLike[str],
     *,
     weights: Sequence[float] | None = None,
+    decay: str | None = None,
     dtype: str | None = None,
     precision: Mapping[str, str] | None = None,
     vocab: str | os.PathLike[str] | None = None,
@@ -51,6 +53,8 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         checkpoints: Two or more, of any kind. The newest has the largest step; of equal steps, the last one given.
         output_dir: The folder to create.
         weights: One per checkpoint; they are divided by their sum. Equal by default.
+        decay: Weights as if the learning rate had fallen over the checkpoints, in place of ``weights``: ``"linear"``
+            (equal ones), ``"cosine"`` or ``"1-sqrt"``; see `merge.decay`.
         dtype: Type of the result: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"``; by default that of the
             inputs, and float32 where one of them is quantized.
         precision: As for `export_checkpoint`.
@@ -66,13 +70,14 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
 
     Raises:
         CheckpointError: When an input is damaged, holds NaN or infinity, or is not an XTTS model.
-        ConfigError: When the number of weights is wrong, or config or vocabulary cannot be found.
+        ConfigError: When the number of weights or the decay is wrong, or config or vocabulary cannot be found.
         IncompatibleError: When keys, shapes or vocabularies differ; all differences are named.
         OutputExistsError, VerificationError, OSError: As `export_checkpoint`.
     """
     with planned_average(
         checkpoints,
         weights=weights,
+        decay=decay,
         dtype=dtype,
         precision=precision,
         vocab=vocab,
@@ -95,6 +100,7 @@ def planned_average(
     checkpoints: Sequence[str | os.PathLike[str]],
     *,
     weights: Sequence[float] | None = None,
+    decay: str | None = None,
     dtype: str | None = None,
     precision: Mapping[str, str] | None = None,
     vocab: str | os.PathLike[str] | None = None,
@@ -114,6 +120,9 @@ def planned_average(
     if len(checkpoints) < 2:
         msg = f"expected at least 2 checkpoints to average, found {len(checkpoints)}"
         raise ConfigError(msg)
+    if weights is not None and decay is not None:
+        msg = "weights and decay: expected one of them; decay finds the weights itself"
+        raise ConfigError(msg)
     checked = check_weights(weights, len(checkpoints))
     with ExitStack() as stack:
         opened = open_models(model_sources([Path(path) for path in checkpoints]), stack)
@@ -123,7 +132,11 @@ def planned_average(
             models[-1].source, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
         )
         models[-1] = replace(models[-1], source=newest)
-        settings = Linear(tuple(checked[index] for index in order))
+        settings = (
+            Linear(tuple(checked[index] for index in order))
+            if decay is None
+            else Decayed(decay_weights(decay, len(models)), decay=decay)
+        )
         recipe = Recipe(tuple(model.source for model in models), settings)
         yield plan_of(with_dtype(recipe, dtype, precision=precision, for_training=for_training), models)
 

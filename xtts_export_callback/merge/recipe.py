@@ -286,6 +286,8 @@ def _check_method_weights(table: Table, method: type[Method], weights: list[floa
     if not fewest <= len(weights) <= method.most_models:
         how_many = "exactly" if fewest == method.most_models else "at least"
         table.fail("models", f"{how_many} {fewest} for {method.method}", len(weights))
+    if not method.takes_weights and len(set(weights)) > 1:
+        table.fail("weights", f"no weights, {method.method} finds them", weights)
     if not method.allows_negative and min(weights) < 0:
         table.fail("weights", f"weights of at least 0 for {method.method}", weights)
     if method.sum_may_be_zero and not normalize and any(weights):

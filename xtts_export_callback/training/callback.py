@@ -31,6 +31,7 @@ from xtts_export_callback.training.hooks import (
     wrap_saves,
 )
 from xtts_export_callback.training.log import guarded, log_failure
+from xtts_export_callback.training.preflight import check_sound
 from xtts_export_callback.training.presence import note
 from xtts_export_callback.training.restore import as_losses, choose_checkpoint, loss_of, restore_from_weights
 from xtts_export_callback.training.retention import ExportRetention
@@ -199,6 +200,7 @@ class ExportCallback:
             guarded("the learning rate was not restored", lambda: restore_from_weights(trainer))
         if not self._is_active:
             return
+        guarded("recordings cannot be read here, so that training may hang", check_sound)
         guarded("the disk space was not forecast", lambda: log_forecast(trainer, self._options))
         guarded("the dashboard got no card", lambda: self._dashboard.show_options(self._options))
         if trainer.args.continue_path:

@@ -12,7 +12,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.suggestions import did_you_mean
 
 _ROOT = ("TTS.tts.layers.xtts.trainer.gpt_trainer", "GPTTrainerConfig")
@@ -24,14 +23,14 @@ _OURS = ("export", "trainer_args", "restore_path", "github_branch")
 _MOST_STEPS = 40
 
 
-def refuse_unknown_fields(raw: dict[str, Any]) -> None:
-    """Refuse a key that no config of the installed packages has, without importing them.
+def unknown_fields(raw: dict[str, Any]) -> list[str]:
+    """Name the keys that no config of the installed packages has, without importing them.
 
     Args:
         raw: The JSON of a training.
 
-    Raises:
-        ConfigError: Naming every such key, and the field that may be meant.
+    Returns:
+        For each such key its path, and the field that may be meant.
     """
     problems = _unknown(raw, _ROOT, "", known=_OURS)
     for section, where in _SECTIONS.items():
@@ -40,8 +39,7 @@ def refuse_unknown_fields(raw: dict[str, Any]) -> None:
         for index, item in enumerate(items):
             prefix = f"{section}.{index}." if isinstance(value, list) else f"{section}."
             problems += _unknown(item, where, prefix)
-    if problems:
-        raise ConfigError("; ".join(problems))
+    return problems
 
 
 def _unknown(raw: Any, where: tuple[str, str], prefix: str, *, known: tuple[str, ...] = ()) -> list[str]:

@@ -19,7 +19,7 @@ from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.suggestions import did_you_mean
 from xtts_export_callback.training.config import ExportConfig, check_options
-from xtts_export_callback.training.coqui_fields import refuse_unknown_fields
+from xtts_export_callback.training.coqui_fields import unknown_fields
 
 logger = training_logger()
 
@@ -62,11 +62,7 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = (), of_run: bool
             used, or if files are missing: all of them are named.
     """
     raw = _read_json_object(expanded(path))
-    try:
-        refuse_unknown_fields({} if of_run else raw)
-    except ConfigError as error:
-        msg = f"{path}: {error}"
-        raise ConfigError(msg) from None
+    problems = [] if of_run else unknown_fields(raw)
     if "export" in raw:
         try:
             check_options(raw["export"])
@@ -76,7 +72,7 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = (), of_run: bool
     for field in _path_fields(raw):
         if isinstance(field.container[field.key], str):
             field.container[field.key] = _expand(field.container[field.key])
-    problems = _missing_files(_with_overrides(raw, overrides))
+    problems += _missing_files(_with_overrides(raw, overrides))
     if problems:
         msg = f"{path}: {'; '.join(problems)}"
         raise ConfigError(msg)

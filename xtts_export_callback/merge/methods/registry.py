@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xtts_export_callback.merge.methods.model_stock import ModelStock
 from xtts_export_callback.merge.methods.slerp import Slerp
 from xtts_export_callback.merge.methods.ties import Ties
 from xtts_export_callback.merge.methods.weighted_sums import Interpolate, Linear, TaskArithmetic
@@ -18,6 +19,7 @@ PAPERS: dict[type[Method], str] = {
     TaskArithmetic: "Ilharco et al., Editing Models with Task Arithmetic, 2022",
     Ties: "Yadav et al., TIES-Merging: Resolving Interference When Merging Models, 2023",
     Interpolate: "Wortsman et al., Robust fine-tuning of zero-shot models (WiSE-FT), 2021",
+    ModelStock: "Jang et al., Model Stock: All we need is just a few fine-tuned models, 2024",
 }
 
 METHODS: dict[str, type[Method]] = {method.method: method for method in PAPERS}

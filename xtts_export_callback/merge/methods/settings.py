@@ -64,6 +64,8 @@ class Method(ABC):
     fewest_models: ClassVar[int] = 1
     most_models: ClassVar[float] = math.inf
 
+    takes_weights: ClassVar[bool] = True
+    """Whether models can have different weights."""
     allows_negative: ClassVar[bool] = True
     sum_may_be_zero: ClassVar[bool] = False
     """Whether weights that are not normalised may sum to 0."""

@@ -1,0 +1,139 @@
+"""Which choice is best: single checkpoints, means, decay weights, Model Stock, greedy soup, on real trainings.
+
+    python -m tests.benchmarks.bench_choices --output FOLDER [--sentences FILE] [--seeds 3]
+
+espeak-ng (of Debian) speaks at least 200 sentences, which are split into three: to train on, to choose on, and unseen.
+For each seed a small GPT is trained with the real Trainer. Everything is measured on both splits, with the intervals
+over clips; only the split for choosing decides what goes into the soup.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+COUNTS = (2, 3, 4, 6)
+LAST = max(COUNTS)
+SPLITS = ("train", "choose", "unseen")
+_PARTS = (
+    ("the old", "a quiet", "my young", "their tired", "our first", "another", "that proud"),
+    ("teacher", "river", "captain", "garden", "machine", "letter", "painter"),
+    ("waits for", "carries", "remembers", "crosses", "follows", "forgets"),
+    ("the silver coin", "a narrow bridge", "seven blue boxes", "the last train", "her own voice", "nothing at all"),
+    ("before the rain", "in the early morning", "without a word", "near the harbour", "for twenty years"),
+)
+
+
+def main() -> None:
+    """Speak, train, merge, evaluate and print."""
+    parser = argparse.ArgumentParser(description="Evaluation losses of the ways to choose a model.")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="empty folder, about 3 GB for each seed while it runs"
+    )
+    parser.add_argument("--sentences", type=Path, help="a sentence a line, at least 200 (default: made up)")
+    parser.add_argument("--count", type=int, default=240, help="sentences to speak (default 240)")
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--channels", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3, help="trainings (default 3)")
+    options = parser.parse_args()
+    data = speak(options)
+    from xtts_export_callback.demo.tiny_model import write_tiny_assets
+
+    assets = write_tiny_assets(options.output / "assets", clips=2)
+    for seed in range(1, options.seeds + 1):
+        run = train(options, assets, data, seed)
+        report(run, data, seed)
+        shutil.rmtree(options.output / f"seed{seed}")
+
+
+def speak(options: argparse.Namespace) -> Path:
+    """Speak the sentences and write a metadata file for each split."""
+    every = [" ".join(parts) + "." for parts in itertools.product(*_PARTS)]
+    random.Random(0).shuffle(every)
+    lines = options.sentences.read_text(encoding="utf-8").splitlines() if options.sentences else every
+    sentences = [line.strip() for line in lines if line.strip()][: options.count]
+    data: Path = options.output / "speech"
+    (data / "wavs").mkdir(parents=True)
+    for number, sentence in enumerate(sentences):
+        wav = data / "wavs" / f"clip{number:04}.wav"
+        subprocess.run(["espeak-ng", "-v", "en-us", "-s", "150", "-w", str(wav), sentence], check=True)
+    third = len(sentences) // len(SPLITS)
+    for index, split in enumerate(SPLITS):
+        chosen = range(index * third, (index + 1) * third)
+        rows = [f"clip{number:04}|{sentences[number]}|{sentences[number]}" for number in chosen]
+        (data / f"{split}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return data
+
+
+def train(options: argparse.Namespace, assets: Any, data: Path, seed: int) -> Path:
+    """Train with a checkpoint after each epoch and an export of the start, and return the run."""
+    import torch
+
+    from tests.models.trainings import make_trainer
+    from xtts_export_callback import export_checkpoint
+    from xtts_export_callback.demo.tiny_model import tiny_trainer_config
+
+    config: Any = tiny_trainer_config(
+        assets, options.output / f"seed{seed}", epochs=options.epochs, lr=options.lr, save_best_after=10**6,
+        save_n_checkpoints=LAST, save_checkpoints=True, save_step=10**6, print_step=10**6, training_seed=seed,
+        batch_size=4, eval_batch_size=4,
+    )  # fmt: skip
+    dataset = config.datasets[0]
+    dataset.path, dataset.meta_file_train, dataset.meta_file_val = str(data), "train.csv", "choose.csv"
+    args = config.model_args
+    args.gpt_layers, args.gpt_n_model_channels, args.gpt_n_heads = options.layers, options.channels, 4
+    args.decoder_input_dim = options.channels
+    args.max_wav_length, args.gpt_max_audio_tokens = 255995, 605
+    args.gpt_max_text_tokens, args.max_text_length = 402, 400
+    torch.manual_seed(seed)
+
+    def start(trainer: Any) -> None:
+        if trainer.epochs_done == 0:
+            trainer.save_checkpoint()
+            (saved,) = Path(trainer.output_path).glob("checkpoint_*.pth")
+            export_checkpoint(saved, Path(trainer.output_path) / "start")
+            saved.unlink()
+
+    trainer = make_trainer(
+        config, {"on_train_epoch_start": start, "on_epoch_end": lambda trainer: trainer.save_checkpoint()}
+    )
+    trainer.fit()
+    return Path(trainer.output_path)
+
+
+def report(run: Path, data: Path, seed: int) -> None:
+    """Merge, evaluate on both splits, and print a line for each model."""
+    from xtts_export_callback import average_checkpoints, evaluate_checkpoints, merge_checkpoints
+    from xtts_export_callback.run.checkpoints import find_checkpoints
+
+    saved = [one.path for one in find_checkpoints(run)][-LAST:]
+    merges = run / "inference"
+    for count in COUNTS:
+        average_checkpoints(saved[-count:], merges / f"average_last_{count}")
+    for decay in ("cosine", "1-sqrt"):
+        average_checkpoints(saved, merges / f"decay_{decay}", decay=decay)
+    recipe = {"models": [str(path) for path in saved], "method": "model_stock", "base": str(run / "start")}
+    merge_checkpoints(recipe, merges / "model_stock")
+    chosen = evaluate_checkpoints([run], data=data / "choose.csv", greedy=True)
+    unseen = evaluate_checkpoints([run], data=data / "unseen.csv")
+    there = {one.name: one for one in unseen.candidates}
+    print(f"seed {seed}: {chosen.verdict} On the unseen split: {unseen.verdict}")
+    for note in chosen.notes:
+        print(f"  {note}")
+    for one in sorted(chosen.candidates, key=lambda one: one.name):
+        print(f"  {one.name:<18} choose {_shown(one)}   unseen {_shown(there[one.name])}")
+
+
+def _shown(one: Any) -> str:
+    return f"rank {one.rank} {one.loss.mean:.4f} ({one.loss.low:.4f} to {one.loss.high:.4f})"
+
+
+if __name__ == "__main__":
+    main()

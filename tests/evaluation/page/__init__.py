@@ -1,0 +1,1 @@
+"""The listening page, in Python and in a browser."""

@@ -1,0 +1,1 @@
+"""Measure candidates, choose among them with reasons: losses, measures of speech, intervals, ranks."""
