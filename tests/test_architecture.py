@@ -65,7 +65,7 @@ KNOW_COQUI = {
 IMPORT_TTS = KNOW_COQUI - {"training.config", "training.hooks"}
 
 # Modules that are imported only together with a training or a model, when the seconds are spent anyway.
-MAY_COST_SECONDS = {"training.trainer_config"}
+MAY_COST_SECONDS = {"training.trainer_config", "inference_folder.compute"}
 SLOW = {"TTS", "trainer", "torch", "torchaudio", "transformers"}
 
 

@@ -196,7 +196,7 @@ def exchange(model: nn.Module, tensors: dict[str, Tensor], compute: str, device:
                 what = "is missing" if found is None else f"is {list(found)}, expected {list(expected)}"
                 msg = f"{origin}: its files cannot be loaded as a model: {name} {what}"
                 raise CheckpointError(msg)
-        values = torch.from_numpy(read_float32(tensors[bias])) if bias in names else None
+        values = torch.from_numpy(read_float32(tensors[bias]).copy()) if bias in names else None
         new = _layer(weight, tensors[weight], values, compute, device, origin)
         setattr(parent, child, Pointwise(new) if isinstance(layer, nn.Conv1d) else new)
         taken.update(names)
@@ -210,7 +210,7 @@ def _layer(
 
     def as_linear(values: npt.NDArray[Any]) -> torch.Tensor:
         matrix = values.reshape(values.shape[:2])
-        return torch.from_numpy(np.ascontiguousarray(matrix.T if output_dimension(name) == 1 else matrix))
+        return torch.from_numpy(np.array(matrix.T if output_dimension(name) == 1 else matrix, order="C"))
 
     if compute == "int8" and device.type == "cpu" and not name.startswith(_TEXT_HEAD):
         integers, scale = (part.read() for part in quantize(name, weight, output_dimension(name)))
