@@ -244,7 +244,10 @@ FAULTS = {
     "missing": ({MATRIX: None}, rf"{MATRIX} is missing"),
     "another shape": ({MATRIX: np.zeros((OUTPUTS, INPUTS), np.float32)}, rf"{MATRIX} is \[96, 256\], expected \[256"),
     "no bias": ({f"{LAYER}.bias": None}, rf"{LAYER}.bias is missing"),
-    "too large": ({MATRIX: np.full((INPUTS, OUTPUTS), -70000, np.float32)}, rf"{MATRIX}: 70000 is too large for float16"),
+    "too large": (
+        {MATRIX: np.full((INPUTS, OUTPUTS), -70000, np.float32)},
+        "weight: 70000 is too large for float16",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models.trainings import close_trainer_logs, make_trainer, train
+from tests.models.trainings import close_trainer_logs, make_trainer, speak, train
 from xtts_export_callback import ExportCallback, ExportConfig, export_callbacks, export_checkpoint
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config
@@ -367,14 +367,51 @@ def test_the_inputs_of_the_average_outlive_keep_last_until_it_is_written(tiny_co
     assert [source["step"] for source in provenance["sources"]] == [2, 3, 4]
 
 
-def test_half_precision_is_written_when_asked_for(tiny_config: Callable[..., Any]) -> None:
-    config = tiny_config(save_step=4, export=ExportConfig(**ON, dtype="bfloat16"))
-    trainer = train(config, export_callbacks(config))
-    with open_checkpoint(trainer.output_path / "inference" / "checkpoint_4") as checkpoint:
-        assert {tensor.dtype.name for tensor in checkpoint.tensors.values()} == {"bfloat16", "int64"}
+STORED = [
+    (dtype, file_format, "decoder=bfloat16" if (dtype, file_format) == ("int8", "pth") else "")
+    for dtype in ("float32", "float16", "bfloat16", "int8")
+    for file_format in ("pth", "safetensors")
+]
+
+
+def test_every_type_and_format_is_written_in_a_run_and_speaks(
+    tiny_config: Callable[..., Any], tiny_assets: TinyAssets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One save of a run for each."""
+    from TTS.api import TTS
+
     from xtts_export_callback import load_xtts
 
-    assert load_xtts(trainer.output_path / "inference" / "checkpoint_4") is not None
+    config = tiny_config(epochs=2, save_step=1, save_n_checkpoints=1, export=ExportConfig(**ON))
+    original = Exporter.export
+    written: dict[tuple[str, ...], Path] = {}
+
+    def export_stored_so(self: Exporter, saved: Any, **options: Any) -> None:
+        if len(written) < len(STORED):
+            how = STORED[len(written)]
+            self._options.dtype, self._options.format, self._options.precision = how
+            written[how] = self.folder / saved.name
+            original(self, saved, **options)
+            self.wait()
+
+    monkeypatch.setattr(Exporter, "export", export_stored_so)
+    train(config, export_callbacks(config))
+    assert list(written) == STORED
+    for (dtype, file_format, precision), folder in written.items():
+        with open_checkpoint(folder) as checkpoint:
+            assert checkpoint.path.name == f"model.{file_format}"
+            types = {name: tensor.dtype.name for name, tensor in checkpoint.stored.items()}
+        assert types["gpt.gpt.h.0.mlp.c_fc.weight"] == dtype
+        assert types["hifigan_decoder.waveform_decoder.conv_pre.bias"] == (
+            "bfloat16" if precision else "float16" if dtype == "int8" else dtype
+        )
+        wavs = [speak(load_xtts(folder), "we sing.", tiny_assets.speaker_wav)]
+        if dtype != "int8" and file_format == "pth":
+            tts = TTS(model_path=str(folder), config_path=str(folder / "config.json"), progress_bar=False)
+            wavs.append(tts.tts("we sing.", speaker_wav=str(tiny_assets.speaker_wav), language="en"))
+        for wav in wavs:
+            assert len(wav) > 1000, (dtype, file_format)
+            assert np.isfinite(np.asarray(wav)).all(), (dtype, file_format)
 
 
 def test_nothing_is_written_on_other_ranks(tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,11 +287,19 @@ def _state_tensors(value: Any, key: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _packed_bytes(tensors: dict[str, Tensor], itemsize: int) -> int:
-    """Return the bytes of the weights in a file of their own; tied tensors count once."""
-    unique = {tensor.view_key: tensor for tensor in tensors.values()}
+    """Return the bytes of the weights in a file of their own; tied tensors and equal ones count once."""
+    unique = {_content_key(tensor): tensor for tensor in tensors.values()}
     return sum(
         tensor.numel * (itemsize if tensor.dtype.is_float else tensor.dtype.itemsize) for tensor in unique.values()
     )
+
+
+def _content_key(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what tensors have in common that an export stores once (`tensors.shared_storage`); reads nothing."""
+    storage = tensor.storage
+    if storage.crc32 is None or tensor.nbytes != storage.nbytes or not tensor.is_contiguous:
+        return tensor.view_key
+    return tensor.dtype.name, tensor.shape, storage.crc32
 
 
 def _dtypes(tensors: dict[str, Tensor]) -> dict[str, int]:
