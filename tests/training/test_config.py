@@ -176,12 +176,8 @@ class TestInTheTrainerConfig:
             (["--coqpit.export.max_disk_gb", "20"], {"max_disk_gb": 20}),
             (["--coqpit.export.link_best_model=true"], {"link_best_model": True}),
             (
-                [
-                    "--coqpit.export.dtype=int8",
-                    "--coqpit.export.precision=gpt=int8",
-                    "--coqpit.export.format=safetensors",
-                ],
-                {"dtype": "int8", "precision": "gpt=int8", "format": "safetensors"},
+                ["--coqpit.export.precision=gpt=int8 decoder=float32", "--coqpit.export.format=safetensors"],
+                {"precision": "gpt=int8 decoder=float32", "format": "safetensors"},
             ),
         ],
     )
