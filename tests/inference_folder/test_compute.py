@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -192,6 +194,28 @@ def test_a_conv1d_is_exchanged_for_a_layer_that_computes_the_same(how: str, boun
     with torch.inference_mode():
         layer = model.get_submodule(LAYER)
         assert isinstance(layer, Float16Linear if how == "float16" else Int8Linear)
+        assert relative_error(layer(inputs), reference(inputs)) < bound
+
+
+@pytest.mark.parametrize(
+    ("how", "bound"), [pytest.param("float16", 5e-4, marks=needs_float16), pytest.param("int8", 0.02, marks=needs_int8)]
+)
+@pytest.mark.parametrize(
+    ("name", "reference", "shape"),
+    [
+        ("gpt.conditioning_perceiver.layers.0.0.to_q", nn.Linear(INPUTS, OUTPUTS), (2, 7, INPUTS)),
+        ("gpt.conditioning_encoder.attn.0.qkv", nn.Conv1d(INPUTS, OUTPUTS, 1), (2, INPUTS, 7)),
+    ],
+)
+def test_layers_of_the_voice_are_exchanged_for_ones_that_compute_the_same(
+    name: str, reference: nn.Module, shape: tuple[int, ...], how: str, bound: float
+) -> None:
+    model = model_with({name: copy.deepcopy(reference)})
+    exchange(model, tensors_of(reference, name), how, CPU, "model.pth")
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        layer = model.get_submodule(name)
+        assert type(layer) is not type(reference)
         assert relative_error(layer(inputs), reference(inputs)) < bound
 
 

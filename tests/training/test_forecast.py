@@ -28,8 +28,9 @@ def test_exports_are_counted_as_they_will_be_kept(options: dict[str, int], expec
     )
 
 
-def test_half_precision_and_a_budget_take_less() -> None:
+def test_smaller_types_and_a_budget_take_less() -> None:
     assert export_bytes(RUN, ExportConfig(dtype="bfloat16"), 4) == 2 * SLIM
+    assert export_bytes(RUN, ExportConfig(dtype="int8"), 100) == 28 * SLIM
     assert export_bytes(RUN, ExportConfig(max_disk_gb=2.0), 4) == 2_000_000_000
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FEW = 3
 _MOMENTS = 2  # of AdamW, each as large as the weights
+_SHARES = {"float32": 1.0, "float16": 0.5, "bfloat16": 0.5, "int8": 0.28}  # of an export's size in float32
 
 
 class Run(NamedTuple):
@@ -63,7 +64,7 @@ def exports(run: Run, options: ExportConfig, *, keep_last: int | None = None) ->
 
 def export_bytes(run: Run, options: ExportConfig, count: int) -> int:
     """Return the bytes of that many exports."""
-    nbytes = run.slim * count if options.dtype == "float32" else run.slim * count // 2
+    nbytes = round(run.slim * count * _SHARES[options.dtype])
     return min(nbytes, int(options.max_disk_gb * 1e9)) if options.max_disk_gb else nbytes
 
 
