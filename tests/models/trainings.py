@@ -75,6 +75,12 @@ def speak(model: Any, text: str, voice: Path) -> Any:
     return model.synthesize(text, speaker_wav=str(voice), language="en", **config)["wav"]
 
 
+def speak_briefly(model: Any, voice: Path) -> Any:
+    """Have an ``Xtts`` begin to say something: 20 steps, since untrained models do not stop by themselves."""
+    model.gpt.max_gen_mel_tokens = 20
+    return speak(model, "we sing.", voice)
+
+
 def ctrl_c_exit_code() -> int:
     """What a training ends with after Ctrl-C; trainer 0.0.36 makes it an error."""
     from trainer import Trainer
