@@ -13,6 +13,7 @@ from xtts_export_callback import (
     ConfigError,
     DamagedError,
     Difference,
+    Evaluation,
     ExportCallback,
     ExportConfig,
     Fault,
@@ -92,7 +93,12 @@ def check(folder: Path) -> list[str]:
 
 
 def speak(folder: Path) -> object:
-    return load_xtts(folder, device="cpu")
+    return load_xtts(folder, device="cpu", compute="int8")
+
+
+def choose(run: Path, voice: Path) -> str:
+    found: Evaluation = evaluate_checkpoints([run], speech=SpeechOptions(voice=voice))
+    return found.verdict
 
 
 print(xtts.__version__)

@@ -79,7 +79,11 @@ def test_every_command_takes_the_three_options(command: str, capsys: Capture) ->
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "demo"])
 def test_an_error_is_json_with_code_2_and_one_line_on_stderr(command: str, tmp_path: Path, capsys: Capture) -> None:
     missing = tmp_path / "nothing.pth"
-    words = {"compare": [missing, missing], "average": [missing, missing, "--output", tmp_path / "out"]}
+    words = {
+        "compare": [missing, missing],
+        "average": [missing, missing, "--output", tmp_path / "out"],
+        "speak": [missing, "--text", "x", "--voice", missing],
+    }
     code, value, complaints = printed(capsys, command, *words.get(command, [missing]))
 
     assert code == 2
