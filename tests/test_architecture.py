@@ -24,14 +24,14 @@ HOUSE = {
         "numbers"
     ),
     "xtts": ("state_dict components architecture expected_shapes assets loadable companions model_config vocab parts"),
-    "inference_folder": "folder provenance load",
+    "inference_folder": "folder provenance load layouts auralis voice ownership",
     "run": "checkpoints retention resume lr_schedule log",
     "export": "export",
     "merge": "merge average recipe yaml plan models patterns vocabulary",
     "merge.methods": "registry settings slerp ties weighted_sums",
     "inspection": "checkpoint run tree table",
     "comparison": "models trajectory distance metadata summary table plot figure",
-    "verification": "model run contents folder zip_directory faults weights_only",
+    "verification": "model run contents folder layout zip_directory faults weights_only",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight"

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.cli.options import add_asset_options, add_output_options
+from xtts_export_callback.cli.options import add_asset_options, add_layout_options, add_output_options
 from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.units import human_size
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="type of the exported weights"
     )
     parser.add_argument("--format", default="pth", choices=("pth", "safetensors"), help="file format of the weights")
+    add_layout_options(parser)
     add_asset_options(parser)
 
 
@@ -66,11 +67,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFolder:
     from xtts_export_callback.checkpoint import open_checkpoint
-    from xtts_export_callback.export.export import default_output, export_checkpoint
+    from xtts_export_callback.export.export import default_output, export_checkpoint, packed_as
+    from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.xtts.state_dict import inference_model
 
     with open_checkpoint(path) as source:
-        output = _output(args.output, default_output(source.path), several=several)
+        output = _output(args.output, packed_as(default_output(source.path), args.layout), several=several)
         needed = sum(tensor.nbytes for tensor in inference_model(source).tensors.values())
         before = source.nbytes
     started = time.perf_counter()
@@ -82,6 +84,8 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
             format=args.format,
             vocab=args.vocab,
             config=args.config,
+            layout=args.layout,
+            voice=args.voice,
             force=args.force,
             progress=progress,
         )
@@ -90,6 +94,8 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
         say(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
         for note in result.notes:
             say(f"  {note}")
+        if args.layout:
+            say(f"  {layout_of(args.layout).put.format(path=output)}")
     else:
         say(f"{output}: exported already, skipped")
     return result

@@ -67,10 +67,13 @@ def run(args: argparse.Namespace) -> int:
                 output,
                 kind="merge",
                 for_training=args.for_training,
+                layout=args.layout,
+                voice=args.voice,
                 force=args.force,
                 progress=progress,
             ),
             for_training=args.for_training,
+            layout=args.layout,
         )
 
 
@@ -118,10 +121,11 @@ def _is_recipe(args: argparse.Namespace) -> bool:
 
 def _output(args: argparse.Namespace) -> Path:
     from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.export.export import packed_as
 
     if args.output is not None:
         return Path(args.output)
     if _is_recipe(args):
-        return Path(args.sources[0]).with_suffix("")
+        return packed_as(Path(args.sources[0]).with_suffix(""), args.layout)
     msg = "--output: expected a folder to write to; only a recipe has a default"
     raise ConfigError(msg)

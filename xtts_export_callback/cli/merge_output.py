@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.cli.options import add_layout_options
 from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.units import human_size
 
@@ -25,7 +26,8 @@ _TRAINING_FILES = {
 
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--dtype`` and ``--for-training``."""
+    """Add ``--dtype``, ``--for-training`` and the options of a layout."""
+    add_layout_options(parser)
     parser.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), help="type of the result (default: that of the inputs)"
     )
@@ -35,7 +37,12 @@ def add_merge_options(parser: argparse.ArgumentParser) -> None:
 
 
 def write_and_report(
-    output: Path, nbytes: int, write: Callable[[Callable[[int], None]], WrittenFolder], *, for_training: bool
+    output: Path,
+    nbytes: int,
+    write: Callable[[Callable[[int], None]], WrittenFolder],
+    *,
+    for_training: bool,
+    layout: str | None = None,
 ) -> int:
     """Write a merge with a progress bar, then say what was done.
 
@@ -44,6 +51,7 @@ def write_and_report(
         nbytes: Bytes of weights expected.
         write: Writes the merge, given a function to call with the bytes written.
         for_training: Whether to print how to fine-tune the result.
+        layout: The program to print the place of the result for.
 
     Returns:
         The exit code.
@@ -64,6 +72,10 @@ def write_and_report(
     for note in result.notes:
         say(f"  {note}")
     say(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
+    if layout:
+        from xtts_export_callback.inference_folder.layouts import layout_of
+
+        say(f"  {layout_of(layout).put.format(path=output)}")
     if for_training:
         _print_how_to_train(output, result.provenance)
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.cli.json_output import print_json
+from xtts_export_callback.cli.options import LAYOUTS
 from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.units import human_size
 
@@ -31,23 +32,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="checkpoints, inference folders, run folders")
     parser.add_argument("--load", action="store_true", help="also load each .pth with torch.load(weights_only=True)")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, metavar="NAME", help="also check that this program takes each PATH, folder or ZIP"
+    )
     parser.add_argument("--json", action="store_true", help="print only JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Check every path, then print the faults."""
     from xtts_export_callback.extras import require
+    from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.run.checkpoints import is_run
+    from xtts_export_callback.verification.layout import verify_layout
     from xtts_export_callback.verification.model import verify_model
     from xtts_export_callback.verification.run import verify_run
 
     if args.load:
         require("train", "verify --load", "torch")
     paths = [Path(path) for path in args.paths]
-    nbytes = sum(_bytes_to_read(path) for path in paths)
+    nbytes = sum(_bytes_to_read(path, any_content=bool(args.layout)) for path in paths)
     reports: list[VerificationReport | RunVerification] = []
     with progress_bar("verify", nbytes) as progress:
         for path in paths:
+            if args.layout:
+                reports.append(verify_layout(path, layout_of(args.layout), load=args.load, progress=progress))
+                continue
             verify = verify_run if is_run(path) else verify_model
             reports.append(verify(path, load=args.load, progress=progress))
     if args.json:
@@ -58,14 +67,15 @@ def run(args: argparse.Namespace) -> int:
     return _FINE if all(report.is_fine for report in reports) else _FAULTS
 
 
-def _bytes_to_read(path: Path) -> int:
-    """Bytes of the files below a path.
+def _bytes_to_read(path: Path, *, any_content: bool = False) -> int:
+    """Bytes of the files below a path, which may be any folder.
 
     Raises:
         ConfigError: When the path holds nothing to verify.
     """
     from xtts_export_callback.checkpoint.reader import MODEL_NAMES
     from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.inference_folder.ownership import folder_bytes
     from xtts_export_callback.run.checkpoints import is_run, refuse_folder_of_exports
     from xtts_export_callback.verification.run import models_of
 
@@ -75,6 +85,8 @@ def _bytes_to_read(path: Path) -> int:
         what = "not a regular file; name a checkpoint" if path.exists() else "no such file or folder; check the path"
         msg = f"{path}: {what}"
         raise ConfigError(msg)
+    if any_content:
+        return folder_bytes(path)
     models = models_of(path) if is_run(path) else [path]
     files = [file for model in models for file in ([model] if model.is_file() else map(model.joinpath, MODEL_NAMES))]
     sizes = [file.stat().st_size for file in files if file.is_file()]
@@ -95,7 +107,8 @@ def _show(report: VerificationReport | RunVerification) -> None:
         if picked is not None and report.resume.best is not None:
             say(f"{report.path}: the next resume uses {picked.name}, best model {report.resume.best.name}")
     elif report.is_fine:
-        say(f"{report.path}: fine ({report.tensors} tensors, {human_size(report.nbytes)})")
+        tensors = f"{report.tensors} tensors, " if report.tensors else ""
+        say(f"{report.path}: fine ({tensors}{human_size(report.nbytes)})")
     for fault in report.faults:
         say(f"{report.path}: {fault.check}: {fault.message}")
     for note in getattr(report, "notes", ()):

@@ -38,6 +38,8 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
     for_training: bool = False,
+    layout: str | None = None,
+    voice: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
@@ -53,6 +55,8 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         vocab: The training ``vocab.json``, if it is not found by the config or beside the newest checkpoint.
         config: A ``config.json`` to use in place of the newest checkpoint's.
         for_training: Also write the files that GPTTrainer needs to fine-tune the result.
+        layout: As `export_checkpoint`.
+        voice: As `export_checkpoint`.
         force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
@@ -69,7 +73,14 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         checkpoints, weights=weights, dtype=dtype, vocab=vocab, config=config, for_training=for_training
     ) as plan:
         return write_merge(
-            plan, Path(output_dir), kind="average", for_training=for_training, force=force, progress=progress
+            plan,
+            Path(output_dir),
+            kind="average",
+            for_training=for_training,
+            layout=layout,
+            voice=voice,
+            force=force,
+            progress=progress,
         )
 
 
