@@ -34,7 +34,7 @@ HOUSE = {
     "verification": "model run contents folder layout zip_directory faults weights_only",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
-        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight"
+        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight packing"
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",

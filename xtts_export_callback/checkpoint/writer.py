@@ -109,7 +109,7 @@ def write_safetensors(
     force: bool = False,
     mode: int = 0o666,
     progress: Progress | None = None,
-) -> None:
+) -> dict[str, int]:
     """Write a ``.safetensors``.
 
     The format has neither strides nor ties: each name gets its elements in row-major order.
@@ -121,6 +121,9 @@ def write_safetensors(
         force: Replace an existing file.
         mode: As for `write_pth`.
         progress: As for `write_pth`.
+
+    Returns:
+        The CRC-32 of each tensor's elements, by name, which the format does not hold.
 
     Raises:
         ConfigError: When a tensor has a name or a type that the format does not allow.
@@ -151,6 +154,7 @@ def write_safetensors(
 
     head = [(0, len(text).to_bytes(8, "little") + text)]
     _write_file(path, jobs, lambda: head, force=force, mode=mode, progress=progress)
+    return {job.label: job.crc32 for job in jobs}
 
 
 def write_zip(

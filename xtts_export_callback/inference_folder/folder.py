@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors, write_zip
+from xtts_export_callback.checkpoint.reader import fingerprint
 from xtts_export_callback.errors import ConfigError, VerificationError
 from xtts_export_callback.files.atomic import temporary_directory, whole_directory
 from xtts_export_callback.files.random_access import RandomFile
@@ -107,15 +108,16 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         # Latents need the weights, which take seconds to write.
         later = {*weights, SPEAKERS} if clip is not None and layout.lists_voices else set(weights)
         _check_complete(temporary, layout, name, notes, later)
+        checksums: dict[str, dict[str, int]] = {}
         for file, part in weights.items():
             if file.endswith(".pth"):
                 write_pth(temporary / file, {"model": part, **document}, mode=mode, progress=progress)
             else:
-                write_safetensors(temporary / file, part, document, mode=mode, progress=progress)
+                checksums[file] = write_safetensors(temporary / file, part, document, mode=mode, progress=progress)
         if clip is not None:
             notes += [*clip.notes, *write_latents(temporary, name, layout, mode=mode)]
         _check_complete(temporary, layout, name, notes)
-        complete = {**described, "files": _describe_files(temporary, weights)}
+        complete = {**described, "files": _describe_files(temporary, weights, checksums)}
         _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode(), mode)
     return WrittenFolder(path, folder_bytes(path), written=True, provenance=complete, notes=tuple(notes))
 
@@ -217,7 +219,9 @@ def _leftovers(provenance: dict[str, Any]) -> list[str]:
     return [f"dropped leftovers of a training: {', '.join(found)}"] if found else []
 
 
-def _describe_files(folder: Path, weights: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Any]]:
+def _describe_files(
+    folder: Path, weights: Mapping[str, dict[str, Tensor]], checksums: Mapping[str, dict[str, int]]
+) -> dict[str, dict[str, Any]]:
     """Return sizes and content hashes; opening the weights also proves that they can be opened."""
     files: dict[str, dict[str, Any]] = {}
     for name, tensors in weights.items():
@@ -227,7 +231,7 @@ def _describe_files(folder: Path, weights: Mapping[str, dict[str, Tensor]]) -> d
             if found != expected:
                 msg = f"{folder / name}: the tensors read back differ from those written; check the disk"
                 raise VerificationError(msg)
-            files[name] = {"bytes": written.nbytes, "fingerprint": written.fingerprint()}
+            files[name] = {"bytes": written.nbytes, "fingerprint": fingerprint(written.tensors, checksums.get(name))}
     for entry in sorted(folder.rglob("*")):
         name = entry.relative_to(folder).as_posix()
         if entry.is_file() and name not in files:

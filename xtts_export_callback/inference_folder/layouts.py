@@ -120,6 +120,7 @@ _TABLE = (
         "openedai-speech",
         "openedai-speech: put {path} into voices/ and the entry in its voice_to_speaker.yaml into config/",
         (*MODEL, "sample.wav"),
+        companions=(),
         clip="sample.wav",
         voice_entry="voice_to_speaker.yaml",
     ),

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from coqpit import Coqpit
 
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.inference_folder.layouts import LAYOUTS
 
 DTYPES = ("float32", "float16", "bfloat16")
 STATES = ("full", "weights")
@@ -59,6 +60,8 @@ def _is_number(value: Any, kinds: Any) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
+_LAYOUT = _Values(lambda value: value in ("", *LAYOUTS), f"{', '.join(LAYOUTS)}, or empty for none")
+_FILE = _Values(lambda value: isinstance(value, str), "the path of a WAV, or empty for none")
 _FLAG = _Values(lambda value: isinstance(value, bool), "true, false")
 _COUNT = _Values(lambda value: _is_number(value, int), "a whole number, 0 or more")
 _GIGABYTES = _Values(lambda value: _is_number(value, (int, float)), "a number of gigabytes, 0 or more")
@@ -135,6 +138,18 @@ class ExportConfig(Coqpit):
         "last one, also to make room for a save that does not fit on the disk. 0 is no limit. Trade-off: "
         "average_last may lack the removed exports",
     )
+    layout: str = _option(
+        "",
+        _LAYOUT,
+        "When training ends, also pack the newest export, the best and the average as what a program takes, in "
+        "NAME-LAYOUT beside them",
+    )
+    voice: str = _option(
+        "",
+        _FILE,
+        "A WAV of the voice, 6 to 30 s, to put beside what is packed as its reference clip, with the latents that "
+        "the model makes of it. It leaves with the folder, so that none is taken unasked",
+    )
 
     def check_values(self) -> None:
         """Refuse values that make an export impossible.
@@ -187,6 +202,10 @@ def check_options(options: object) -> None:
         if not values[name].accept(value):
             msg = f"export.{name} is {value!r}, allowed: {values[name].words}"
             raise ConfigError(msg)
+    layout = LAYOUTS.get(options.get("layout", ""))
+    if layout is not None and layout.needs_clip and not options.get("voice", ""):
+        msg = f"export.layout is {layout.name!r}, which needs a recording of the voice: set export.voice to a WAV"
+        raise ConfigError(msg)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
