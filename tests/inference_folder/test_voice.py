@@ -47,8 +47,8 @@ def loaded(folder: Path) -> Any:
     config = XttsConfig()
     config.load_json(str(folder / "config.json"))
     model = Xtts(config)
-    model.load_checkpoint(config, checkpoint_dir=str(folder))
-    return model.eval()
+    model.load_checkpoint(config, checkpoint_dir=str(folder), eval=True)
+    return model
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"auralis"}))

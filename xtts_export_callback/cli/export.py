@@ -95,7 +95,7 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
         for note in result.notes:
             say(f"  {note}")
         if args.layout:
-            say(f"  {layout_of(args.layout).put.format(path=output)}")
+            say(f"  {layout_of(args.layout).place(output)}")
     else:
         say(f"{output}: exported already, skipped")
     return result

@@ -75,7 +75,7 @@ def write_and_report(
     if layout:
         from xtts_export_callback.inference_folder.layouts import layout_of
 
-        say(f"  {layout_of(layout).put.format(path=output)}")
+        say(f"  {layout_of(layout).place(output)}")
     if for_training:
         _print_how_to_train(output, result.provenance)
     return 0

@@ -94,7 +94,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     name = path.stem if layout.is_archive else path.name
     described = {**provenance, **packing_of(layout, clip)}
     document = {"config": assets.config, **header, "export": described}
-    weights, texts = _contents(tensors, assets, format, layout, name)
+    weights, texts = _contents(path, tensors, assets, format, layout)
     check_loadable(tensors, assets.config, origin)
     check_replaceable(path, force=force)
     with _whole_output(path, layout, force=force, mode=mode) as temporary:
@@ -138,6 +138,9 @@ def _contents(
     """Return the weights by file, and the contents of the text files."""
     if format not in FORMATS:
         msg = f"format {format!r}: expected one of {', '.join(FORMATS)}"
+        raise ConfigError(msg)
+    if layout.is_archive and path.suffix.lower() != ".zip":
+        msg = f"{path}: {layout.program} takes a ZIP; name an output that ends in .zip"
         raise ConfigError(msg)
     if layout.name and format != "pth":
         msg = f"format {format!r}: {layout.program} reads its own ({layout.files[0]}, ...); leave --format out"

@@ -13,6 +13,7 @@ from xtts_export_callback.xtts.companions import DVAE, MEL_STATS, SPEAKERS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from pathlib import Path
 
 MODEL = ("config.json", "model.pth", "vocab.json")
 GPT_WEIGHTS, CORE_WEIGHTS = "gpt/gpt2_model.safetensors", "core_xttsv2/xtts-v2.safetensors"
@@ -25,7 +26,8 @@ class Layout:
     Attributes:
         name: Its name on the command line; empty for the plain inference folder.
         program: What the program is called.
-        put: What to do with the folder, in a line; ``{path}`` stands for its path.
+        put: What to do with the folder, in a line; ``{path}``, ``{folder}`` and ``{name}`` stand for its path and the
+            two parts of it.
         files: Files without which the program does not take it.
         companions: Which of `COMPANIONS` are written, where they can be found.
         clip: Name of the reference clip.
@@ -63,6 +65,10 @@ class Layout:
         """Whether the program reads the latents of voices: as JSON, or from ``speakers_xtts.pth``."""
         return SPEAKERS in self.companions
 
+    def place(self, path: Path) -> str:
+        """Say what to do with what was written to a path."""
+        return self.put.format(path=path, folder=path.parent, name=path.name)
+
     def missing(self, present: Collection[str], name: str) -> list[str]:
         """Return the files that the program needs and a folder of that name lacks."""
         needed = [file.format(name=name) for file in self.files]
@@ -77,7 +83,7 @@ _TABLE = (
     Layout(
         "alltalk",
         "AllTalk",
-        "AllTalk: put {path} into models/xtts/, the .wav into voices/ and the .json into voices/xtts_latents/",
+        "AllTalk: put {path} into models/xtts/, a .wav in it into voices/ and a .json into voices/xtts_latents/",
         (*MODEL, SPEAKERS, MEL_STATS, DVAE),
         companions=(SPEAKERS, MEL_STATS, DVAE),
         latents="{name}.json",
@@ -108,7 +114,8 @@ _TABLE = (
     Layout(
         "realtimetts",
         "RealtimeTTS",
-        'RealtimeTTS: CoquiEngine(specific_model=NAME, local_models_path=FOLDER, voice="NAME.json") for {path}',
+        'RealtimeTTS: CoquiEngine(specific_model="{name}", local_models_path="{folder}", voices_path="{path}", '
+        'voice="{name}")',
         (*MODEL, SPEAKERS),
         latents="{name}.json",
         flat_latents=True,
@@ -125,7 +132,7 @@ _TABLE = (
         voice_entry="voice_to_speaker.yaml",
     ),
     # scripts/tts_funcs.py: load_local_model.
-    Layout("xtts-webui", "xtts-webui", "xtts-webui: put {path} into models/ and the .wav into speakers/"),
+    Layout("xtts-webui", "xtts-webui", "xtts-webui: put {path} into models/ and a .wav in it into speakers/"),
     # xtts_demo.py: load_params_tts, load_model.
     Layout(
         "xtts-finetune-webui",
@@ -135,8 +142,8 @@ _TABLE = (
         clip="reference.wav",
     ),
     # xtts_api_server/tts_funcs.py: load_local_model, get_models_list.
-    Layout("xtts-api-server", "xtts-api-server", "xtts-api-server: put {path} into its folder of models (-mf) and the "
-           ".wav into that of speakers (-sf)"),
+    Layout("xtts-api-server", "xtts-api-server", "xtts-api-server: put {path} into its folder of models (-mf) and a "
+           ".wav in it into that of speakers (-sf)"),
 )  # fmt: skip
 LAYOUTS = {layout.name: layout for layout in _TABLE}
 """Every layout by its name on the command line."""

@@ -66,4 +66,4 @@ def _write(plain: Path, options: ExportConfig, write: Callable[..., dict[str, An
     if done["written"]:
         size, seconds = human_size(done["nbytes"]), time.perf_counter() - started
         logger.info(" > PACKED : %s (%s in %.1f s)", target, size, seconds)
-        logger.info(" > PACKED : %s", layout_of(options.layout).put.format(path=target))
+        logger.info(" > PACKED : %s", layout_of(options.layout).place(target))
