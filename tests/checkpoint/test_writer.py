@@ -599,7 +599,7 @@ def test_an_error_stops_the_other_threads_and_starts_no_sync(
     assert (patient.asked, syncs) == (1, [])
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j], ids=repr)
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", 1j], ids=lambda value: type(value).__name__)
 def test_a_value_that_json_does_not_know_is_refused(occupied: Example, value: Any) -> None:
     tensor = Tensor.contiguous(ArrayStorage(b"abcd"), "float32", (1,))
     with pytest.raises(UnsupportedValueError, match="neither a tensor nor a plain value"):
