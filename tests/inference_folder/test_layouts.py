@@ -259,6 +259,11 @@ class TestReplacing:
             export_checkpoint(run / "checkpoint_1.pth", folder, layout="auralis", force=True)
 
 
+def test_an_archive_is_called_one(run: Path, clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"takes a ZIP; name an output that ends in \.zip"):
+        export_checkpoint(run / "checkpoint_1.pth", tmp_path / "mine", layout="ebook2audiobook", voice=clip)
+
+
 def test_a_layout_and_a_format_of_its_own_exclude_each_other(run: Path) -> None:
     with pytest.raises(ConfigError, match="AllTalk reads its own"):
         export_checkpoint(run / "checkpoint_1.pth", layout="alltalk", format="safetensors")

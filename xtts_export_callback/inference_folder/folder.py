@@ -105,7 +105,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         for file, content in texts.items():
             (temporary / file).parent.mkdir(mode=_folder_mode(mode), exist_ok=True)
             _write(temporary / file, content, mode)
-        # Latents need the weights, which take seconds to write.
+        # Latents need the weights.
         later = {*weights, SPEAKERS} if clip is not None and layout.lists_voices else set(weights)
         _check_complete(temporary, layout, name, notes, later)
         checksums: dict[str, dict[str, int]] = {}
@@ -129,11 +129,11 @@ def packing_of(layout: Layout, clip: Clip | None) -> dict[str, Any]:
 
 
 def _contents(
+    path: Path,
     tensors: dict[str, Tensor],
     assets: Assets,
     format: str,  # noqa: A002 - what users call it
     layout: Layout,
-    name: str,
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, bytes]]:
     """Return the weights by file, and the contents of the text files."""
     if format not in FORMATS:
@@ -149,7 +149,7 @@ def _contents(
         return auralis.convert(tensors, assets)
     texts = {"config.json": json.dumps(assets.config, indent=4).encode(), "vocab.json": assets.vocab}
     if layout.voice_entry:
-        texts[layout.voice_entry] = _voice_entry(layout, name)
+        texts[layout.voice_entry] = _voice_entry(layout, path.name)
     return {FORMATS[format]: tensors}, texts
 
 
