@@ -16,29 +16,36 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Read from the top: a module imports its own folder and those above it. A new module is entered here.
 HOUSE = {
-    "": "errors units process extras",
-    "files": "random_access atomic crc32 threads processes disk json_file paths printable",
-    "tensors": "tensor dtypes computed cast weighted_sum shared_storage",
+    "": "errors units process extras suggestions",
+    "files": "random_access atomic crc32 threads processes disk json_file paths printable mistaken_download compressed",
+    "tensors": "tensor dtypes computed cast weighted_sum shared_storage quantize sparse",
     "checkpoint": (
         "reader writer zip_format zip_reader zip_writer unpickler pickler torch_objects document safetensors legacy "
-        "numbers"
+        "numbers quantized"
     ),
-    "xtts": ("state_dict components architecture expected_shapes assets loadable companions model_config vocab parts"),
-    "inference_folder": "folder provenance load layouts auralis voice ownership",
-    "run": "checkpoints retention resume lr_schedule log",
-    "export": "export",
-    "merge": "merge average recipe yaml plan models patterns vocabulary",
+    "xtts": (
+        "state_dict components architecture expected_shapes assets loadable companions model_config vocab parts "
+        "patterns matrices release_config"
+    ),
+    "inference_folder": "folder provenance load compute layouts auralis voice ownership weights",
+    "run": "checkpoints retention resume lr_schedule log optimizer_state",
+    "export": "export precision",
+    "merge": "merge average recipe yaml plan models vocabulary",
     "merge.methods": "registry settings slerp ties weighted_sums",
-    "inspection": "checkpoint run tree table",
+    "inspection": "checkpoint run tree table removals columns",
     "comparison": "models trajectory distance metadata summary table plot figure",
-    "verification": "model run contents folder layout zip_directory faults weights_only",
+    "verification": "model run contents folder layout zip_directory faults weights_only prune",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
-        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight packing"
+        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight packing "
+        "presence coqui_fields forecast"
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
-    "cli": ("main options progress json_output merge_output average compare demo export inspect merge train verify"),
+    "cli": (
+        "main options progress json_output reporting completion merge_output average compare demo "
+        "export inspect merge prune train verify"
+    ),
 }
 # What stands at the door: the command, and the names that the package offers.
 DOOR = {"__main__", "__init__"}
@@ -51,7 +58,7 @@ KNOW_COQUI = {
 IMPORT_TTS = KNOW_COQUI - {"training.config", "training.hooks"}
 
 # Modules that are imported only together with a training or a model, when the seconds are spent anyway.
-MAY_COST_SECONDS = {"training.trainer_config"}
+MAY_COST_SECONDS = {"training.trainer_config", "inference_folder.compute"}
 SLOW = {"TTS", "trainer", "torch", "torchaudio", "transformers"}
 
 

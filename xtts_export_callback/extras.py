@@ -11,6 +11,7 @@ import importlib.util
 from xtts_export_callback.errors import MissingExtraError
 
 _PACKAGES = {
+    "completion": {"shtab": "shtab"},
     "train": {"torch": "torch", "torchaudio": "torchaudio", "TTS": "coqui-tts", "trainer": "coqui-tts-trainer"},
 }
 """What each extra installs: the package by the module that is imported."""

@@ -66,13 +66,19 @@ def train(
     if source is None:
         msg = "neither a CONFIG.json nor a run to resume is given (CONFIG.json goes before any --coqpit.KEY VALUE)"
         raise ConfigError(msg)
-    raw = read_config(source, overrides=overrides)
+    raw = read_config(source, overrides=overrides, of_run=run is not None)
+    is_recorded = "trainer_args" in raw  # otherwise another script has started the run
+    if run and config_path is not None and is_recorded:
+        msg = (
+            f"{config_path}: a resumed run goes on with its own {source}; leave {Path(config_path).name} out, and set "
+            "single fields with --coqpit.KEY VALUE"
+        )
+        raise ConfigError(msg)
+    if run and config_path is None and not is_recorded:
+        msg = f"{source}: has no trainer_args (such as grad_accum_steps); give a CONFIG.json with them as well"
+        raise ConfigError(msg)
     check_sound()
-    if run and "trainer_args" not in raw:
-        # Started by another script, which has not recorded its arguments for the Trainer.
-        if config_path is None:
-            msg = f"{source}: has no trainer_args (such as grad_accum_steps); give a CONFIG.json with them as well"
-            raise ConfigError(msg)
+    if run and config_path is not None:
         raw["trainer_args"] = _trainer_args(config_path, overrides)
     if output is not None:
         raw["output_path"] = str(expanded(output))

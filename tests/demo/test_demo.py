@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import wave
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Demo
-from xtts_export_callback.demo.demo import _Highlights, run_demo
+from xtts_export_callback.demo.demo import _free_folder, _Highlights, run_demo
 from xtts_export_callback.errors import ConfigError, OutputExistsError
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.units import human_size
@@ -80,6 +81,29 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match="exists already; remove it or choose another folder with --output"):
         run_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("running", ["a process that has ended", "this one"])
+def test_the_folder_of_an_interrupted_demo_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: str
+) -> None:
+    folder = tmp_path / "demo"
+    (folder / "data").mkdir(parents=True)
+    pid = os.getpid() if running == "this one" else 2**22 + 1
+    (folder / "demo-is-running").write_text(str(pid), encoding="ascii")
+    if running == "this one":
+        with pytest.raises(OutputExistsError, match="exists already"):
+            _free_folder(folder)
+    else:
+        assert _free_folder(folder) == folder.resolve()
+        assert not folder.exists()
+
+
+def test_the_folder_of_an_interrupted_demo_with_a_file_of_the_user_stays(tmp_path: Path) -> None:
+    (tmp_path / "demo-is-running").write_text(str(2**22 + 1), encoding="ascii")
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(OutputExistsError, match="exists already"):
+        _free_folder(tmp_path)
 
 
 def test_a_full_disk_is_named_before_anything_is_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,19 @@ class TestReplacing:
             export_checkpoint(checkpoint, layout="ebook2audiobook", voice=other)
         assert export_checkpoint(checkpoint, layout="ebook2audiobook", voice=other, force=True).path == archive
 
+    @pytest.mark.parametrize("layout", ["alltalk", "auralis", "ebook2audiobook"])
+    def test_what_cannot_be_compared_with_a_config_that_was_named_is_not_skipped(
+        self, run: Path, clip: Path, tmp_path: Path, layout: str
+    ) -> None:
+        checkpoint, config = run / "checkpoint_1.pth", tmp_path / "config.json"
+        written = export_checkpoint(checkpoint, layout=layout, voice=clip if layout == "ebook2audiobook" else None)
+        config.write_text(json.dumps({**small_state()["config"], "max_ref_len": 12}), encoding="utf-8")
+        with pytest.raises(OutputExistsError, match=r"config\.json .*the one named; replace it with --force"):
+            export_checkpoint(
+                checkpoint, layout=layout, voice=clip if layout == "ebook2audiobook" else None, config=config
+            )
+        assert written.path.exists()
+
     def test_an_archive_of_others_stays(self, run: Path, clip: Path, tmp_path: Path) -> None:
         archive = tmp_path / "mine.zip"
         with zipfile.ZipFile(archive, "w") as opened:
@@ -267,6 +280,42 @@ def test_an_archive_is_called_one(run: Path, clip: Path, tmp_path: Path) -> None
 def test_a_layout_and_a_format_of_its_own_exclude_each_other(run: Path) -> None:
     with pytest.raises(ConfigError, match="AllTalk reads its own"):
         export_checkpoint(run / "checkpoint_1.pth", layout="alltalk", format="safetensors")
+
+
+@pytest.mark.parametrize("layout", ["alltalk", "auralis"])
+@pytest.mark.parametrize("given", [["--dtype", "int8"], ["--precision", "gpt.gpt.h.*.attn.c_attn.weight=int8"]])
+def test_integers_that_a_program_would_take_for_weights_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], layout: str, given: list[str]
+) -> None:
+    line = complaint(capsys, "export", run / "checkpoint_1.pth", "--layout", layout, *given)
+
+    assert f"is int8, which only load_xtts reads and {LAYOUTS[layout].program} does not; use float16" in line
+    assert list((run / "inference").glob("*")) == []
+
+
+def test_a_model_in_int8_is_packed_in_another_type_when_asked(run: Path, tmp_path: Path) -> None:
+    source = export_checkpoint(run / "checkpoint_1.pth", tmp_path / "int8", dtype="int8").path
+    with pytest.raises(ConfigError, match="which only load_xtts reads"):
+        export_checkpoint(source, tmp_path / "mine", layout="auralis")
+    packed = export_checkpoint(source, tmp_path / "mine", layout="auralis", dtype="float16").path
+
+    assert verify_layout(packed, LAYOUTS["auralis"]).faults == ()
+
+
+@pytest.mark.parametrize("layout", ["", "auralis", "ebook2audiobook"])
+def test_zeros_are_counted_in_every_file_of_weights(run: Path, clip: Path, layout: str) -> None:
+    written = export_checkpoint(run / "checkpoint_1.pth", layout=layout, voice=clip if layout else None, sparsity=0.5)
+
+    assert all(file.is_file() for file in written.weights)
+    assert any("compressed it takes" in note for note in written.notes)
+
+
+def test_json_says_where_it_lies_and_nothing_else(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run / "checkpoint_1.pth"), "--layout", "auralis", "--json"]) == 0
+    (export,) = json.loads(capsys.readouterr().out)["exports"]
+
+    assert export["path"] == str(run / "inference" / "checkpoint_1-auralis")
+    assert export["provenance"]["layout"] == "auralis"
 
 
 class TestAuralis:

@@ -267,9 +267,14 @@ def test_what_could_be_freed_spares_the_next_resume_and_what_is_not_exported(run
     export_checkpoint(run / "checkpoint_1000.pth")
     export_checkpoint(run / "checkpoint_3000.pth")
     report = inspect_run(run)
-    assert report.freeable == (run / "checkpoint_1000.pth").stat().st_size
+    optimizer = report.checkpoints[1].optimizer_bytes
+    assert [(each.path.name, each.what, each.nbytes) for each in report.removals] == [
+        ("checkpoint_1000.pth", "checkpoint", (run / "checkpoint_1000.pth").stat().st_size),
+        ("checkpoint_2000.pth", "optimizer", optimizer),
+    ]
+    assert report.freeable == sum(each.nbytes for each in report.removals)
     slim = inspect_checkpoint(run / "checkpoint_2000.pth").slim["float32"]
-    assert report.freeable_after_export == (run / "checkpoint_2000.pth").stat().st_size - slim
+    assert report.freeable_after_export == (run / "checkpoint_2000.pth").stat().st_size - optimizer - slim
 
 
 def test_the_best_model_is_kept_and_its_copy_is_not(run: Path) -> None:
@@ -281,7 +286,8 @@ def test_the_best_model_is_kept_and_its_copy_is_not(run: Path) -> None:
         "best_model_2000": "best model",
         "checkpoint_3000": "next resume",
     }
-    assert report.freeable == (run / "best_model.pth").stat().st_size
+    assert [each.path.name for each in report.removals if each.what == "copy"] == ["best_model.pth"]
+    assert "best_model_2000.pth" not in {each.path.name for each in report.removals}
 
 
 def needs(run: Path) -> dict[str, str]:
@@ -309,7 +315,7 @@ def test_the_copy_of_a_broken_best_model_is_kept(run: Path) -> None:
     with (run / "best_model_1000.pth").open("r+b") as file:
         file.seek(-22, os.SEEK_END)
         file.write(bytes(22))
-    assert inspect_run(run).freeable == 0
+    assert "best_model.pth" not in {removal.path.name for removal in inspect_run(run).removals}
 
 
 def test_the_checkpoint_that_a_best_model_without_optimizer_falls_back_to_is_kept(run: Path) -> None:
@@ -327,7 +333,7 @@ def test_a_link_is_not_counted_as_disk_that_could_be_freed(run: Path, tmp_path: 
     export_checkpoint(run / "checkpoint_1000.pth")
     shutil.move(run / "checkpoint_1000.pth", tmp_path / "elsewhere.pth")
     (run / "checkpoint_1000.pth").symlink_to(tmp_path / "elsewhere.pth")
-    assert inspect_run(run).freeable == 0
+    assert "checkpoint_1000.pth" not in {removal.path.name for removal in inspect_run(run).removals}
 
 
 def test_a_link_that_leads_nowhere_is_in_the_list_with_the_reason(run: Path) -> None:
@@ -434,7 +440,7 @@ def test_no_size_and_no_name_of_a_run_is_cut_at_any_width(width: int) -> None:
         SavedReport(f"best_model_{step}", step, "best_model", 5_579_999_999, 3.141, "", "float32", 1_860_000_000)
         for step in (1_234_567, 2_345_678)
     ]
-    report = RunReport(Path("run"), tuple(saved), {"average_last_5": 1_860_000_000}, 20_000_000_000, 0, 0)
+    report = RunReport(Path("run"), tuple(saved), {"average_last_5": 1_860_000_000}, 20_000_000_000, (), 0)
     lines = printed(width, show_run, report)
     for step in (1_234_567, 2_345_678):
         assert any(re.match(rf"best_model_{step} .* 5\.58 GB +3\.141 +float32", line) for line in lines)

@@ -255,3 +255,8 @@ def test_training_goes_on_in_full_precision_only(run: Path) -> None:
     with pytest.raises(ConfigError, match="dtype float16: expected float32 for training"):
         average_checkpoints(checkpoints(run), run / "mean", dtype="float16", for_training=True)
     assert not (run / "mean").exists()
+
+
+def test_one_path_in_place_of_a_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected a list of 2 or more paths, found one path, 'a\.pth'"):
+        average_checkpoints("a.pth", tmp_path / "out")

@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stack in stacks:
             pin(stack)
         return 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with Ctrl-C ignored
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the folder is removed
     rows: list[str] = []
     fine = True

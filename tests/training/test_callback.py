@@ -44,6 +44,12 @@ def run(tiny_assets: TinyAssets, tmp_path_factory: pytest.TempPathFactory) -> It
     close_trainer_logs()
 
 
+def test_the_log_forecasts_the_disk_space_of_the_run(run: Any) -> None:
+    text = (run.output_path / "trainer_0_log.txt").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if "of the Trainer's own files" in line]
+    assert " > EXPORT : 2 epochs of " in line
+
+
 def trainer_files(run: Path) -> list[str]:
     return sorted(entry.name for entry in run.glob("*.pth"))
 
@@ -381,9 +387,10 @@ def test_nothing_is_written_on_other_ranks(tiny_config: Callable[..., Any], monk
 
 def test_disabled_it_does_nothing(tiny_config: Callable[..., Any]) -> None:
     config = tiny_config(save_step=2, export=ExportConfig(enabled=False))
-    mine = {"on_epoch_end": lambda trainer: None}
-    assert export_callbacks(config, mine) == mine
-    trainer = train(config, ExportCallback(config).as_callbacks())
+    heard: list[str] = []
+    mine = {"on_epoch_end": lambda trainer: heard.append("on_epoch_end")}
+    trainer = train(config, export_callbacks(config, mine))
+    assert set(heard) == {"on_epoch_end"}
     assert not (trainer.output_path / "inference").exists()
     assert "save_checkpoint" not in vars(trainer)
 

@@ -56,6 +56,8 @@ def test_a_missing_file_is_a_line_in_the_log_and_the_plain_folders_stay(
     [
         ({"layout": "alltalks"}, "export.layout is 'alltalks', allowed: alltalk, auralis"),
         ({"layout": "ebook2audiobook"}, "needs a recording of the voice: set export.voice to a WAV"),
+        ({"layout": "alltalk", "dtype": "int8"}, "export.dtype is 'int8', which AllTalk"),
+        ({"layout": "alltalk", "precision": "gpt=int8"}, "export.precision is 'gpt=int8', which AllTalk"),
         ({"voice": 3}, "export.voice is 3, allowed: the path of a WAV"),
     ],
 )

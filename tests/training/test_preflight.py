@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,11 @@ def test_a_demo_that_would_hang_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="apt install ffmpeg"):
         run_demo(tmp_path / "demo")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unreadable")
+def test_a_training_of_another_script_is_warned(light: Callable[..., Path], log: list[str]) -> None:
+    light({"enabled": True}, epochs=1)
+    (line,) = [line for line in log if "recordings cannot be read here" in line]
+    assert line.startswith(" ! EXPORT : ")
+    assert "apt install ffmpeg" in line

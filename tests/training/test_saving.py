@@ -179,6 +179,36 @@ def test_ctrl_c_in_the_middle_of_a_save_is_heard_although_torch_reports_a_half_w
     assert [line for line in log if " ! EXPORT" in line] == []
 
 
+def test_ctrl_c_in_the_middle_of_a_best_save_says_that_there_is_no_file_of_that_name(
+    light: LightRun, log: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    def end(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    write = torch.save
+    interrupted: list[str] = []
+
+    def save(state: dict[str, Any], file: Any, **options: Any) -> None:
+        name = str(getattr(file, "name", file))
+        if "best_model" in name and not interrupted:
+            interrupted.append(name)
+            raise KeyboardInterrupt
+        write(state, file, **options)
+
+    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(SystemExit):
+        light(ON, save_best_after=0)
+    (run,) = tmp_path.glob("out0/light-*")
+    assert interrupted
+    (line,) = [line for line in log if "was not saved: interrupted" in line]
+    assert line.startswith(" ! EXPORT : best_model_")
+    assert not list(run.glob("best_model_*.pth"))
+    assert list(run.glob("checkpoint_*.pth"))
+
+
 def test_a_full_disk_at_the_save_that_ctrl_c_causes_is_no_second_ctrl_c(
     log: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -259,7 +289,7 @@ def test_only_the_newest_checkpoints_keep_their_optimizer(light: LightRun, log: 
             assert ours[RESUME_KEY]["schedule"][0]["last_epoch"] == first(stock["scheduler"])["last_epoch"]
         assert same(dict(ours["model"]), dict(stock["model"]))
         assert ours["model_loss"] == stock["model_loss"]
-    assert [line for line in log if "Optimizer state dropped from" in line]
+    assert [line for line in log if "optimizer state dropped from" in line]
 
 
 def test_optimizers_stay_when_the_newest_checkpoint_is_damaged(light: LightRun) -> None:

@@ -256,6 +256,16 @@ class TestRunsToContinue:
         with pytest.raises(ConfigError, match=r"config\.json: not a regular file"):
             train(None, continue_run=tmp_path)
 
+    def test_a_second_config_beside_a_run_is_refused(
+        self, raw: dict[str, Any], write: Callable[[Any], Path], tmp_path: Path
+    ) -> None:
+        run = write({**raw, "trainer_args": {}}).parent
+        (run / "checkpoint_8.pth").touch()
+        other = tmp_path / "other.json"
+        other.write_text("{}", encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"other\.json: a resumed run goes on with its own .*config\.json"):
+            train(other, continue_run=run)
+
     def test_nothing_to_train_is_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"neither a CONFIG\.json nor a run"):
             train(None)

@@ -20,7 +20,7 @@ from xtts_export_callback import export_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.run.resume import trainers_choice
-from xtts_export_callback.verification.model import verify_model
+from xtts_export_callback.verification.model import verify_checkpoint
 from xtts_export_callback.verification.run import verify_run
 from xtts_export_callback.verification.zip_directory import directory_faults
 from xtts_export_callback.xtts.expected_shapes import expected_tensors
@@ -54,7 +54,7 @@ def folder(run: Path) -> Path:
 
 
 def checks(path: Path) -> list[str]:
-    return [fault.check for fault in verify_model(path).faults]
+    return [fault.check for fault in verify_checkpoint(path).faults]
 
 
 def flip(path: Path, offset: int, bits: int = 0x10) -> None:
@@ -89,8 +89,8 @@ def edit(folder: Path, change: Any) -> None:
 
 
 def test_a_whole_checkpoint_and_its_export_have_no_fault(checkpoint: Path, folder: Path) -> None:
-    assert verify_model(checkpoint).faults == ()
-    assert verify_model(folder).faults == ()
+    assert verify_checkpoint(checkpoint).faults == ()
+    assert verify_checkpoint(folder).faults == ()
 
 
 def test_a_whole_run_has_no_fault(run: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_whole_run_has_no_fault(run: Path) -> None:
 
 
 def test_weights_under_older_names_are_a_note(tmp_path: Path) -> None:
-    report = verify_model(write_small(tmp_path / "checkpoint_1.pth", with_older_names(small_state(1))))
+    report = verify_checkpoint(write_small(tmp_path / "checkpoint_1.pth", with_older_names(small_state(1))))
     assert report.faults == ()
     assert "weight_g, weight_v" in report.notes[0]
 
@@ -111,7 +111,7 @@ def test_exports_of_other_dtypes_and_formats_have_no_fault(
     checkpoint: Path, tmp_path: Path, options: dict[str, str]
 ) -> None:
     export_checkpoint(checkpoint, tmp_path / "out", **options)
-    assert verify_model(tmp_path / "out").faults == ()
+    assert verify_checkpoint(tmp_path / "out").faults == ()
 
 
 # Damage to a file
@@ -125,7 +125,7 @@ def test_a_truncated_file_is_found(checkpoint: Path, kept: float) -> None:
 
 def test_a_flipped_byte_in_data_is_found_with_the_tensor_it_hit(checkpoint: Path) -> None:
     flip(checkpoint, data_of(checkpoint, "/data/50"))
-    (fault,) = verify_model(checkpoint).faults
+    (fault,) = verify_checkpoint(checkpoint).faults
     assert fault.check == "checksums"
     assert list(small_state()["model"])[50] in fault.message
 
@@ -163,7 +163,7 @@ def test_a_flip_of_any_byte_of_the_directory_is_found(tmp_path: Path, writer: st
 
 def unsound(path: Path) -> bool:
     """Whether anything about the archive itself is found wrong; that these are no XTTS models is not of interest."""
-    return any(fault.check in ("file", "directory", "checksums") for fault in verify_model(path).faults)
+    return any(fault.check in ("file", "directory", "checksums") for fault in verify_checkpoint(path).faults)
 
 
 def test_the_directory_of_an_archive_rewritten_by_another_program_is_fine(checkpoint: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_value_that_is_not_finite_is_found_with_its_tensor_and_place(
     state = small_state()
     state["model"]["xtts.gpt.text_head.bias"] = torch.ones(TOKENS, dtype=dtype)
     state["model"]["xtts.gpt.text_head.bias"][4] = value
-    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    (fault,) = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
     assert fault.check == "values"
     assert fault.message.startswith("xtts.gpt.text_head.bias: 1 value is NaN or infinite, the first at element 4")
 
@@ -197,21 +197,21 @@ def test_the_largest_finite_value_is_no_fault(tmp_path: Path) -> None:
 def test_nan_in_the_optimizer_is_found_where_it_is(tmp_path: Path) -> None:
     state = small_state()
     state["optimizer"][0]["state"][0]["exp_avg"] = torch.tensor([float("nan")])
-    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    (fault,) = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
     assert fault.message.startswith("optimizer[0].state.0.exp_avg:")
 
 
 def test_a_long_key_is_cut_where_a_tensor_is_named(tmp_path: Path) -> None:
     state = small_state()
     state["x" * 10_000] = [torch.tensor([float("nan")])]
-    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    (fault,) = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
     assert fault.message.startswith("x" * 100 + "[0]: 1 value is NaN")
 
 
 def test_what_is_not_read_is_noted_and_no_fault(tmp_path: Path) -> None:
     state = small_state()
     state["model"]["dvae._extra_state"] = {"version": 1}
-    report = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state))
+    report = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state))
     assert report.faults == ()
     assert "dvae._extra_state is a dict, which is not read: inference does not need it" in report.notes
 
@@ -224,7 +224,7 @@ def test_a_file_without_checksums_is_fine_and_says_what_that_means(tmp_path: Pat
         path = write_small(tmp_path / "checkpoint_1000.pth")
     finally:
         torch.serialization.set_crc32_options(True)
-    report = verify_model(path)
+    report = verify_checkpoint(path)
     assert report.faults == ()
     assert any("holds no checksums" in note for note in report.notes)
 
@@ -235,21 +235,21 @@ def test_a_file_without_checksums_is_fine_and_says_what_that_means(tmp_path: Pat
 def test_a_missing_tensor_is_found(tmp_path: Path) -> None:
     state = small_state()
     del state["model"]["xtts.gpt.gpt.h.1.ln_1.bias"]
-    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    (fault,) = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
     assert fault == ("tensors", "gpt.gpt.h.1.ln_1.bias is missing")
 
 
 def test_a_tensor_too_many_is_found(tmp_path: Path) -> None:
     state = small_state()
     state["model"]["xtts.gpt.gpt.h.2.ln_1.bias"] = torch.ones(WIDTH)
-    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    (fault,) = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
     assert fault.message.startswith("gpt.gpt.h.2.ln_1.bias is not part of the model")
 
 
 def test_another_shape_is_found_with_both_shapes(tmp_path: Path) -> None:
     state = small_state()
     state["model"]["xtts.gpt.final_norm.bias"] = torch.ones(7)
-    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    (fault,) = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
     assert fault == ("tensors", "gpt.final_norm.bias is [7], the config asks for [8]")
 
 
@@ -257,7 +257,7 @@ def test_without_a_config_a_missing_tensor_is_still_found(tmp_path: Path) -> Non
     model = small_state()["model"]
     del model["xtts.gpt.gpt.h.1.ln_1.bias"]
     torch.save(model, tmp_path / "bare.pth")
-    report = verify_model(tmp_path / "bare.pth")
+    report = verify_checkpoint(tmp_path / "bare.pth")
     assert [fault.message for fault in report.faults] == ["gpt.gpt.h.1.ln_1.bias is missing"]
     assert any("no config" in note for note in report.notes)
 
@@ -270,7 +270,7 @@ def test_a_model_of_something_else_is_one_fault(tmp_path: Path) -> None:
 def test_many_missing_tensors_are_one_line(tmp_path: Path) -> None:
     state = small_state()
     state["config"]["model_args"]["gpt_layers"] = LAYERS + 10
-    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    (fault,) = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
     assert fault.message.startswith("120 tensors are missing, such as: gpt.gpt.h.2.")
 
 
@@ -287,7 +287,7 @@ def test_many_missing_tensors_are_one_line(tmp_path: Path) -> None:
 def test_a_size_out_of_bounds_is_found(tmp_path: Path, field: str, value: int) -> None:
     state = small_state()
     state["config"]["model_args"][field] = value
-    (fault,) = verify_model(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
+    (fault,) = verify_checkpoint(write_small(tmp_path / "checkpoint_1000.pth", state)).faults
     assert fault.message.startswith(f"config: model_args.{field} should be a whole number from ")
 
 
@@ -306,7 +306,7 @@ def test_an_object_that_weights_only_refuses_is_found(tmp_path: Path) -> None:
 
 
 def test_what_torch_itself_refuses_is_found_when_asked_to_load(checkpoint: Path) -> None:
-    assert verify_model(checkpoint, load=True).faults == ()
+    assert verify_checkpoint(checkpoint, load=True).faults == ()
 
 
 def test_the_expected_tensors_are_those_of_a_real_full_size_checkpoint() -> None:
@@ -344,7 +344,7 @@ def test_a_wrong_vocabulary_is_found(folder: Path) -> None:
     vocab["model"]["vocab"].popitem()
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
     assert "vocabulary" in checks(folder)
-    assert "5 tokens, the text embedding 6 rows" in verify_model(folder).faults[0].message
+    assert "5 tokens, the text embedding 6 rows" in verify_checkpoint(folder).faults[0].message
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "", ".", "..", "a/b", "a\0b"])
@@ -375,12 +375,12 @@ def test_a_checkpoint_whose_vocabulary_has_another_size_is_found(tmp_path: Path)
 @pytest.mark.parametrize("name", ["vocab.json", "config.json", "export.json"])
 def test_a_missing_file_of_the_folder_is_found(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert any(name in fault.message and "missing" in fault.message for fault in verify_model(folder).faults)
+    assert any(name in fault.message and "missing" in fault.message for fault in verify_checkpoint(folder).faults)
 
 
 def test_an_edited_step_in_the_provenance_is_found(folder: Path) -> None:
     edit(folder, lambda provenance: provenance["sources"][0].update(step=9999))
-    (fault,) = verify_model(folder).faults
+    (fault,) = verify_checkpoint(folder).faults
     assert fault == ("provenance", "export.json and model.pth differ in sources: one of them was edited")
 
 
@@ -399,7 +399,7 @@ def test_an_edited_config_is_found(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["languages"] = ["tlh"]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert any("differ in languages" in fault.message for fault in verify_model(folder).faults)
+    assert any("differ in languages" in fault.message for fault in verify_checkpoint(folder).faults)
 
 
 # The run

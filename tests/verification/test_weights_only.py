@@ -11,7 +11,7 @@ from torch import _weights_only_unpickler
 
 from tests.models.small_xtts import small_state, write_small
 from xtts_export_callback.checkpoint.unpickler import _FOREIGN, _OPCODES
-from xtts_export_callback.verification.model import verify_model
+from xtts_export_callback.verification.model import verify_checkpoint
 from xtts_export_callback.verification.weights_only import ALLOWED, NAMES
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_the_opcodes_that_torch_does_not_know_are_known() -> None:
 def test_a_file_of_pickle_protocol_4_has_a_fault(tmp_path: Path, zipped: bool) -> None:
     path = write_small(tmp_path / "checkpoint_1000.pth")
     torch.save(small_state(), path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
-    (fault,) = verify_model(path).faults
+    (fault,) = verify_checkpoint(path).faults
     assert fault.check == "weights_only"
     assert fault.message.startswith("an opcode of pickle protocol 4 is refused by torch.load(weights_only=True)")
 
@@ -64,4 +64,4 @@ def test_a_file_of_pickle_protocol_4_has_a_fault(tmp_path: Path, zipped: bool) -
 def test_a_file_in_the_old_format_has_no_fault_when_loaded_too(tmp_path: Path) -> None:
     path = write_small(tmp_path / "checkpoint_1000.pth")
     torch.save(small_state(), path, _use_new_zipfile_serialization=False)
-    assert verify_model(path, load=True).faults == ()
+    assert verify_checkpoint(path, load=True).faults == ()

@@ -22,7 +22,7 @@ from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.inference_folder.folder import WrittenFolder
 from xtts_export_callback.training.worker import perform
-from xtts_export_callback.verification.model import verify_model
+from xtts_export_callback.verification.model import verify_checkpoint
 
 SPEAKERS, MEL_STATS = "speakers_xtts.pth", "mel_stats.pth"
 
@@ -259,7 +259,7 @@ class TestCompanions:
     def test_verify_finds_what_coqui_could_not_use(self, tmp_path: Path, kind: str, name: str) -> None:
         folder = export_checkpoint(write_checkpoint(tmp_path / "run" / "checkpoint_1.pth")).path
         BROKEN[kind](folder / name)
-        report = verify_model(folder)
+        report = verify_checkpoint(folder)
         assert [fault.check for fault in report.faults] == ["companions"]
 
     @pytest.mark.parametrize("kind", [cut, flipped, sparse])
@@ -281,7 +281,7 @@ class TestCompanions:
     def test_verify_finds_voices_whose_parts_coqui_would_swap(self, tmp_path: Path) -> None:
         folder = export_checkpoint(write_checkpoint(tmp_path / "run" / "checkpoint_1.pth")).path
         torch.save({"Ana": dict(reversed(voice().items()))}, folder / SPEAKERS)
-        (fault,) = verify_model(folder).faults
+        (fault,) = verify_checkpoint(folder).faults
         assert "expected only gpt_cond_latent and speaker_embedding for 'Ana', in this order" in fault.message
 
     def test_voices_named_by_a_path_are_left_out_with_a_line(self, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ class TestCompanions:
         assert result.notes == ()
         assert torch.equal(torch.load(result.path / MEL_STATS, weights_only=True), torch.ones(80))
         assert voices_of(result) == ["Ana"]
-        assert verify_model(result.path).faults == ()
+        assert verify_checkpoint(result.path).faults == ()
 
     def test_many_voices_are_never_in_memory_at_once(self, tmp_path: Path) -> None:
         checkpoint = write_checkpoint(tmp_path / "run" / "checkpoint_1.pth")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.numbers import number_of, numpy_number
+from xtts_export_callback.checkpoint.quantized import CONFIG, QUANTIZED_MODEL
 from xtts_export_callback.checkpoint.unpickler import Global, Opaque, describe
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.tensors.tensor import Tensor
@@ -45,10 +46,11 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
     if not isinstance(root, dict):
         msg = f"{path}: expected a dict with a state_dict, found {describe(root)}; only plain tensors are read"
         raise CheckpointError(msg)
-    is_bare = "model" not in root
-    model = root if is_bare else root["model"]
+    key = "model" if "model" in root or QUANTIZED_MODEL not in root else QUANTIZED_MODEL
+    is_bare = key not in root
+    model = root if is_bare else root[key]
     if not isinstance(model, dict):
-        msg = f"{path}: 'model' should be a state_dict, found {describe(model)}; only plain tensors in a dict are read"
+        msg = f"{path}: {key!r} should be a state_dict, found {describe(model)}; only plain tensors in a dict are read"
         raise CheckpointError(msg)
     if is_bare and "optimizer" in root:
         msg = f"{path}: holds optimizer state and no 'model'; name the checkpoint that has the weights"
@@ -71,7 +73,9 @@ def split(path: Path, nbytes: int, root: Any) -> tuple[dict[str, Tensor], dict[s
         msg = f"{path}: {no_plain_tensor(*next(iter(others.items())))}"
         raise CheckpointError(msg)
     check_tensors(path, nbytes, tensors)
-    rest = {} if is_bare else {key: value for key, value in root.items() if key != "model"}
+    rest = {} if is_bare else {name: value for name, value in root.items() if name != key}
+    if key == QUANTIZED_MODEL:
+        rest.setdefault(CONFIG, {})
     return tensors, with_numbers(to_plain(path, nbytes, rest)), others
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.document import split
+from xtts_export_callback.checkpoint.quantized import CONFIG, dequantized
 from xtts_export_callback.checkpoint.torch_objects import ArchiveTensors
 from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, UnpicklingError
 from xtts_export_callback.checkpoint.zip_reader import Record, data_offset, read_directory
 from xtts_export_callback.errors import CheckpointError, DamagedError
 from xtts_export_callback.files.crc32 import crc32
+from xtts_export_callback.files.mistaken_download import mistaken_download
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.tensors.tensor import BLOCK, SliceStorage, Storage, Tensor
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
 """File names of the weights in an inference folder."""
+
+_SUFFIXES = (".pth", ".safetensors")
+_NO_MODELS = ("speakers_xtts.pth", "mel_stats.pth", "dvae.pth")  # what may lie beside a model
 
 LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 """The number in the first pickle of a file in torch's old format (``torch.serialization.MAGIC_NUMBER``)."""
@@ -39,11 +44,13 @@ class Checkpoint:
         path: The file.
         nbytes: Its size in bytes.
         format: ``"pth"``, ``"safetensors"`` or ``"legacy"``.
-        tensors: The state_dict, by the names in the file.
+        tensors: The state_dict, by the names in the file; quantized weights as the float32 that they stand for.
         document: The rest of the file as plain values: config, step, epoch, model_loss, optimizer ...; its tensors are
             `Tensor` too. The config of an official release, which is a pickled object, becomes a dict.
         has_checksums: Whether the file holds checksums of its records.
         names: Globals that the file's pickle mentions, as ``module.name``; none is looked up.
+        stored: The tensors as they lie in the file. They differ from ``tensors`` where weights are quantized: these are
+            int8, with their scales beside them.
         others: Other entries of the state_dict, each described in a few words: the extra state of a module, tensors
             that are not dense. `xtts.state_dict` refuses those that inference needs.
     """
@@ -57,6 +64,13 @@ class Checkpoint:
     file: RandomFile | None = field(default=None, repr=False)
     names: frozenset[str] = frozenset()
     others: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Put the weights in place of what a quantized file holds."""
+        self.stored = self.tensors
+        if CONFIG in self.document:
+            self.tensors = dequantized(self.path, self.stored)
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -76,6 +90,11 @@ class Checkpoint:
         """Permissions that a file made from this one may have."""
         return 0o666 if self.file is None else self.file.mode
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the file holds weights in int8 with their scales."""
+        return self.stored is not self.tensors
+
     def fingerprint(self) -> str:
         """Return the SHA-256 over names, dtypes, shapes and CRC-32s of the tensors' elements.
 
@@ -86,12 +105,12 @@ class Checkpoint:
         Returns:
             ``"crc32-sha256:"`` and 64 hexadecimal digits.
         """
-        return fingerprint(self.tensors)
+        return fingerprint(self.stored)
 
     def has_fingerprint(self, recorded: object) -> bool:
         """Whether the tensors match a recorded fingerprint, of this version or an earlier one."""
         if isinstance(recorded, str) and recorded.startswith(_EARLIER):
-            return recorded == _EARLIER + _digest(self.tensors, _as_it_lies)
+            return recorded == _EARLIER + _digest(self.stored, _as_it_lies)
         return recorded == self.fingerprint()
 
 
@@ -247,13 +266,27 @@ def _open_file(path: Path) -> RandomFile:
         raise CheckpointError(msg) from error
 
 
+def weights_in(folder: Path) -> Path | None:
+    """Return the model in a folder: ``model.pth`` or ``model.safetensors``, or else the only checkpoint in it.
+
+    Returns:
+        None where there is none, or more than one to choose from.
+    """
+    found = [folder / name for name in MODEL_NAMES if (folder / name).is_file()]
+    if not found and folder.is_dir():
+        files = [path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file()]
+        found = [path for path in files if path.name not in _NO_MODELS and not path.name.startswith(".")]
+    return found[0] if len(found) == 1 else None
+
+
 def _weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = [path / name for name in MODEL_NAMES if (path / name).is_file()]
-    if len(found) == 1:
-        return found[0]
-    what = "neither" if not found else "both"
+    found = weights_in(path)
+    if found is not None:
+        return found
+    files = sorted(each.name for each in path.iterdir() if each.suffix in _SUFFIXES and each.is_file())
+    what = "both" if set(MODEL_NAMES) <= set(files) else ", ".join(files[:4]) or "neither"
     msg = f"{path}: expected {' or '.join(MODEL_NAMES)} in this folder, found {what}; name the file itself"
     raise CheckpointError(msg)
 
@@ -274,6 +307,10 @@ def _open(file: RandomFile) -> Checkpoint:
         return _checkpoint(file, "legacy", root, names, has_checksums=False)
     if file.size > 512 and file.read(257, 5) == b"ustar":
         msg = f"{file.path}: is a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
+        raise CheckpointError(msg)
+    mistaken = mistaken_download(file.read(0, min(512, file.size)))
+    if mistaken:
+        msg = f"{file.path}: {mistaken}"
         raise CheckpointError(msg)
     msg = f"{file.path}: not a checkpoint: neither a zip archive nor safetensors (first bytes {head[:8]!r})"
     raise DamagedError(msg)

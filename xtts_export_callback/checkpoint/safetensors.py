@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback.checkpoint.document import check_tensors, to_plain
+from xtts_export_callback.checkpoint.quantized import CONFIG, QUANTIZED_MODEL
 from xtts_export_callback.checkpoint.unpickler import describe
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.tensors.dtypes import BY_SAFETENSORS
@@ -18,6 +19,8 @@ from xtts_export_callback.tensors.tensor import MAX_DIMENSIONS, MAX_NUMBER, File
 
 if TYPE_CHECKING:
     from xtts_export_callback.files.random_access import RandomFile
+
+QUANTIZED_PREFIX = f"{QUANTIZED_MODEL}."
 
 _LENGTH = 8
 _MAX_HEADER = 100_000_000  # as the library; a full-size model has 0.2 MB
@@ -58,7 +61,11 @@ def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ranges.append((start, start + tensor.nbytes, name))
     check_tensors(file.path, file.size, tensors)
     _check_cover(file, sorted(ranges), file.size - data_start)
-    return tensors, _document(file, metadata)
+    document = _document(file, metadata)
+    if all(name.startswith(QUANTIZED_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(QUANTIZED_PREFIX): tensor for name, tensor in tensors.items()}
+        document.setdefault(CONFIG, {})
+    return tensors, document
 
 
 def _read_entry(file: RandomFile, data_start: int, name: str, entry: Any) -> tuple[Tensor, int]:

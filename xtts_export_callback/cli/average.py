@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.cli.merge_output import add_merge_options, write_and_report
-from xtts_export_callback.cli.options import add_asset_options, add_output_options
+from xtts_export_callback.cli.options import add_asset_options, add_output_options, add_report_options
 
 if TYPE_CHECKING:
     import argparse
@@ -37,17 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_options(parser, default="RUN/inference/average_last_N")
     add_merge_options(parser)
     add_asset_options(parser)
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Average, then say what was done."""
+    from xtts_export_callback.export.precision import parse_precision
     from xtts_export_callback.merge.average import planned_average
     from xtts_export_callback.merge.merge import write_merge
 
     paths, output = _paths(args)
     options = {key: getattr(args, key) for key in ("weights", "dtype", "vocab", "config", "for_training")}
-    with planned_average(paths, **options) as plan:
+    with planned_average(paths, **options, precision=parse_precision(args.precision)) as plan:
         return write_and_report(
+            args,
             output,
             plan.nbytes,
             lambda progress: write_merge(
@@ -60,8 +63,6 @@ def run(args: argparse.Namespace) -> int:
                 force=args.force,
                 progress=progress,
             ),
-            for_training=args.for_training,
-            layout=args.layout,
         )
 
 

@@ -11,8 +11,8 @@ Compares names, shapes, dtypes, configuration, vocabulary and, in float64, the w
 Values that are NaN or infinite are counted, named and left out of the distances. In JSON, a distance that cannot be
 measured is null, and a configuration field that differs is {"a": ..., "b": ...}, without the side that lacks it.
 
-Local paths in the configuration, and what only training needs, do not count as differences. Exit code 0:
-no difference; 1: they differ.
+Local paths in the configuration, and what only training needs, do not count as differences. Exit code for two models:
+0, no difference; 1, they differ. For a run: 0, since its weights are meant to move.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.cli.json_output import print_json
+from xtts_export_callback.cli.options import add_report_options
 from xtts_export_callback.cli.progress import progress_bar
+from xtts_export_callback.cli.reporting import report
 
 if TYPE_CHECKING:
     import argparse
 
 HELP = "tell how two models differ, or how a run's weights moved"
-_SAME, _DIFFERENT = 0, 1
+_DONE, _SAME, _DIFFERENT = 0, 0, 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model to compare with it; for a run, the base it started from (default: the one in its config, "
         "otherwise its first checkpoint)",
     )
-    parser.add_argument("--json", action="store_true", help="print only JSON")
     parser.add_argument("--plot", metavar="FILE", help="draw the change as a picture: .png, .svg or .pdf")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,35 +56,36 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(msg)
     a = Path(args.a)
     if is_run(a):
-        return _follow(a, Path(args.b) if args.b else None, plot, as_json=args.json)
+        return _follow(args, a, Path(args.b) if args.b else None, plot)
     if args.b is None:
         msg = f"{a}: expected a second model to compare with, or a run folder; found neither"
         raise ConfigError(msg)
-    return _compare(a, Path(args.b), plot, as_json=args.json)
+    return _compare(args, a, Path(args.b), plot)
 
 
-def _compare(a: Path, b: Path, plot: Path | None, *, as_json: bool) -> int:
+def _compare(args: argparse.Namespace, a: Path, b: Path, plot: Path | None) -> int:
     from xtts_export_callback.checkpoint import open_checkpoint
     from xtts_export_callback.comparison.models import bare_tensors, compare_open
 
     with open_checkpoint(a) as first, open_checkpoint(b) as second:
         nbytes = sum(tensor.nbytes for tensor in bare_tensors(first).values())
-        with progress_bar("compare", nbytes) as progress:
-            report = compare_open(first, second, progress=progress)
-    if as_json:
-        print_json(report.to_dict())
-    else:
+        with progress_bar("compare", nbytes, quiet=args.quiet) as progress:
+            found = compare_open(first, second, progress=progress)
+
+    def show() -> None:
         from xtts_export_callback.comparison.table import show_comparison
 
-        show_comparison(report)
+        show_comparison(found, with_all=args.verbose)
+
+    report(args, found.to_dict, show)
     if plot is not None:
         from xtts_export_callback.comparison.plot import plot_comparison
 
-        plot_comparison(report, plot)
-    return _DIFFERENT if report.differ else _SAME
+        plot_comparison(found, plot)
+    return _DIFFERENT if found.differ else _SAME
 
 
-def _follow(run_folder: Path, base: Path | None, plot: Path | None, *, as_json: bool) -> int:
+def _follow(args: argparse.Namespace, run_folder: Path, base: Path | None, plot: Path | None) -> int:
     from xtts_export_callback.checkpoint import open_checkpoint
     from xtts_export_callback.comparison.trajectory import compare_run, stops_of
     from xtts_export_callback.xtts.state_dict import inference_model
@@ -92,16 +94,17 @@ def _follow(run_folder: Path, base: Path | None, plot: Path | None, *, as_json: 
     for _, _, path in stops_of(run_folder):
         with open_checkpoint(path) as checkpoint:
             nbytes += sum(tensor.nbytes for tensor in inference_model(checkpoint).tensors.values())
-    with progress_bar(run_folder.name, nbytes) as progress:
-        report = compare_run(run_folder, base, progress=progress)
-    if as_json:
-        print_json(report.to_dict())
-    else:
+    with progress_bar(run_folder.name, nbytes, quiet=args.quiet) as progress:
+        found = compare_run(run_folder, base, progress=progress)
+
+    def show() -> None:
         from xtts_export_callback.comparison.table import show_trajectory
 
-        show_trajectory(report)
+        show_trajectory(found)
+
+    report(args, found.to_dict, show)
     if plot is not None:
         from xtts_export_callback.comparison.plot import plot_trajectory
 
-        plot_trajectory(report, plot)
-    return _DIFFERENT if report.differ else _SAME
+        plot_trajectory(found, plot)
+    return _DONE

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xtts_export_callback.cli.options import add_report_options
+from xtts_export_callback.cli.reporting import only_the_result, report
 from xtts_export_callback.extras import require
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ HELP = "see the whole job on a tiny XTTS and generated speech"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("--output", metavar="DIR", help="new folder to work in (default: xtts-export-demo)")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,5 +29,7 @@ def run(args: argparse.Namespace) -> int:
     require("train", "xtts-export demo")
     from xtts_export_callback.demo.demo import run_demo
 
-    run_demo(args.output)
+    with only_the_result(args):
+        folder = run_demo(args.output)
+    report(args, lambda: {"run": str(folder)}, lambda: None)
     return 0

@@ -7,13 +7,19 @@ is skipped.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.cli.options import add_asset_options, add_layout_options, add_output_options
+from xtts_export_callback.cli.options import (
+    add_asset_options,
+    add_layout_options,
+    add_output_options,
+    add_report_options,
+    add_storage_options,
+)
 from xtts_export_callback.cli.progress import progress_bar, say
+from xtts_export_callback.cli.reporting import Failure, exit_code, files_of, for_each, report, tell
 from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
     from xtts_export_callback.inference_folder.folder import WrittenFolder
 
 HELP = "write the inference folder of full checkpoints"
-_DONE, _BAD_INPUT = 0, 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,40 +39,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint, or a run folder to export all its checkpoints",
     )
     add_output_options(parser, default="inference/NAME beside each checkpoint; with several, DIR/NAME")
+    add_storage_options(parser, default="that of the source")
     parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "float16", "bfloat16"), help="type of the exported weights"
+        "--sparsity",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="make this share of the weights in the GPT's layers zero, the smallest ones (default: 0)",
     )
     parser.add_argument("--format", default="pth", choices=("pth", "safetensors"), help="file format of the weights")
     add_layout_options(parser)
     add_asset_options(parser)
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export every source, then say what was done. A source that fails does not stop the others."""
-    from xtts_export_callback.errors import XttsExportError
-
     checkpoints = _checkpoints([Path(source) for source in args.sources])
     several = len(checkpoints) > 1
     results: list[WrittenFolder] = []
-    for path in checkpoints:
-        try:
-            results.append(_export(path, args, several=several))
-        except XttsExportError as error:
-            if not several:
-                raise
-            say(f"xtts-export: {' '.join(str(error).split())}", file=sys.stderr)
+    failures = for_each(checkpoints, lambda path: results.append(_export(path, args, several=several)), several=several)
+    report(
+        args,
+        lambda: {
+            "exports": [result.to_dict() for result in results],
+            "errors": [failure.to_dict() for failure in failures],
+        },
+        lambda: _sum_up(results, failures) if several else None,
+    )
+    return exit_code(failures)
+
+
+def _sum_up(results: list[WrittenFolder], failures: list[Failure]) -> None:
     written = [result.nbytes for result in results if result.written]
-    failed = len(checkpoints) - len(results)
-    if several:
-        failures = f", {failed} failed" if failed else ""
-        skipped = len(results) - len(written)
-        say(f"{len(written)} exported ({human_size(sum(written))}), {skipped} skipped{failures}")
-    return _BAD_INPUT if failed else _DONE
+    failed = f", {len(failures)} failed" if failures else ""
+    say(f"{len(written)} exported ({human_size(sum(written))}), {len(results) - len(written)} skipped{failed}")
 
 
 def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFolder:
     from xtts_export_callback.checkpoint import open_checkpoint
     from xtts_export_callback.export.export import default_output, export_checkpoint, packed_as
+    from xtts_export_callback.export.precision import parse_precision
     from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.xtts.state_dict import inference_model
 
@@ -76,11 +88,13 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
         needed = sum(tensor.nbytes for tensor in inference_model(source).tensors.values())
         before = source.nbytes
     started = time.perf_counter()
-    with progress_bar(output.name, needed) as progress:
+    with progress_bar(output.name, needed, quiet=args.quiet) as progress:
         result = export_checkpoint(
             path,
             output,
             dtype=args.dtype,
+            precision=parse_precision(args.precision),
+            sparsity=args.sparsity,
             format=args.format,
             vocab=args.vocab,
             config=args.config,
@@ -91,13 +105,12 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
         )
     if result.written:
         seconds = time.perf_counter() - started
-        say(f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
-        for note in result.notes:
-            say(f"  {note}")
-        if args.layout:
-            say(f"  {layout_of(args.layout).place(output)}")
+        tell(args, f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
+        place = [layout_of(args.layout).place(output)] if args.layout else []
+        for line in (*result.notes, *(files_of(result) if args.verbose else ()), *place):
+            tell(args, f"  {line}")
     else:
-        say(f"{output}: exported already, skipped")
+        tell(args, f"{output}: exported already, skipped")
     return result
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.cli.json_output import print_json
+from xtts_export_callback.cli.options import add_report_options
+from xtts_export_callback.cli.progress import say
+from xtts_export_callback.cli.reporting import exit_code, for_each
 
 if TYPE_CHECKING:
     import argparse
@@ -22,9 +25,11 @@ HELP = "tell where the gigabytes are, and what a file is"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
-    parser.add_argument("path", metavar="PATH", help="a checkpoint, an inference folder, or a run folder")
-    parser.add_argument("--json", action="store_true", help="print only JSON")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="checkpoints, inference folders, run folders; several print one by one"
+    )
     parser.add_argument("--tensors", action="store_true", help="list every tensor, equal layers folded")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,39 +44,54 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    path = Path(args.path)
-    report = _run_report(path) if path.is_dir() else None
-    if report is None:
+    found: list[CheckpointReport | RunReport] = []
+    several = len(args.paths) > 1
+
+    def look(path: str) -> None:
+        found.append(_report(Path(path), args))
+        if not (args.json or args.quiet):
+            _show(found[-1], args, is_first=len(found) == 1)
+
+    failures = for_each(args.paths, look, several=several)
+    if args.json:
+        values = [_to_dict(each, args) for each in found]
+        together = {"reports": values, "errors": [failure.to_dict() for failure in failures]}
+        print_json(together if several else values[0])
+    return exit_code(failures)
+
+
+def _report(path: Path, args: argparse.Namespace) -> CheckpointReport | RunReport:
+    run_report = _run_report(path) if path.is_dir() else None
+    if run_report is None:
         from xtts_export_callback.inspection.checkpoint import inspect_checkpoint
 
-        checkpoint = inspect_checkpoint(path)
-        if args.json:
-            print_json(_with_tensors(checkpoint) if args.tensors else checkpoint.to_dict())
-        else:
-            from xtts_export_callback.inspection.table import show_checkpoint
-
-            show_checkpoint(checkpoint, with_tensors=args.tensors)
-        return 0
+        return inspect_checkpoint(path)
     if args.tensors:
         from xtts_export_callback.errors import ConfigError
 
         msg = f"{path}: --tensors lists one checkpoint, found a run folder; name a checkpoint in it"
         raise ConfigError(msg)
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        from xtts_export_callback.inspection.table import show_run
+    return run_report
 
-        show_run(report)
-    return 0
+
+def _show(found: CheckpointReport | RunReport, args: argparse.Namespace, *, is_first: bool) -> None:
+    from xtts_export_callback.inspection.checkpoint import CheckpointReport
+    from xtts_export_callback.inspection.table import show_checkpoint, show_run
+
+    if not is_first:
+        say("")
+    if isinstance(found, CheckpointReport):
+        show_checkpoint(found, with_tensors=args.tensors or args.verbose)
+    else:
+        show_run(found)
 
 
 def _run_report(path: Path) -> RunReport | None:
-    from xtts_export_callback.checkpoint.reader import MODEL_NAMES
+    from xtts_export_callback.checkpoint.reader import weights_in
     from xtts_export_callback.run.checkpoints import is_run, refuse_folder_of_exports
 
     if not is_run(path):
-        if not any((path / name).is_file() for name in MODEL_NAMES):
+        if weights_in(path) is None:
             refuse_folder_of_exports(path)
         return None
     from xtts_export_callback.inspection.run import inspect_run
@@ -79,9 +99,13 @@ def _run_report(path: Path) -> RunReport | None:
     return inspect_run(path)
 
 
-def _with_tensors(report: CheckpointReport) -> dict[str, Any]:
+def _to_dict(found: CheckpointReport | RunReport, args: argparse.Namespace) -> dict[str, Any]:
+    from xtts_export_callback.inspection.checkpoint import CheckpointReport
+
+    if not (isinstance(found, CheckpointReport) and args.tensors):
+        return found.to_dict()
     tensors = {
         name: {"dtype": tensor.dtype.name, "shape": list(tensor.shape), "bytes": tensor.nbytes}
-        for name, tensor in report.tensors.items()
+        for name, tensor in found.tensors.items()
     }
-    return {**report.to_dict(), "tensors": tensors}
+    return {**found.to_dict(), "tensors": tensors}

@@ -1,4 +1,4 @@
-"""Prints the JSON of the commands that report."""
+"""Prints the JSON of the commands."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import json
 import math
 from typing import Any
 
+JSON_VERSION = 1
+"""Goes up when a key changes its meaning or goes; new keys may come at any time."""
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON that every parser takes: NaN and infinity, which JSON lacks, become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print a command's result as JSON that every parser takes: NaN and infinity, which JSON lacks, become null."""
+    text = json.dumps({"version": JSON_VERSION, **_finite(value)}, indent=2, allow_nan=False)
     print(text.replace("\x7f", "\\u007f"))  # the one control character that json leaves as it is
+
+
+def describe_error(error: BaseException, message: str = "") -> dict[str, str]:
+    """Return an error as plain values: the name of its class, as in `xtts_export_callback.errors`, and its line."""
+    return {"type": type(error).__name__, "message": " ".join((message or str(error)).split())}
 
 
 def _finite(value: Any) -> Any:

@@ -16,15 +16,17 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback import __version__
+from xtts_export_callback.cli.completion import SHELLS, PrintCompletion
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.files.paths import can_be_path
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.process import prepare_process
+from xtts_export_callback.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify")
+COMMANDS = ("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "prune")
 _TRAINING = ("demo", "train")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
@@ -42,24 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         141 when the reader of the output has closed it.
     """
     _prepare_streams()
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parse(argv)
+        args = _parse(arguments)
         if argv is None and not args.trains:  # then the process has no other user
             prepare_process()
         code = int(args.run(args) or _DONE)
         sys.stdout.flush()  # a reader that is gone is noticed here, not by the interpreter as it ends
     except BrokenPipeError as error:
         if not _reader_is_gone():  # a pipe of a training's workers
-            _complain(_describe(error))
-            return _BAD_INPUT
+            return _refuse(error, _describe(error), arguments)
         _discard_output()
         return _READER_GONE
     except XttsExportError as error:
-        _complain(str(error))
-        return _BAD_INPUT
+        return _refuse(error, str(error), arguments)
     except OSError as error:
-        _complain(_describe(error))
-        return _BAD_INPUT
+        return _refuse(error, _describe(error), arguments)
     except KeyboardInterrupt:
         _complain("interrupted; nothing half-written is left behind")
         return _INTERRUPTED
@@ -101,27 +101,58 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.as_json = False
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
     def error(self, message: str) -> NoReturn:
+        if self.as_json:
+            _print_error("UsageError", message)
         self.exit(_BAD_INPUT, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    own, overrides = arguments, list[str]()
+    if arguments[:1] == ["train"]:
+        from xtts_export_callback.training.overrides import split_overrides
+
+        own, overrides = split_overrides(arguments[1:])
+        own = ["train", *own]
+    name = own[0] if own[:1] and own[0] in COMMANDS else ""
+    parser, subparsers = _parsers([name] if name else COMMANDS)
+    for each in (parser, *subparsers.values()):
+        each.as_json = _is_json(own)
+    for argument in arguments:
+        if not can_be_path(argument):
+            parser.error(f"{argument}: expected an argument without null characters or halves of surrogate pairs")
+    if own and not name and not own[0].startswith("-"):
+        parser.error(f"{own[0]}: no such command{did_you_mean(own[0], COMMANDS)}")
+    args, unknown = parser.parse_known_args(own)
+    if unknown:
+        known = [option for action in subparsers[name]._actions for option in action.option_strings]
+        subparsers[name].error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], known)}")
+    args.overrides = overrides
+    return args
+
+
+def _parsers(names: Iterable[str]) -> tuple[_Parser, dict[str, _Parser]]:
+    """Make the parser, and that of each command named; a command that is not named is not imported."""
     parser = _Parser(
         prog="xtts-export",
         description="Turn XTTS v2 checkpoints into inference models: export, average, merge, inspect, compare, verify.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    for argument in arguments:
-        if not can_be_path(argument):
-            parser.error(f"{argument}: expected an argument without null characters or halves of surrogate pairs")
-    # Where the command is named, the others are not imported.
-    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        metavar="SHELL",
+        help=f"print the script that completes commands, options and files in {', '.join(SHELLS)}",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = {}
+    for name in names:
         module = importlib.import_module(f"xtts_export_callback.cli.{name}")
-        subparser = subparsers.add_parser(
+        subparser = commands.add_parser(
             name,
             help=module.HELP,
             description=module.__doc__,
@@ -130,15 +161,30 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, trains=name in _TRAINING)
-    overrides: list[str] = []
-    if arguments[:1] == ["train"]:
-        from xtts_export_callback.training.overrides import split_overrides
+        subparsers[name] = subparser
+    return parser, subparsers
 
-        own, overrides = split_overrides(arguments[1:])
-        arguments = ["train", *own]
-    args = parser.parse_args(arguments)
-    args.overrides = overrides
-    return args
+
+def _refuse(error: Exception, message: str, arguments: list[str]) -> int:
+    """Say why a command has failed, with the traceback for ``-v`` and on stdout for ``--json``."""
+    if {"-v", "--verbose"} & set(arguments):
+        import traceback
+
+        traceback.print_exception(error)
+    _complain(message)
+    if _is_json(arguments):
+        _print_error(type(error).__name__, message)
+    return _BAD_INPUT
+
+
+def _is_json(arguments: list[str]) -> bool:
+    return "--json" in arguments
+
+
+def _print_error(kind: str, message: str) -> None:
+    from xtts_export_callback.cli.json_output import print_json
+
+    print_json({"error": {"type": kind, "message": " ".join(message.split())}})
 
 
 def _complain(message: str) -> None:

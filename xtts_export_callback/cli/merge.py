@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.cli.merge_output import add_merge_options, write_and_report
-from xtts_export_callback.cli.options import add_output_options
+from xtts_export_callback.cli.options import add_output_options, add_report_options
 from xtts_export_callback.cli.progress import say
+from xtts_export_callback.cli.reporting import report
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +25,7 @@ HELP = "merge fine-tunes: weighted, by layer, with a base"
 _METHODS = ("linear", "slerp", "task_arithmetic", "ties", "interpolate")
 _RECIPE_SUFFIXES = {".yaml", ".yml"}
 _SETTINGS = ("method", "weights", "base", "scale", "density")
+_FILES = ("config", "vocab_file")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,24 +44,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("union", "intersect"),
         help="merge different vocabularies token by token: keep all tokens, or those in common",
     )
+    models.add_argument("--config", metavar="FILE", help="a config.json to use in place of the models' own")
+    models.add_argument("--vocab-file", metavar="FILE", help="the models' vocab.json, if it is not found automatically")
     parser.add_argument("--dry-run", action="store_true", help="print the plan; read no weights and write nothing")
     add_output_options(parser, default="the recipe's path without .yaml")
     add_merge_options(parser)
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Merge, or print the plan."""
+    from xtts_export_callback.export.precision import parse_precision
     from xtts_export_callback.merge.merge import planned, with_dtype, write_merge
 
-    recipe = with_dtype(_recipe(args), args.dtype, for_training=args.for_training)
+    precision = parse_precision(args.precision)
+    recipe = with_dtype(_recipe(args), args.dtype, precision=precision, for_training=args.for_training)
     with planned(recipe) as plan:
         if args.dry_run:
-            for line in plan.describe():
-                say(line)
-            _print_also(args, plan)
+            lines = [*plan.describe(), *_also(args, plan)]
+            report(args, lambda: {"plan": lines}, lambda: _show(lines))
             return 0
         output = _output(args)
         return write_and_report(
+            args,
             output,
             plan.nbytes,
             lambda progress: write_merge(
@@ -72,21 +79,26 @@ def run(args: argparse.Namespace) -> int:
                 force=args.force,
                 progress=progress,
             ),
-            for_training=args.for_training,
-            layout=args.layout,
         )
 
 
-def _print_also(args: argparse.Namespace, plan: Plan) -> None:
-    """Print what the plan leaves out: the files for training, and the output."""
+def _show(lines: list[str]) -> None:
+    for line in lines:
+        say(line)
+
+
+def _also(args: argparse.Namespace, plan: Plan) -> list[str]:
+    """Return what the plan leaves out: the files for training, and the output."""
     from xtts_export_callback.merge.merge import training_files
 
+    lines = []
     if args.for_training and (files := training_files(plan)):
-        say(f"for training also {', '.join(files)}")
+        lines.append(f"for training also {', '.join(files)}")
     if args.output is not None or _is_recipe(args):
         output = _output(args)
         exists = "" if not output.exists() else ", which exists: --force replaces it if it is an inference folder"
-        say(f"to {output}{exists}")
+        lines.append(f"to {output}{exists}")
+    return lines
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -102,15 +114,17 @@ def _recipe(args: argparse.Namespace) -> Recipe:
             if recipes or args.base is None:
                 raise ConfigError(msg)
         sources = model_sources([Path(source) for source in args.sources])
-        named = [{"path": str(source.path), "name": source.name} for source in sources]
+        files = {key: str(Path(getattr(args, key))) for key in _FILES if getattr(args, key) is not None}
+        named = [{"path": str(source.path), "name": source.name, **files} for source in sources]
         given: dict[str, Any] = {key: getattr(args, key) for key in (*_SETTINGS, "vocab")}
         return parse_recipe(
             {"models": named, **{key: value for key, value in given.items() if value is not None}}, "merge", Path()
         )
     recipe = load_recipe(args.sources[0])
-    for key in _SETTINGS:
+    for key in (*_SETTINGS, *_FILES):
         if getattr(args, key) is not None:
-            msg = f"--{key}: expected models to merge, found the recipe {args.sources[0]}; write {key} into the recipe"
+            option = f"--{key.replace('_', '-')}"
+            msg = f"{option}: expected models to merge, found the recipe {args.sources[0]}; write {key} into the recipe"
             raise ConfigError(msg)
     return replace(recipe, vocab=args.vocab or recipe.vocab)
 

@@ -6,8 +6,9 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.cli.options import add_layout_options
+from xtts_export_callback.cli.options import add_layout_options, add_storage_options
 from xtts_export_callback.cli.progress import progress_bar, say
+from xtts_export_callback.cli.reporting import files_of, report
 from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
@@ -26,40 +27,37 @@ _TRAINING_FILES = {
 
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--dtype``, ``--for-training`` and the options of a layout."""
+    """Add ``--dtype``, ``--precision``, ``--for-training`` and the options of a layout."""
+    add_storage_options(parser, default="that of the inputs")
     add_layout_options(parser)
-    parser.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), help="type of the result (default: that of the inputs)"
-    )
     parser.add_argument(
         "--for-training", action="store_true", help="also write the files that GPTTrainer needs to fine-tune it"
     )
 
 
 def write_and_report(
-    output: Path,
-    nbytes: int,
-    write: Callable[[Callable[[int], None]], WrittenFolder],
-    *,
-    for_training: bool,
-    layout: str | None = None,
+    args: argparse.Namespace, output: Path, nbytes: int, write: Callable[[Callable[[int], None]], WrittenFolder]
 ) -> int:
     """Write a merge with a progress bar, then say what was done.
 
     Args:
+        args: The command line.
         output: The folder to write.
         nbytes: Bytes of weights expected.
         write: Writes the merge, given a function to call with the bytes written.
-        for_training: Whether to print how to fine-tune the result.
-        layout: The program to print the place of the result for.
 
     Returns:
         The exit code.
     """
     started = time.perf_counter()
-    with progress_bar(output.name, nbytes) as progress:
+    with progress_bar(output.name, nbytes, quiet=args.quiet) as progress:
         result = write(progress)
     seconds = time.perf_counter() - started
+    report(args, result.to_dict, lambda: _show(args, output, result, seconds))
+    return 0
+
+
+def _show(args: argparse.Namespace, output: Path, result: WrittenFolder, seconds: float) -> None:
     rules = result.provenance["rules"]
     is_mean = rules["method"] == "linear" and not rules["rules"]
     for source in result.provenance["sources"]:
@@ -68,17 +66,16 @@ def write_and_report(
     for line in [] if is_mean else rules["summary"]:
         say(f"  {line}")
     _print_remarks(rules)
+    for line in (*result.notes, *(files_of(result) if args.verbose else ())):
+        say(f"  {line}")
     dtype = result.provenance["dtype"]
-    for note in result.notes:
-        say(f"  {note}")
     say(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
-    if layout:
+    if args.layout:
         from xtts_export_callback.inference_folder.layouts import layout_of
 
-        say(f"  {layout_of(layout).place(output)}")
-    if for_training:
+        say(f"  {layout_of(args.layout).place(output)}")
+    if args.for_training:
         _print_how_to_train(output, result.provenance)
-    return 0
 
 
 def _print_remarks(rules: dict[str, Any]) -> None:

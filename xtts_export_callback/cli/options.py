@@ -14,6 +14,13 @@ LAYOUTS = (
 """Names in `inference_folder.layouts.LAYOUTS`, whose import takes longer than this whole module's."""
 
 
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``, ``-q`` and ``-v``, the same in every command; `cli.reporting` follows them."""
+    parser.add_argument("--json", action="store_true", help="print only JSON, also for errors")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print more, and the traceback of an error")
+
+
 def add_output_options(parser: argparse.ArgumentParser, *, default: str) -> None:
     """Add ``--output`` and ``--force``, the same in every command that writes."""
     parser.add_argument("--output", metavar="DIR", help=f"folder to write (default: {default})")
@@ -27,6 +34,22 @@ def add_layout_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--voice", metavar="WAV", help="a recording to put beside the model as its voice, with the latents of it"
+    )
+
+
+def add_storage_options(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Add ``--dtype`` and ``--precision``, the same in every command that writes a model."""
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16", "int8"),
+        help=f"type of the weights (default: {default}); int8 is for load_xtts alone",
+    )
+    parser.add_argument(
+        "--precision",
+        action="append",
+        default=[],
+        metavar="PATTERN=TYPE",
+        help="another type for a part, such as decoder=float32; the first match counts; may be repeated",
     )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xtts_export_callback.cli.options import add_report_options
 from xtts_export_callback.cli.progress import say
+from xtts_export_callback.cli.reporting import only_the_result, report
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.paths import expanded
 
@@ -25,17 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--template", metavar="FILE", help="write the config to start from to FILE, and stop")
     parser.add_argument("--output", metavar="DIR", help="folder for run folders (default: output_path of the config)")
     parser.add_argument("--continue", dest="continue_run", metavar="RUN", help="resume this run from its last save")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, or write the config to start from."""
     if args.template is not None:
-        _write_template(expanded(args.template))
+        path = expanded(args.template)
+        _write_template(path)
+        report(
+            args,
+            lambda: {"template": str(path)},
+            lambda: say(f"{path}: put in your paths, then: xtts-export train {path}"),
+        )
         return 0
     require("train", "xtts-export train")
     from xtts_export_callback.train_gpt_xtts import train
 
-    train(args.config, output=args.output, continue_run=args.continue_run, overrides=args.overrides)
+    with only_the_result(args):
+        folder = train(args.config, output=args.output, continue_run=args.continue_run, overrides=args.overrides)
+    report(args, lambda: {"run": str(folder)}, lambda: None)
     return 0
 
 
@@ -45,4 +56,3 @@ def _write_template(path: Path) -> None:
 
     with whole_file(path) as temporary:
         temporary.write_bytes(read_template(TEMPLATE))
-    say(f"{path}: put in your paths, then: xtts-export train {path}")

@@ -5,7 +5,7 @@ against the architecture in the config, the vocabulary against the text embeddin
 the files, and whether torch.load(weights_only=True) would accept the file, judged by its structure (--load asks torch
 itself, which takes seconds to import). For a run, also checks which files the next resume would pick.
 
-Exit code 0: all fine; 1: faults, one per line.
+Exit code 0: all fine; 1: faults, one per line; 2: a path cannot be read.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.cli.json_output import print_json
-from xtts_export_callback.cli.options import LAYOUTS
+from xtts_export_callback.cli.options import LAYOUTS, add_report_options
 from xtts_export_callback.cli.progress import progress_bar, say
+from xtts_export_callback.cli.reporting import exit_code, for_each, report
 from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", choices=LAYOUTS, metavar="NAME", help="also check that this program takes each PATH, folder or ZIP"
     )
-    parser.add_argument("--json", action="store_true", help="print only JSON")
+    add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,36 +44,58 @@ def run(args: argparse.Namespace) -> int:
     from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.run.checkpoints import is_run
     from xtts_export_callback.verification.layout import verify_layout
-    from xtts_export_callback.verification.model import verify_model
+    from xtts_export_callback.verification.model import verify_checkpoint
     from xtts_export_callback.verification.run import verify_run
 
     if args.load:
         require("train", "verify --load", "torch")
-    paths = [Path(path) for path in args.paths]
-    nbytes = sum(_bytes_to_read(path, any_content=bool(args.layout)) for path in paths)
-    reports: list[VerificationReport | RunVerification] = []
-    with progress_bar("verify", nbytes) as progress:
-        for path in paths:
+    paths: dict[Path, int] = {}
+
+    def measure(path: str) -> None:
+        paths[Path(path)] = _bytes_to_read(Path(path), any_content=bool(args.layout))
+
+    failures = for_each(args.paths, measure, several=len(args.paths) > 1)
+    found: list[VerificationReport | RunVerification] = []
+    with progress_bar("verify", sum(paths.values()), quiet=args.quiet) as progress:
+
+        def check(path: Path) -> None:
             if args.layout:
-                reports.append(verify_layout(path, layout_of(args.layout), load=args.load, progress=progress))
-                continue
-            verify = verify_run if is_run(path) else verify_model
-            reports.append(verify(path, load=args.load, progress=progress))
-    if args.json:
-        print_json({"fine": all(report.is_fine for report in reports), "reports": [r.to_dict() for r in reports]})
-    else:
-        for report in reports:
-            _show(report)
-    return _FINE if all(report.is_fine for report in reports) else _FAULTS
+                found.append(verify_layout(path, layout_of(args.layout), load=args.load, progress=progress))
+                return
+            verify = verify_run if is_run(path) else verify_checkpoint
+            found.append(verify(path, load=args.load, progress=progress))
+
+        failures += for_each(paths, check, several=len(args.paths) > 1)
+    is_fine = all(each.is_fine for each in found)
+    report(
+        args,
+        lambda: {
+            "fine": is_fine and not failures,
+            "reports": [each.to_dict() for each in found],
+            "errors": [failure.to_dict() for failure in failures],
+        },
+        lambda: _show_all(found, args),
+    )
+    return exit_code(failures, otherwise=_FINE if is_fine else _FAULTS)
+
+
+def _show_all(found: list[VerificationReport | RunVerification], args: argparse.Namespace) -> None:
+    if args.verbose:
+        from xtts_export_callback.verification.faults import CHECKS
+
+        for name, what in CHECKS.items():
+            say(f"check {name}: {what}")
+    for each in found:
+        _show(each)
 
 
 def _bytes_to_read(path: Path, *, any_content: bool = False) -> int:
     """Bytes of the files below a path, which may be any folder.
 
     Raises:
-        ConfigError: When the path holds nothing to verify.
+        XttsExportError: When the path holds nothing to verify.
     """
-    from xtts_export_callback.checkpoint.reader import MODEL_NAMES
+    from xtts_export_callback.checkpoint.reader import open_checkpoint, weights_in
     from xtts_export_callback.errors import ConfigError
     from xtts_export_callback.inference_folder.ownership import folder_bytes
     from xtts_export_callback.run.checkpoints import is_run, refuse_folder_of_exports
@@ -88,28 +110,28 @@ def _bytes_to_read(path: Path, *, any_content: bool = False) -> int:
     if any_content:
         return folder_bytes(path)
     models = models_of(path) if is_run(path) else [path]
-    files = [file for model in models for file in ([model] if model.is_file() else map(model.joinpath, MODEL_NAMES))]
-    sizes = [file.stat().st_size for file in files if file.is_file()]
+    files = [model if model.is_file() else weights_in(model) for model in models]
+    sizes = [file.stat().st_size for file in files if file is not None and file.is_file()]
     if not sizes:
         refuse_folder_of_exports(path)
-        msg = f"{path}: expected a run, or {' or '.join(MODEL_NAMES)} in it, found neither; name a checkpoint"
-        raise ConfigError(msg)
+        with open_checkpoint(path):  # says what is there instead
+            pass
     return sum(sizes)
 
 
-def _show(report: VerificationReport | RunVerification) -> None:
+def _show(found: VerificationReport | RunVerification) -> None:
     from xtts_export_callback.verification.run import RunVerification
 
-    if isinstance(report, RunVerification):
-        for model in report.models:
+    if isinstance(found, RunVerification):
+        for model in found.models:
             _show(model)
-        picked = report.resume.checkpoint
-        if picked is not None and report.resume.best is not None:
-            say(f"{report.path}: the next resume uses {picked.name}, best model {report.resume.best.name}")
-    elif report.is_fine:
-        tensors = f"{report.tensors} tensors, " if report.tensors else ""
-        say(f"{report.path}: fine ({tensors}{human_size(report.nbytes)})")
-    for fault in report.faults:
-        say(f"{report.path}: {fault.check}: {fault.message}")
-    for note in getattr(report, "notes", ()):
-        say(f"{report.path}: note: {note}")
+        picked = found.resume.checkpoint
+        if picked is not None and found.resume.best is not None:
+            say(f"{found.path}: the next resume uses {picked.name}, best model {found.resume.best.name}")
+    elif found.is_fine:
+        tensors = f"{found.tensors} tensors, " if found.tensors else ""
+        say(f"{found.path}: fine ({tensors}{human_size(found.nbytes)})")
+    for fault in found.faults:
+        say(f"{found.path}: {fault.check}: {fault.message}")
+    for note in getattr(found, "notes", ()):
+        say(f"{found.path}: note: {note}")

@@ -118,8 +118,11 @@ def draw_cells(axes: Axes, matrix: list[list[float | None]], scale: Scale) -> No
     axes.tick_params(which="minor", length=0)
 
 
-def draw_bars(axes: Axes, values: dict[str, tuple[float | None, int]], scale: Scale) -> None:
-    """Draw a bar per distance (None if unchanged) with its number of NaN and infinite values."""
+def draw_dots(axes: Axes, values: dict[str, tuple[float | None, int]], scale: Scale) -> None:
+    """Draw a dot per distance (None if unchanged) with its number of NaN and infinite values.
+
+    A logarithmic axis has no zero for the foot of a bar to stand on, so the length of a bar would mean nothing.
+    """
     import matplotlib as mpl
     from matplotlib.ticker import FixedLocator, NullFormatter
 
@@ -129,14 +132,16 @@ def draw_bars(axes: Axes, values: dict[str, tuple[float | None, int]], scale: Sc
         if value is None:
             axes.text(floor * 1.15, row, "unchanged", va="center", fontsize=8, color="#666666")
             continue
+        look: dict[str, Any]
         label = f"{nonfinite:,} NaN or infinite" if nonfinite else _short_percent(value)
         shown = scale.low if math.isnan(value) and nonfinite else scale.high if math.isnan(value) else scale.clip(value)
-        look = _HATCH if nonfinite else {"color": colours(scale.norm(shown))}
-        axes.barh(row, shown - floor, left=floor, height=0.7, **look)
-        axes.text(shown * 1.1, row, label, va="center", fontsize=8)
+        look = {**_HATCH, "linewidth": 1.0} if nonfinite else {"color": colours(scale.norm(shown)), "linewidth": 0.0}
+        axes.scatter(shown, row, s=90, zorder=3, **look)
+        axes.annotate(label, (shown, row), (8, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(floor, scale.high * 12)
     axes.set_yticks(range(len(values)), [drawable(title) for title in values])
+    axes.grid(axis="y", color="#eeeeee", zorder=0)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if scale.is_empty:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.comparison.models import ComparisonReport
     from xtts_export_callback.comparison.trajectory import TrajectoryReport
 
+_MOST_LABELS = 14  # on the axis of steps
 _LABELLED = 30  # layers that have room for a label each
 
 
@@ -34,7 +35,7 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
     """
     with canvas.drawing():
         figure = canvas.new_figure(13.0, 6.2)
-        rows, bars = figure.subplots(1, 2, width_ratios=(3.2, 1))
+        rows, dots = figure.subplots(1, 2, width_ratios=(3.2, 1))
         scale = Scale([found.relative_l2 for found in report.tensors.values()])
         layers = sorted(report.layers)
         kinds = [*KINDS, *sorted({kind for _, kind in report.cells} - {*KINDS})]
@@ -48,8 +49,8 @@ def plot_comparison(report: ComparisonReport, path: Path) -> None:
         others = {**report.parts}
         others |= {BY_KEY[key].title: found for key, found in report.components.items() if key != "gpt"}
         values = {title: _bar(found) for title, found in others.items()}
-        canvas.draw_bars(bars, values, scale)
-        bars.set_title("everywhere else", fontsize=11)
+        canvas.draw_dots(dots, values, scale)
+        dots.set_title("everywhere else", fontsize=11)
         canvas.draw_legend(figure, rows, matrix, scale, "moved by |B-A| / |A|")
         files = f"A: {drawable(str(report.a))}\nB: {drawable(str(report.b))}"
         canvas.finish(figure, path, report.sentence, files)
@@ -69,9 +70,9 @@ def plot_trajectory(report: TrajectoryReport, path: Path) -> None:
         figure = canvas.new_figure(13.0, 8.0)
         lines, rows = figure.subplots(1, 2, width_ratios=(1, 1.5))
         _draw_lines(lines, report)
-        order = [title for title in report.parts if not title.startswith("layer ")]
-        order.sort(key=lambda title: not report.parts[title].moved)
-        titles = [*(f"layer {layer}" for layer in sorted(report.layers, reverse=True)), *order]
+        others = [title for title in report.parts if not title.startswith("layer ")]
+        moved = [title for title in others if report.parts[title].moved] if report.differ else others
+        titles = [*(f"layer {layer}" for layer in sorted(report.layers, reverse=True)), *moved]
         scale = Scale([value for trajectory in report.parts.values() for value in trajectory.step])
         stops = range(1, len(report.stops))
         matrix = [[_step(report.parts[title], stop) for stop in stops] for title in titles]
@@ -82,7 +83,8 @@ def plot_trajectory(report: TrajectoryReport, path: Path) -> None:
         rows.set_xticks(range(len(stops)), [_short(name) for name in report.stops[1:]])
         for axes in (lines, rows):
             axes.tick_params(axis="x", labelrotation=30)
-            axes.set_xlabel("checkpoint, by step")
+        lines.set_xlabel("step")
+        rows.set_xlabel("checkpoint")
         rows.set_title("where it moved since the previous one", fontsize=11)
         canvas.draw_legend(figure, rows, matrix, scale, "moved by, relative to the start")
         canvas.finish(figure, path, report.sentence, drawable(str(report.run)))
@@ -91,15 +93,16 @@ def plot_trajectory(report: TrajectoryReport, path: Path) -> None:
 def _draw_lines(axes: Axes, report: TrajectoryReport) -> None:
     """Draw a line per distance of the GPT, and a cross per checkpoint that holds NaN or infinity."""
     stops = range(len(report.stops))
+    places = _places(report)
     away, step = ([value * 100 for value in values] for values in (report.gpt.away, report.gpt.step))
     if math.inf in (*away, *step):
         text = "the GPT is all zeros at the start:\nno distance relative to it is finite"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
         axes.set_yticks([])
-        axes.set_xlim(-0.5, len(stops) - 0.5)
+        axes.set_xlim(places[0] - 0.5, places[-1] + 0.5)
     else:
-        axes.plot(stops, away, marker="o", color="#440154", label=f"away from {drawable(report.start)}")
-        axes.plot(stops[1:], step[1:], marker="s", linestyle="--", color="#21918c", label="since the previous one")
+        axes.plot(places, away, marker="o", color="#440154", label=f"away from {drawable(report.start)}")
+        axes.plot(places[1:], step[1:], marker="s", linestyle="--", color="#21918c", label="since the previous one")
         axes.margins(y=0.25)  # for the legend
         axes.set_ylim(bottom=0)
         axes.grid(color="#eeeeee")
@@ -107,12 +110,35 @@ def _draw_lines(axes: Axes, report: TrajectoryReport) -> None:
     if broken:
         low = axes.get_xaxis_transform()  # at the bottom, whatever the distances
         look: dict[str, Any] = {"marker": "X", "markersize": 10, "color": canvas.BROKEN, "linestyle": "none"}
-        axes.plot(broken, [0.02] * len(broken), transform=low, clip_on=False, label="holds NaN or infinity", **look)
+        axes.plot(
+            [places[stop] for stop in broken],
+            [0.02] * len(broken),
+            transform=low,
+            clip_on=False,
+            label="holds NaN or infinity",
+            **look,
+        )
     if axes.lines:
         axes.legend(frameon=False, loc="upper left")
     axes.set_ylabel("GPT moved, % of its norm")
     axes.set_title("how far the GPT moved", fontsize=11)
-    axes.set_xticks(list(stops), [_short(name) for name in report.stops])
+    shown = _apart(places)
+    axes.set_xticks([places[stop] for stop in shown], [_short(report.stops[stop]) for stop in shown])
+
+
+def _places(report: TrajectoryReport) -> list[float]:
+    """Where the checkpoints stand on an axis of steps; a base without a step, where training started."""
+    return [float(step or 0) for step in report.steps]
+
+
+def _apart(places: list[float]) -> list[int]:
+    """Return the indices of the places whose labels do not overlap; the first and the last always have one."""
+    least = (places[-1] - places[0]) / _MOST_LABELS
+    shown = [0]
+    for index in range(1, len(places) - 1):
+        if places[index] - places[shown[-1]] >= least and places[-1] - places[index] >= least:
+            shown.append(index)
+    return [*shown, len(places) - 1]
 
 
 def _cell(found: Difference) -> float | None:

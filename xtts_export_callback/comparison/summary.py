@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.xtts.components import BY_KEY, component_of
@@ -71,10 +72,25 @@ def _moved(key: str, found: Difference, report: ComparisonReport, tensors: dict[
     if not any(item.square_difference for item in report.layers.values()):
         return f"{text}, all of it outside its layers"
     layers = concentration(report.layers)
-    if layers is not None:
-        return f"{text}, most in {_range(*layers)}"
-    is_measured = all(math.isfinite(item.relative_l2) for item in report.layers.values())
-    return f"{text}, evenly across its layers" if is_measured else text
+    most = f", most in {_range(*layers)}" if layers is not None else ""
+    return f"{text}{most}{spread(report.layers)}"
+
+
+def spread(layers: dict[int, Difference]) -> str:
+    """Say how far the layers moved: the least, the most and the middle, each relative to its own size.
+
+    Returns:
+        A clause in parentheses; empty where a distance is not finite, or with less than two layers.
+    """
+    distances = {number: found.relative_l2 for number, found in layers.items()}
+    if len(distances) < 2 or not all(map(math.isfinite, distances.values())):
+        return ""
+    least, most = min(distances, key=distances.__getitem__), max(distances, key=distances.__getitem__)
+    low, high = percent(distances[least]), percent(distances[most])
+    if low == high:
+        return f" (each layer by {low} of its own size)"
+    middle = percent(statistics.median(distances.values()))
+    return f" (layers by {low} to {high} of their own size, {middle} in the middle; least layer {least}, most {most})"
 
 
 def concentration(layers: dict[int, Difference]) -> tuple[int, int] | None:

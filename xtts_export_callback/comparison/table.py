@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from xtts_export_callback.comparison.summary import percent
-from xtts_export_callback.inspection.table import as_text, make_console
+from xtts_export_callback.inspection.table import as_text, make_console, print_table, table_that_fits
 from xtts_export_callback.xtts.components import BY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from rich.console import Console
+    from rich.table import Table
 
     from xtts_export_callback.comparison.distance import Difference
     from xtts_export_callback.comparison.models import ComparisonReport
@@ -21,41 +22,53 @@ if TYPE_CHECKING:
 _FEW = 10
 
 
-def show_comparison(report: ComparisonReport) -> None:
-    """Print a sentence, the differences outside the weights, then the weights from coarse to fine."""
-    console = make_console()
+def show_comparison(report: ComparisonReport, *, with_all: bool = False, console: Console | None = None) -> None:
+    """Print a sentence, the differences outside the weights, then the weights from coarse to fine.
+
+    Args:
+        report: What to print.
+        with_all: Print every changed tensor, not only the most changed.
+        console: Where to print; by default on stdout.
+    """
+    console = console or make_console()
     sentence = report.sentence
     console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
     for line in _structure(report):
         console.print(as_text(line))
     components = [(BY_KEY[key].title, found) for key, found in report.components.items()]
-    console.print(_table("component", components))
+    print_table(console, _table(console.width, "component", components))
     if not all(found.is_identical for found in report.layers.values()):
-        console.print(_table("layer of the GPT", [(str(layer), found) for layer, found in report.layers.items()]))
+        console.print(
+            _table(console.width, "layer of the GPT", [(str(layer), found) for layer, found in report.layers.items()])
+        )
     moved = [(title, found) for title, found in report.parts.items() if found.changed]
     if moved:
-        console.print(_table("outside the layers", moved))
+        print_table(console, _table(console.width, "outside the layers", moved))
     changed = list(report.changed_tensors.items())
     if changed:
-        shown = f"most changed of {len(changed)} tensors" if len(changed) > _FEW else "changed tensors"
-        console.print(_table(shown, changed[:_FEW]))
+        few = changed if with_all else changed[:_FEW]
+        shown = f"most changed of {len(changed)} tensors" if len(few) < len(changed) else "changed tensors"
+        print_table(console, _table(console.width, shown, few))
 
 
-def show_trajectory(report: TrajectoryReport) -> None:
+def show_trajectory(report: TrajectoryReport, *, console: Console | None = None) -> None:
     """Print how a run's weights moved: a sentence, then one line per checkpoint."""
-    console = make_console()
+    console = console or make_console()
     sentence = report.sentence
     console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("checkpoint", no_wrap=True)
-    titles = ["GPT moved since the previous one", "turn", "GPT moved since the start", "part that moved most"]
-    for title in [*titles, "NaN or infinite"] if any(report.nonfinite) else titles:
-        table.add_column(title, justify="right")
-    for index, name in enumerate(report.stops):
-        row = [name, *_trajectory_figures(report, index)]
-        table.add_row(*map(as_text, [*row, f"{report.nonfinite[index]:,}"] if any(report.nonfinite) else row))
-    console.print(table)
-    console.print(as_text("turn: cosine between a step and the previous one; +1 straight on, 0 sideways, -1 back"))
+    titles = ["checkpoint", "moved", "turn", "from start", "part that moved most"]
+    rows = [[name, *_trajectory_figures(report, index)] for index, name in enumerate(report.stops)]
+    if any(report.nonfinite):
+        titles.append("NaN or infinite")
+        rows = [[*row, f"{number:,}"] for row, number in zip(rows, report.nonfinite, strict=True)]
+    console.print(
+        table_that_fits(titles, rows, console.width, dispensable=("turn", "part that moved most", "from start"))
+    )
+    for line in (
+        "moved: the GPT since the previous checkpoint, relative to its size at the start",
+        "turn: cosine between a step and the previous one; +1 straight on, 0 sideways, -1 back",
+    ):
+        console.print(as_text(line), soft_wrap=True)
 
 
 def _trajectory_figures(report: TrajectoryReport, index: int) -> tuple[str, ...]:
@@ -116,14 +129,10 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "scalar"
 
 
-def _table(title: str, rows: Iterable[tuple[str, Difference]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(title, overflow="fold")
-    for heading in ("moved by", "cos(A, B)", "cos(A, B-A)", "changed", "largest change"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, found in rows:
-        table.add_row(*map(as_text, (name, *_figures(found))))
-    return table
+def _table(width: int, title: str, rows: Iterable[tuple[str, Difference]]) -> Table:
+    titles = (title, "moved by", "cos(A, B)", "cos(A, B-A)", "changed", "largest change")
+    cells = [(name, *_figures(found)) for name, found in rows]
+    return table_that_fits(titles, cells, width, dispensable=("cos(A, B-A)", "cos(A, B)", "largest change", "changed"))
 
 
 def _figures(found: Difference) -> tuple[str, ...]:

@@ -115,7 +115,10 @@ class TrajectoryReport:
 
 
 def compare_run(
-    run: Path, base: Path | None = None, *, progress: Callable[[int], None] | None = None
+    run: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> TrajectoryReport:
     """Measure how the weights moved between the checkpoints of a run, reading each file once.
 
@@ -133,13 +136,14 @@ def compare_run(
         ConfigError: When there are fewer than two models to compare.
         IncompatibleError: When their tensors differ in names or shapes.
     """
+    run = Path(run)
     stops = stops_of(run)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_checkpoint(path)) for _, _, path in stops]
         names = [name for name, _, _ in stops]
         steps: list[int | None] = [step for _, step, _ in stops]
         models = [bare_tensors(checkpoint) for checkpoint in opened]
-        start = _open_base(base, opened, models)
+        start = _open_base(None if base is None else Path(base), opened, models)
         if start is not None:
             stack.enter_context(start)
             models.insert(0, bare_tensors(start))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from xtts_export_callback.errors import ConfigError, OutputExistsError
 from xtts_export_callback.files.disk import free_bytes
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.files.printable import printable
+from xtts_export_callback.files.processes import is_running
 from xtts_export_callback.training.config import ExportConfig
 from xtts_export_callback.training.preflight import check_sound
 from xtts_export_callback.units import human_size
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 DEFAULT_OUTPUT = "xtts-export-demo"
 _NEEDED = 2_500_000_000  # bytes, about 1.6 GB of them in the end
+_UNFINISHED = "demo-is-running"  # with the process that does; whoever starts again after Ctrl-C replaces its folder
+_WRITTEN = ("data", "train.json", "runs", "speech.wav")
 _SENTENCE = "listen to the rain on the roof."
 
 # Six epochs of five steps, a save every 8 steps: three checkpoints, then the best model of the last epoch.
@@ -67,8 +72,10 @@ def run_demo(output: str | Path | None = None) -> Path:
 
     from xtts_export_callback.demo.tiny_model import write_tiny_assets
 
+    folder = _free_folder(output)
     check_sound()
-    folder = _new_folder(output)
+    folder.mkdir(parents=True)
+    (folder / _UNFINISHED).write_text(str(os.getpid()), encoding="ascii")
     console = Console(highlight=False, soft_wrap=True)
     started = time.perf_counter()
     console.print("[bold]1. Generating[/] speech, a vocabulary and a DVAE; importing torch and Coqui TTS takes a while")
@@ -80,6 +87,7 @@ def run_demo(output: str | Path | None = None) -> Path:
         average = run / "inference" / f"average_last_{_AVERAGED}"
         console.print(f'[bold]3. Speaking[/] with the average: TTS(model_path="{_shown(average)}", ...)')
         speech = _speak(average, assets, folder / "speech.wav")
+    (folder / _UNFINISHED).unlink()
     console.print(_table(run, speech))
     console.print(f"Done in {time.perf_counter() - started:.0f} s. The voice hums: it was trained for seconds.")
     return run
@@ -92,18 +100,29 @@ def _shown(path: Path) -> str:
     return escape(printable(path))
 
 
-def _new_folder(output: str | Path | None) -> Path:
+def _free_folder(output: str | Path | None) -> Path:
+    """Return the folder to work in, which does not exist; that of a demo that was interrupted is removed first."""
     folder = expanded(output if output is not None else DEFAULT_OUTPUT).resolve()
     if folder.exists():
-        msg = f"{folder}: exists already; remove it or choose another folder with --output"
-        raise OutputExistsError(msg)
-    folder.mkdir(parents=True)
-    free = free_bytes(folder)
+        if not _is_interrupted_demo(folder):
+            msg = f"{folder}: exists already; remove it or choose another folder with --output"
+            raise OutputExistsError(msg)
+        shutil.rmtree(folder)
+    parent = next(each for each in folder.parents if each.is_dir())
+    free = free_bytes(parent)
     if free < _NEEDED:
-        folder.rmdir()
         msg = f"{folder}: {human_size(free)} free, expected {human_size(_NEEDED)}; choose another folder with --output"
         raise ConfigError(msg)
     return folder
+
+
+def _is_interrupted_demo(folder: Path) -> bool:
+    """Whether a folder holds what a demo has written that no longer runs and did not end, and nothing else."""
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+        return names <= {_UNFINISHED, *_WRITTEN} and not is_running(int((folder / _UNFINISHED).read_text("ascii")))
+    except (OSError, ValueError):
+        return False
 
 
 def _train(folder: Path, assets: TinyAssets) -> Path:
@@ -188,7 +207,7 @@ def _highlight(line: str) -> str:
         return f"epoch {int(epoch[1]) + 1} of {_EPOCHS}"
     if loss := re.search(r"avg_loss: *([\d.]+)", line):
         return f"evaluation loss {float(loss[1]):.3f}"
-    saved = re.search(r"> ((?:CHECKPOINT|BEST MODEL|EXPORT|AVERAGE) :.*)", line)
+    saved = re.search(r"> ((?:CHECKPOINT|BEST MODEL|EXPORT) :.*)", line)
     return saved[1] if saved else ""
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError, OutputExistsError
+from xtts_export_callback.export.precision import (
+    TYPES,
+    sparsified,
+    sparsity_note,
+    storage_options,
+    store,
+    types_of,
+)
+from xtts_export_callback.files.json_file import read_json_object, read_small_file
 from xtts_export_callback.inference_folder.folder import WrittenFolder, packing_of, write_inference_folder
 from xtts_export_callback.inference_folder.layouts import Layout, layout_of
-from xtts_export_callback.inference_folder.ownership import folder_bytes
+from xtts_export_callback.inference_folder.ownership import folder_bytes, not_ours
 from xtts_export_callback.inference_folder.provenance import (
     FORMATS,
     describe_source,
@@ -20,17 +30,19 @@ from xtts_export_callback.inference_folder.provenance import (
 )
 from xtts_export_callback.inference_folder.voice import read_clip
 from xtts_export_callback.run.checkpoints import DEFAULT_FOLDER, exports_folder
-from xtts_export_callback.tensors.cast import cast
-from xtts_export_callback.tensors.dtypes import CASTS
-from xtts_export_callback.xtts.assets import find_assets
+from xtts_export_callback.tensors.shared_storage import tie_equal
+from xtts_export_callback.xtts.assets import VOCAB_FILE, find_assets
 from xtts_export_callback.xtts.companions import DVAE, MEL_STATS
+from xtts_export_callback.xtts.model_config import CONFIG_FILE
 from xtts_export_callback.xtts.state_dict import dvae_of, inference_model
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from xtts_export_callback.checkpoint.reader import Checkpoint
     from xtts_export_callback.checkpoint.writer import Progress
+    from xtts_export_callback.xtts.assets import Assets
     from xtts_export_callback.xtts.state_dict import InferenceModel
 
 
@@ -38,7 +50,9 @@ def export_checkpoint(  # noqa: PLR0913 - options of one command
     checkpoint: str | os.PathLike[str],
     output_dir: str | os.PathLike[str] | None = None,
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
+    precision: Mapping[str, str] | None = None,
+    sparsity: float = 0.0,
     format: str = "pth",  # noqa: A002 - what users call it
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
@@ -52,7 +66,11 @@ def export_checkpoint(  # noqa: PLR0913 - options of one command
     Args:
         checkpoint: A Trainer checkpoint, an inference folder, a bare or official ``model.pth``, or ``.safetensors``.
         output_dir: The folder to create; by default ``inference/NAME`` beside the checkpoint.
-        dtype: Type of the floating-point tensors: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+        dtype: Type of the floating-point tensors: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"``
+            (see `export.precision`); by default each keeps its own, bit for bit.
+        precision: Other types for parts, by pattern or alias, as ``{"decoder": "float32"}``; the first match counts.
+        sparsity: Share of the weights in each matrix of the GPT's layers that become zero, the smallest ones; 0 to
+            below 1.
         format: ``"pth"`` or ``"safetensors"``.
         vocab: The training ``vocab.json``, if it is neither named in the config nor beside the checkpoint.
         config: A ``config.json`` to use in place of the one in the checkpoint.
@@ -74,13 +92,16 @@ def export_checkpoint(  # noqa: PLR0913 - options of one command
         >>> export_checkpoint("run/checkpoint_1000.pth").path
         PosixPath('run/inference/checkpoint_1000')
     """
-    check_choice("dtype", dtype, CASTS)
+    if dtype is not None:
+        check_choice("dtype", dtype, TYPES)
     check_choice("format", format, tuple(FORMATS))
     with open_checkpoint(checkpoint) as source:
         return export_opened(
             source,
             Path(output_dir) if output_dir is not None else packed_as(default_output(source.path), layout),
             dtype=dtype,
+            precision=precision,
+            sparsity=sparsity,
             format=format,
             vocab=vocab,
             config=config,
@@ -95,7 +116,9 @@ def export_opened(  # noqa: PLR0913 - options of one command
     source: Checkpoint,
     output: Path,
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
+    precision: Mapping[str, str] | None = None,
+    sparsity: float = 0.0,
     format: str = "pth",  # noqa: A002 - what users call it
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
@@ -110,10 +133,12 @@ def export_opened(  # noqa: PLR0913 - options of one command
     ``trained_in`` is as for `find_assets`.
     """
     model = inference_model(source)
+    types = types_of(model.tensors, dtype, precision)
     chosen, clip = layout_of(layout), read_clip(Path(voice)) if voice is not None else None
-    if output.exists() and not force:
-        return _already_there(output, source, dtype, format, packing_of(chosen, clip))
-    tensors = cast(model.tensors, dtype)
+    options = storage_options(types, dtype, precision, sparsity) | packing_of(chosen, clip)
+    is_there = output.exists() and not force
+    if is_there and not (vocab or config):
+        return _already_there(output, source, options, format)
     assets = find_assets(
         source,
         model.tensors,
@@ -121,11 +146,14 @@ def export_opened(  # noqa: PLR0913 - options of one command
         config=Path(config) if config else None,
         trained_in=trained_in,
     )
-    provenance = provenance_of("export", [describe_source(source)], dtype=dtype, models=[model])
+    if is_there:
+        return _already_there(output, source, options, format, assets)
+    tensors, sparse = sparsified(tie_equal(model.tensors), sparsity)
+    provenance = provenance_of("export", [describe_source(source)], dtype=options["dtype"], models=[model]) | options
     try:
-        return write_inference_folder(
+        written = write_inference_folder(
             output,
-            tensors,
+            store(tensors, types),
             origin=str(source.path),
             assets=assets,
             header=training_state(source),
@@ -141,7 +169,8 @@ def export_opened(  # noqa: PLR0913 - options of one command
     except OutputExistsError:
         if force:
             raise
-        return _already_there(output, source, dtype, format, packing_of(chosen, clip))  # another process was faster
+        return _already_there(output, source, options, format, assets)  # another process was faster
+    return replace(written, notes=(*written.notes, sparsity_note(written.weights, sparse))) if sparse else written
 
 
 def _needed_from(source: Checkpoint, model: InferenceModel, layout: Layout) -> dict[str, Any]:
@@ -182,18 +211,12 @@ def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ConfigError(msg)
 
 
-def is_export_of(
-    folder: Path,
-    source: Checkpoint,
-    dtype: str,
-    format: str = "pth",  # noqa: A002 - what users call it
-    packing: dict[str, Any] | None = None,
-) -> bool:
-    """Whether a folder is a whole export of these weights, with this dtype, format, layout and voice."""
+def is_export_of(folder: Path, source: Checkpoint, options: Mapping[str, Any], format: str = "pth") -> bool:  # noqa: A002
+    """Whether a folder is a whole export of these weights, with these `storage_options`, `packing_of` and format."""
     found = read_provenance(folder)
-    if found is None or found["kind"] != "export" or found.get("dtype") != dtype:
+    if found is None or found["kind"] != "export":
         return False
-    if {key: found[key] for key in ("layout", "voice") if key in found} != (packing or {}):
+    if any(found.get(key) != options.get(key) for key in ("dtype", "precision", "sparsity", "layout", "voice")):
         return False
     sources = found["sources"]
     described = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
@@ -204,14 +227,37 @@ def is_export_of(
 def _already_there(
     output: Path,
     source: Checkpoint,
-    dtype: str,
-    format: str,  # noqa: A002 - what users call it
-    packing: dict[str, Any],
+    options: Mapping[str, Any],
+    format: str,  # noqa: A002
+    assets: Assets | None = None,
 ) -> WrittenFolder:
-    if is_export_of(output, source, dtype, format, packing):
+    """Return an export that exists, if it is the one that was asked for, with these assets where they are given.
+
+    Raises:
+        OutputExistsError: When it is another.
+    """
+    found = _differing(output, source, options, format, assets)
+    if not found:
         return WrittenFolder(output, folder_bytes(output), written=False, provenance=read_provenance(output) or {})
-    msg = (
-        f"{output}: exists and is not this export (another source, dtype, format, layout or voice); "
-        "use --force or another --output"
-    )
+    remedy = "replace it with --force" if not not_ours(output) else "name another --output"
+    msg = f"{output}: exists and {found}; {remedy}"
     raise OutputExistsError(msg)
+
+
+def _differing(
+    output: Path,
+    source: Checkpoint,
+    options: Mapping[str, Any],
+    format: str,  # noqa: A002
+    assets: Assets | None,
+) -> str:
+    """Say in what an existing output differs from the export that was asked for; empty when it does not."""
+    if not is_export_of(output, source, options, format):
+        return "is not this export (another source, dtype, format, layout or voice)"
+    if assets is None:
+        return ""
+    if not (output / CONFIG_FILE).is_file():
+        return "holds no config.json to compare with the one named"
+    if read_json_object(output / CONFIG_FILE) != assets.config:
+        return "has another config.json than the one named"
+    return "" if read_small_file(output / VOCAB_FILE) == assets.vocab else "has another vocab.json than the one named"

@@ -14,6 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.files.mistaken_download import mistaken_download
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +81,10 @@ def parse_json(content: bytes | str, where: str, *, strict: bool = False) -> Any
             else json.loads(content, parse_int=_integer)
         )
     except (ValueError, RecursionError) as error:
+        mistaken = mistaken_download(content[:512] if isinstance(content, bytes) else content[:512].encode())
+        if mistaken:
+            msg = f"{where}: {mistaken}"
+            raise ConfigError(msg) from error
         msg = f"{where}: is not JSON ({' '.join(str(error).split()):.200}); correct the file or name another"
         raise ConfigError(msg) from error
     if _is_deep(value):

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors, write_zip
-from xtts_export_callback.checkpoint.reader import fingerprint
+from xtts_export_callback.checkpoint import write_pth, write_zip
+from xtts_export_callback.checkpoint.quantized import is_scale
 from xtts_export_callback.errors import ConfigError, VerificationError
 from xtts_export_callback.files.atomic import temporary_directory, whole_directory
 from xtts_export_callback.files.random_access import RandomFile
@@ -17,6 +17,7 @@ from xtts_export_callback.inference_folder.layouts import PLAIN, Layout, remedy
 from xtts_export_callback.inference_folder.ownership import check_replaceable, folder_bytes
 from xtts_export_callback.inference_folder.provenance import FORMATS, PROVENANCE_FILE, sha256_of
 from xtts_export_callback.inference_folder.voice import Clip, write_latents
+from xtts_export_callback.inference_folder.weights import quantized_weights, write_weights
 from xtts_export_callback.xtts.companions import DVAE, SPEAKERS, write_companion
 from xtts_export_callback.xtts.loadable import check_loadable
 from xtts_export_callback.xtts.state_dict import DROPPED
@@ -48,6 +49,23 @@ class WrittenFolder:
     provenance: dict[str, Any]
     notes: tuple[str, ...] = ()
 
+    @property
+    def weights(self) -> list[Path]:
+        """The files that hold the weights; a ZIP itself."""
+        if self.path.is_file():
+            return [self.path]
+        return [self.path / name for name, file in self.provenance["files"].items() if "fingerprint" in file]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "bytes": self.nbytes,
+            "written": self.written,
+            "notes": list(self.notes),
+            "provenance": self.provenance,
+        }
+
 
 def write_inference_folder(  # noqa: PLR0913 - one place knows everything that goes into a folder
     path: Path,
@@ -69,7 +87,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
 
     Args:
         path: The folder to create, or the ZIP.
-        tensors: The inference model.
+        tensors: The inference model, as it is stored: see `export.precision.store`.
         origin: Its source file, for errors.
         assets: The files beside it.
         header: ``step``, ``epoch`` and ``model_loss`` from `training_state`.
@@ -87,7 +105,8 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         The folder.
 
     Raises:
-        ConfigError: For a format that the program does not read, or when a file that it needs cannot be found.
+        ConfigError: For a format or a type that the program does not read, or when a file that it needs cannot be
+            found.
         CheckpointError: When ``Xtts.load_checkpoint`` would not load the tensors with the config.
         CheckpointError, OutputExistsError, VerificationError, OSError: As `write_pth`; nothing is left behind.
     """
@@ -95,10 +114,11 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     described = {**provenance, **packing_of(layout, clip)}
     document = {"config": assets.config, **header, "export": described}
     weights, texts = _contents(path, tensors, assets, format, layout)
-    check_loadable(tensors, assets.config, origin)
+    weights_by_name = {name: tensor for name, tensor in tensors.items() if not is_scale(name, tensors)}
+    check_loadable(weights_by_name, assets.config, origin)
     check_replaceable(path, force=force)
     with _whole_output(path, layout, force=force, mode=mode) as temporary:
-        notes = _leftovers(provenance)
+        notes = [*assets.notes, *_leftovers(provenance)]
         notes += _write_companions(temporary, assets, extra or {}, layout, mode)
         if clip is not None:
             texts[layout.clip.format(name=name)] = clip.content
@@ -108,16 +128,14 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         # Latents need the weights.
         later = {*weights, SPEAKERS} if clip is not None and layout.lists_voices else set(weights)
         _check_complete(temporary, layout, name, notes, later)
-        checksums: dict[str, dict[str, int]] = {}
-        for file, part in weights.items():
-            if file.endswith(".pth"):
-                write_pth(temporary / file, {"model": part, **document}, mode=mode, progress=progress)
-            else:
-                checksums[file] = write_safetensors(temporary / file, part, document, mode=mode, progress=progress)
+        files = {
+            file: write_weights(temporary / file, part, document, mode=mode, progress=progress)
+            for file, part in weights.items()
+        }
         if clip is not None:
             notes += [*clip.notes, *write_latents(temporary, name, layout, mode=mode)]
         _check_complete(temporary, layout, name, notes)
-        complete = {**described, "files": _describe_files(temporary, weights, checksums)}
+        complete = {**described, "files": files | _describe_others(temporary, files)}
         _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode(), mode)
     return WrittenFolder(path, folder_bytes(path), written=True, provenance=complete, notes=tuple(notes))
 
@@ -144,6 +162,13 @@ def _contents(
         raise ConfigError(msg)
     if layout.name and format != "pth":
         msg = f"format {format!r}: {layout.program} reads its own ({layout.files[0]}, ...); leave --format out"
+        raise ConfigError(msg)
+    quantized = quantized_weights(tensors)
+    if layout.name and quantized:
+        msg = (
+            f"{path}: {quantized[0]} is int8, which only load_xtts reads and {layout.program} does not; use float16 "
+            "(--dtype, --precision)"
+        )
         raise ConfigError(msg)
     if not layout.is_plain:
         return auralis.convert(tensors, assets)
@@ -222,24 +247,14 @@ def _leftovers(provenance: dict[str, Any]) -> list[str]:
     return [f"dropped leftovers of a training: {', '.join(found)}"] if found else []
 
 
-def _describe_files(
-    folder: Path, weights: Mapping[str, dict[str, Tensor]], checksums: Mapping[str, dict[str, int]]
-) -> dict[str, dict[str, Any]]:
-    """Return sizes and content hashes; opening the weights also proves that they can be opened."""
-    files: dict[str, dict[str, Any]] = {}
-    for name, tensors in weights.items():
-        with open_checkpoint(folder / name) as written:
-            expected = {key: (tensor.dtype.name, tensor.shape) for key, tensor in tensors.items()}
-            found = {key: (tensor.dtype.name, tensor.shape) for key, tensor in written.tensors.items()}
-            if found != expected:
-                msg = f"{folder / name}: the tensors read back differ from those written; check the disk"
-                raise VerificationError(msg)
-            files[name] = {"bytes": written.nbytes, "fingerprint": fingerprint(written.tensors, checksums.get(name))}
-    for entry in sorted(folder.rglob("*")):
-        name = entry.relative_to(folder).as_posix()
-        if entry.is_file() and name not in files:
-            files[name] = {"bytes": entry.stat().st_size, "sha256": sha256_of(entry)}
-    return files
+def _describe_others(folder: Path, weights: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return sizes and content hashes of the files beside the weights."""
+    names = {entry.relative_to(folder).as_posix(): entry for entry in sorted(folder.rglob("*")) if entry.is_file()}
+    return {
+        name: {"bytes": entry.stat().st_size, "sha256": sha256_of(entry)}
+        for name, entry in names.items()
+        if name not in weights
+    }
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.reader import MODEL_NAMES
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
+from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.paths import expanded
+from xtts_export_callback.tensors.quantize import read_float32
+from xtts_export_callback.xtts.matrices import is_layer_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
     from TTS.tts.models.xtts import Xtts
+
+    from xtts_export_callback.checkpoint.reader import Checkpoint
+    from xtts_export_callback.tensors.tensor import Tensor
+
+COMPUTE = ("float32", "float16", "int8")
+"""What a model can compute with."""
 
 _RANDOM_VALUES = {
     *("normal_", "uniform_", "erfinv_", "trunc_normal_", "orthogonal_"),
@@ -25,24 +34,32 @@ _RANDOM_VALUES = {
 """Functions of torch and ``torch.nn.init`` that fill a new weight."""
 
 
-def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts:
+def load_xtts(directory: str | Path, device: str | torch.device = "cpu", compute: str | None = None) -> Xtts:
     """Load an inference folder with weights of any type and a file of any format.
 
-    The file must hold exactly the tensors of the model. Weights in float16 or bfloat16 are widened to float32, the type
-    that ``Xtts`` computes with. Weights in float32 are mapped from the file, so that nothing may overwrite it in place
-    while the model is in use. No code from the file is run and no file is changed. (Coqui's own loader rewrites a
-    ``model.pth`` of the official release in place.)
+    The file must hold exactly the tensors of the model. Weights in float32 are mapped from the file, so that nothing
+    may overwrite it in place while the model is in use. No code from the file is run and no file is changed. (Coqui's
+    own loader rewrites a ``model.pth`` of the official release in place.)
+
+    With ``compute`` float16 or int8 the matrices of the GPT's layers are held in that type, which takes half or a
+    quarter of their memory and, on a CPU, of the time to speak: see `inference_folder.compute`. Such a model speaks; it
+    cannot be trained, saved or moved to another device. Everything else computes in float32. Where this torch or this
+    processor lacks the operators, a warning says so and the model computes in float32.
 
     Args:
         directory: Folder with ``config.json``, ``vocab.json`` and ``model.pth`` or ``model.safetensors``, and
             ``speakers_xtts.pth`` when the voices of the release are wanted.
         device: The device to run the model on, such as ``"cuda"``.
+        compute: ``"float32"``, ``"float16"`` or ``"int8"``; by default what the folder holds its layers in. Layers in
+            bfloat16 are computed in float32. On a GPU, float16 and int8 both compute in float16.
 
     Returns:
         The model in evaluation mode, ready for ``synthesize`` and ``inference``.
 
     Raises:
-        CheckpointError: If a file is missing or cannot be read, or its tensors do not match the model.
+        CheckpointError: If a file is missing or cannot be read, its tensors do not match the model, or a weight is too
+            large for float16.
+        ConfigError: For an unknown ``compute``.
 
     Example:
         >>> model = load_xtts("RUN/inference/average_last_5")  # doctest: +SKIP
@@ -50,8 +67,12 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
     """
     folder = expanded(directory)
     weights = _find_weights(folder)
+    if compute not in {None, *COMPUTE}:
+        msg = f"compute {compute!r:.80}: expected one of {', '.join(COMPUTE)}"
+        raise ConfigError(msg)
     require("train", "load_xtts")
 
+    import torch
     from TTS.tts.configs.xtts_config import XttsConfig
     from TTS.tts.models.xtts import Xtts
 
@@ -61,10 +82,11 @@ def load_xtts(directory: str | Path, device: str | torch.device = "cpu") -> Xtts
     except (OSError, TypeError, ValueError) as error:
         msg = f"{folder / 'config.json'}: is not the config of an XTTS model ({error})"
         raise CheckpointError(msg) from error
-    with _without_random_values():
+    with _without_random_values(), open_checkpoint(weights) as checkpoint:
         model = Xtts(config)
+        chosen = _usable(compute or _type_of_layers(checkpoint), torch.device(device))
         # Xtts.load_checkpoint does the rest: vocabulary, speakers, strict loading, preparation for inference.
-        with _mapping_the_file(model):
+        with _mapping_the_file(model, checkpoint, chosen, torch.device(device)):
             try:
                 model.load_checkpoint(config, checkpoint_dir=folder, checkpoint_path=weights, eval=True, strict=True)
             except CheckpointError:
@@ -97,20 +119,50 @@ def _without_random_values() -> Iterator[None]:
         yield
 
 
+def _type_of_layers(checkpoint: Checkpoint) -> str:
+    """What a file holds the matrices of the layers in, as a type to compute with."""
+    types = {tensor.dtype.name for name, tensor in checkpoint.stored.items() if is_layer_matrix(name)}
+    return next((name for name in COMPUTE if types == {name}), "float32")
+
+
+def _usable(compute: str, device: torch.device) -> str:
+    """Return what to compute with: float32, with a warning, where the operators for a smaller type are missing."""
+    if compute == "float32" or device.type != "cpu":
+        return compute
+    from xtts_export_callback.inference_folder.compute import missing_operators
+
+    reason = missing_operators(compute)
+    if reason:
+        warnings.warn(f"load_xtts computes in float32, as {compute} does not work here: {reason}", stacklevel=3)
+        return "float32"
+    return compute
+
+
 @contextmanager
-def _mapping_the_file(model: Xtts) -> Iterator[None]:
+def _mapping_the_file(model: Xtts, checkpoint: Checkpoint, compute: str, device: torch.device) -> Iterator[None]:
     """Have ``load_checkpoint`` take the tensors of the file as they are mapped, without a second copy.
 
-    The model exists already: a second construction, as ``load_checkpoint`` does it, would be thrown away.
+    The model exists already: a second construction, as ``load_checkpoint`` does it, would be thrown away. Layers that
+    are exchanged are so before the others are read, so that one matrix at a time is in memory twice.
     """
     load_state_dict = model.load_state_dict
+
+    def read(path: Path) -> dict[str, Any]:
+        if compute == "float32" and checkpoint.stored is checkpoint.tensors:
+            return _read_state_dict(path)
+        from xtts_export_callback.inference_folder.compute import exchange
+
+        taken: set[str] = set()
+        if compute != "float32":
+            taken = exchange(model, checkpoint.tensors, compute, device, str(path.parent))
+        return {name: _as_module(tensor) for name, tensor in checkpoint.tensors.items() if name not in taken}
 
     def assign(state: dict[str, Any], strict: bool = True) -> Any:
         return load_state_dict(state, strict=strict, assign=True)
 
     own = {
         "init_models": lambda: None,
-        "get_compatible_checkpoint_state_dict": _read_state_dict,
+        "get_compatible_checkpoint_state_dict": read,
         "load_state_dict": assign,
     }
     for name, function in own.items():
@@ -157,6 +209,15 @@ def _read_state_dict(path: Path) -> dict[str, Any]:
         msg = f"{path}: cannot be read as an inference model ({' '.join(str(error).split())[:300]})"
         raise CheckpointError(msg) from error
     return _as_computed(state)
+
+
+def _as_module(tensor: Tensor) -> torch.Tensor:
+    """Read one tensor into memory of its own, in the type that modules hold it in."""
+    import torch
+
+    if tensor.dtype.is_float:
+        return torch.from_numpy(read_float32(tensor).copy())
+    return torch.from_numpy(tensor.read().copy())
 
 
 def _as_computed(state: dict[str, Any]) -> dict[str, Any]:

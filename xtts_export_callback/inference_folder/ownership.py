@@ -19,14 +19,16 @@ def check_replaceable(path: Path, *, force: bool, known_as: Path | None = None) 
     if path.name in {"", ".."}:
         msg = f"{shown}: expected the name of a folder to create; name another output"
         raise OutputExistsError(msg)
-    if not force or not (path.is_dir() or path.is_file()):
-        return
-    foreign = not_ours(path)
+    is_there = path.is_dir() or path.is_file()
+    foreign = not_ours(path) if is_there else []
     if foreign:
         msg = (
             f"{shown}: contains files that this tool did not write, or that changed since ({', '.join(foreign[:3])}); "
-            "refusing to replace it, name another output"
+            "it is not replaced, name another output"
         )
+        raise OutputExistsError(msg)
+    if is_there and not force:
+        msg = f"{shown}: exists already; name another output or replace it with --force"
         raise OutputExistsError(msg)
 
 

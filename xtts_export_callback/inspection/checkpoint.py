@@ -75,6 +75,7 @@ class CheckpointReport(NamedTuple):
         architecture: Sizes of the model; None when the file is not an XTTS model.
         provenance: The origin of an export, an average or a merge; None for everything else.
         tensors: The model's tensors by their names in the file.
+        computed_losses: Whether the losses are a mean of those of the inputs, as for an average, and not measured.
     """
 
     path: Path
@@ -92,6 +93,7 @@ class CheckpointReport(NamedTuple):
     architecture: Architecture | None
     provenance: dict[str, Any] | None
     tensors: dict[str, Tensor]
+    computed_losses: bool = False
 
     @property
     def speaking_bytes(self) -> int:
@@ -108,6 +110,8 @@ class CheckpointReport(NamedTuple):
         if self.resumable:
             moments = "; its optimizer moments start afresh" if self.fresh_moments else ""
             return f"resume with --continue_path RUN, the folder it lies in{moments}"
+        if "int8" in self.dtypes:
+            return "speak with it through load_xtts; export it with --dtype float32 for everything else"
         return f"start a new fine-tune from it: model_args.xtts_checkpoint = {self.path.name}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +133,7 @@ class CheckpointReport(NamedTuple):
             "inference_bytes": self.speaking_bytes,
             "slim_bytes": self.slim,
             **self.state,
+            "computed_losses": self.computed_losses,
             "dtypes": self.dtypes,
             "prefix": self.prefix,
             "resumable": self.resumable,
@@ -177,14 +182,15 @@ def report_on(checkpoint: Checkpoint) -> CheckpointReport:
         shares=_shares(checkpoint),
         slim={name: _packed_bytes(speaking, BY_NAME[name].itemsize) for name in CASTS} if speaking else {},
         state=_state(checkpoint.document),
-        dtypes=_dtypes(checkpoint.tensors),
+        dtypes=_dtypes(checkpoint.stored),
         prefix=_prefix(checkpoint.tensors),
         resumable=not obstacles,
         fresh_moments=holds_weights_only(checkpoint),
         obstacles=obstacles,
         architecture=architecture_of(speaking, config) if "gpt.text_embedding.weight" in speaking else None,
         provenance=_provenance(checkpoint),
-        tensors=dict(checkpoint.tensors),
+        tensors=dict(checkpoint.stored),
+        computed_losses=_are_computed(checkpoint.document),
     )
 
 
@@ -240,6 +246,11 @@ def _state(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value if isinstance(value, (int, float, str)) else None for key, value in state.items()}
 
 
+def _are_computed(document: dict[str, Any]) -> bool:
+    losses = document.get("model_loss")
+    return isinstance(losses, dict) and losses.get("computed") is True
+
+
 def _shares(checkpoint: Checkpoint) -> tuple[Share, ...]:
     """Count every storage once, for the first tensor that uses it; the rest of the file is the container."""
     counts: dict[str, int] = {}
@@ -253,7 +264,7 @@ def _shares(checkpoint: Checkpoint) -> tuple[Share, ...]:
             seen.add(id(storage))
             sizes[key] += storage.nbytes
 
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in checkpoint.stored.items():
         count(component_of(bare_name(name)), tensor.storage)
     for key, tensor in _state_tensors(checkpoint.document, "training_state"):
         count(key, tensor.storage)

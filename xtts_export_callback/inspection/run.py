@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import Checkpoint, open_checkpoint
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.inspection.checkpoint import report_on
+from xtts_export_callback.inspection.removals import KEEP_LAST, Removal, copy_of_best, removals_of
 from xtts_export_callback.run.checkpoints import (
     DEFAULT_FOLDER,
-    SHORTCUT,
     Saved,
     exports_folder,
     find_checkpoints,
@@ -20,8 +21,9 @@ from xtts_export_callback.run.checkpoints import (
 from xtts_export_callback.run.resume import by_age, our_choice
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
 
+_OPTIMIZER = ("exp_avg", "exp_avg_sq", "training_state")
 _NEEDED_FOR = ("best model", "optimizer", "next resume")
 
 
@@ -39,6 +41,7 @@ class SavedReport:
         export: The dtype of its export, such as ``"float32"``; ``""`` for none; ``"stale"`` for one of other content.
         export_bytes: Size of the export's folder.
         slim_bytes: Size of an export in float32; 0 when unknown.
+        optimizer_bytes: What its optimizer state takes.
         has_optimizer: Whether a resume from it finds the optimizer's moments.
         is_link: Whether the checkpoint lies elsewhere, so that removing the link frees nothing.
         needed: Why the full checkpoint should stay; empty when nothing needs it.
@@ -53,6 +56,7 @@ class SavedReport:
     export: str = ""
     export_bytes: int = 0
     slim_bytes: int = 0
+    optimizer_bytes: int = 0
     has_optimizer: bool = False
     is_link: bool = False
     needed: str = ""
@@ -81,9 +85,8 @@ class RunReport:
         checkpoints: By step.
         others: Further models in the folder of exports, such as averages, with the bytes of their folders.
         nbytes: Disk space of the whole folder; a file under two names counts once.
-        freeable: Bytes of full checkpoints that are exported and that neither a resume nor an export needs, and of
-            ``best_model.pth`` where it is a copy.
-        freeable_after_export: Further bytes that can be freed by exporting the other checkpoints and removing them.
+        removals: What ``xtts-export prune`` would remove.
+        freeable_after_export: Further bytes that can be freed by exporting the other checkpoints first.
         folder: Name of the folder of exports.
     """
 
@@ -91,9 +94,14 @@ class RunReport:
     checkpoints: tuple[SavedReport, ...]
     others: dict[str, int]
     nbytes: int
-    freeable: int
+    removals: tuple[Removal, ...]
     freeable_after_export: int
     folder: str = DEFAULT_FOLDER
+
+    @property
+    def freeable(self) -> int:
+        """Bytes that the removals free."""
+        return sum(removal.nbytes for removal in self.removals)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -102,16 +110,18 @@ class RunReport:
             "bytes": self.nbytes,
             "freeable_bytes": self.freeable,
             "freeable_after_export_bytes": self.freeable_after_export,
+            "removable": [removal.to_dict() for removal in self.removals],
             "checkpoints": [saved.to_dict() for saved in self.checkpoints],
             "others": self.others,
         }
 
 
-def inspect_run(path: Path) -> RunReport:
+def inspect_run(path: str | os.PathLike[str], *, keep_last: int = KEEP_LAST) -> RunReport:
     """Report on a run folder, from directories and structures alone.
 
     Args:
         path: A run folder of the Trainer.
+        keep_last: How many of the newest checkpoints are not to be removed; see `RunReport.removals`.
 
     Returns:
         The report. A checkpoint that cannot be read is in it, with the reason.
@@ -119,21 +129,25 @@ def inspect_run(path: Path) -> RunReport:
     Raises:
         OSError: When the folder itself cannot be read.
     """
+    path = Path(path)
     full = find_checkpoints(path)
     folder = exports_folder(path)
     exports = {saved.name: saved for saved in find_exports(path / folder)}
     reports = _with_needs([_describe(saved, exports.get(saved.name)) for saved in full])
     orphans = [saved for name, saved in exports.items() if name not in {saved.name for saved in full}]
     reports += [_describe_export(saved) for saved in orphans]
-    removable = [saved for saved in reports if saved.nbytes and not (saved.needed or saved.fault or saved.is_link)]
-    copy = _copy_bytes(path, full, broken={saved.name for saved in reports if saved.fault})
+    broken = {saved.name for saved in reports if saved.fault}
+    removals = removals_of(path, path / folder, reports, keep_last=keep_last) + copy_of_best(path, full, broken=broken)
+    stripped = {removal.path.stem: removal.nbytes for removal in removals if removal.what == "optimizer"}
     return RunReport(
         path=path,
         checkpoints=tuple(sorted(reports, key=lambda saved: (saved.step, saved.name))),
         others=_others(path / folder, exports),
         nbytes=disk_usage(path),
-        freeable=copy + sum(saved.nbytes for saved in removable if _is_exported(saved)),
-        freeable_after_export=sum(saved.nbytes - saved.slim_bytes for saved in removable if not _is_exported(saved)),
+        removals=tuple(removals),
+        freeable_after_export=sum(
+            saved.nbytes - saved.slim_bytes - stripped[saved.name] for saved in reports if saved.name in stripped
+        ),
         folder=folder,
     )
 
@@ -146,10 +160,6 @@ def disk_usage(folder: Path) -> int:
             status = entry.stat()
             sizes[(status.st_dev, status.st_ino) if status.st_ino else entry] = status.st_size
     return sum(sizes.values())
-
-
-def _is_exported(saved: SavedReport) -> bool:
-    return saved.export not in ("", "stale")
 
 
 def _with_needs(reports: list[SavedReport]) -> list[SavedReport]:
@@ -190,6 +200,7 @@ def _describe(saved: Saved, export: Saved | None) -> SavedReport:
         eval_loss=_number(report.state["eval_loss"]),
         export="stale" if is_stale else found.export,
         slim_bytes=report.slim.get("float32", 0),
+        optimizer_bytes=sum(share.nbytes for share in report.shares if share.key in _OPTIMIZER),
         has_optimizer=report.resumable and not report.fresh_moments,
     )
 
@@ -225,17 +236,6 @@ def _is_source(provenance: dict[str, Any], checkpoint: Checkpoint) -> bool:
     if not checkpoint.has_checksums:  # a fingerprint needs a full read, so the name has to do
         return True
     return checkpoint.has_fingerprint(sources[0].get("fingerprint"))
-
-
-def _copy_bytes(run: Path, full: list[Saved], *, broken: set[str]) -> int:
-    """Return the size of ``best_model.pth`` if ``save_best_model`` has copied it from ``best_model_N.pth``, else 0."""
-    shortcut = run / SHORTCUT
-    best = [saved for saved in full if saved.kind == "best_model"]
-    if not best or best[-1].name in broken or not shortcut.is_file() or shortcut.is_symlink():
-        return 0
-    status, original = shortcut.stat(), best[-1].path.stat()
-    linked = (status.st_dev, status.st_ino) == (original.st_dev, original.st_ino) and status.st_ino != 0
-    return status.st_size if status.st_size == original.st_size and not linked else 0
 
 
 def _others(folder: Path, exports: dict[str, Saved]) -> dict[str, int]:

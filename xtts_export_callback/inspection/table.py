@@ -14,17 +14,21 @@ from rich.text import Text
 
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.inspection.checkpoint import KINDS, CheckpointReport
+from xtts_export_callback.inspection.columns import fitting, shortened
 from xtts_export_callback.inspection.tree import Node, fold
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.components import BY_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from xtts_export_callback.inspection.run import RunReport, SavedReport
     from xtts_export_callback.xtts.architecture import Architecture
 
-# Widths of the terminal: full tables from the first on, purposes from the second, sizes of exports from the third.
-_WIDE, _MEDIUM, _NARROW = 110, 90, 75
+# Widths of the terminal: full tables from the first on, purposes from the second.
+_WIDE, _MEDIUM = 110, 90
 _BAR_WIDTH, _SHORT_BAR_WIDTH = 24, 10
+_RUN_COLUMNS = 5  # with "keep for"
 _MEASURED = 10_000  # wider than any table
 _PIPE_WIDTH = 120  # a file has no width of its own
 _INDENT = "  "
@@ -60,14 +64,14 @@ def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False, con
     console = console or make_console()
     title = f"{report.path}: {KINDS[report.kind]}, {human_size(report.nbytes)} ({report.nbytes:,} bytes)"
     _print_line(console, title)
-    _print_whole(console, _components(report, console.width, is_unicode=_is_unicode(console)))
+    print_table(console, _components(report, console.width, is_unicode=_is_unicode(console)))
     if console.width < _MEDIUM:
         _print_purposes(console, report)
     for label, text in _facts(report):
         _print_line(console, f"{label:<{_LABEL_WIDTH}}{text}")
     if with_tensors:
         console.print()
-        _print_whole(console, _tensor_table(fold(report.tensors)))
+        print_table(console, _tensor_table(fold(report.tensors), console.width))
 
 
 def show_run(report: RunReport, *, console: Console | None = None) -> None:
@@ -75,20 +79,30 @@ def show_run(report: RunReport, *, console: Console | None = None) -> None:
     console = console or make_console()
     disk = human_size(report.nbytes)
     _print_line(console, f"{report.path}: run of {len(report.checkpoints)} checkpoints, {disk} on disk")
-    _print_whole(console, _run_table(report, console.width))
+    table = _run_table(report, console.width)
+    print_table(console, table)
+    if len(table.columns) < _RUN_COLUMNS:
+        kept = ", ".join(f"{saved.name} ({saved.needed})" for saved in report.checkpoints if saved.needed)
+        _print_line(console, f"to keep: {kept or 'none'}")
     for saved in report.checkpoints:
         if saved.fault:
             _print_line(console, f"unreadable: {saved.fault}")
-    now, later = human_size(report.freeable), human_size(report.freeable_after_export)
-    _print_line(console, f"can be freed now: {now} (exported and not needed to resume, or a copy)")
-    _print_line(console, f"can be freed after `xtts-export export`: {later} more")
+    if report.removals:
+        _print_line(console, f"can be freed now: {human_size(report.freeable)}, by `xtts-export prune {report.path}`:")
+        for removal in report.removals:
+            _print_line(console, f"{_INDENT}{removal.line}")
+    else:
+        _print_line(console, "can be freed now: nothing")
+    if report.freeable_after_export:
+        later = human_size(report.freeable_after_export)
+        _print_line(console, f"can be freed after `xtts-export export {report.path}`: {later} more")
 
 
 def _print_line(console: Console, text: str) -> None:
     console.print(as_text(text), soft_wrap=True)  # the terminal wraps; a file and a search keep whole lines
 
 
-def _print_whole(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
     """Print a table without cutting names or sizes, at any width: the terminal wraps lines that are too long."""
     given = console.width
     if all(column.no_wrap for column in table.columns):
@@ -133,17 +147,40 @@ def _print_purposes(console: Console, report: CheckpointReport) -> None:
 
 
 def _run_table(report: RunReport, width: int) -> Table:
-    """Build the table of a run; a narrow terminal drops the step, which is in the name, then the sizes of exports."""
+    """Build the table of a run; a narrow terminal drops the sizes of exports, then the step, which is in the name."""
+    titles = ("checkpoint", "step", "full", "eval loss", "exported", "keep for")
+    others = [(f"{report.folder}/{name}", "", "", "", human_size(size), "") for name, size in report.others.items()]
+    for with_sizes in (True, False):
+        rows = [*(_saved_row(saved, with_export_size=with_sizes) for saved in report.checkpoints), *others]
+        if len(fitting(titles, rows, width, dispensable=("step",))[0]) == len(titles):
+            break
+    return table_that_fits(titles, rows, width, dispensable=("step", "keep for"), left=("exported", "keep for"))
+
+
+def table_that_fits(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    *,
+    dispensable: Sequence[str] = (),
+    left: Sequence[str] = (),
+) -> Table:
+    """Build a table that is no wider than the terminal: columns that can be done without go, the first one never.
+
+    Args:
+        titles: Headings; the first column is aligned left.
+        rows: The cells.
+        width: Characters of the terminal.
+        dispensable: Headings of columns that may go, the first to go first.
+        left: Headings of further columns aligned left.
+    """
+    stay, first = fitting(titles, [list(map(printable, row)) for row in rows], width, dispensable=dispensable)
     table = _plain_table()
-    table.add_column("checkpoint", no_wrap=True)
-    for title in ("step", "full", "eval loss") if width >= _MEDIUM else ("full", "eval loss"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("exported", no_wrap=True)
-    table.add_column("keep for", no_wrap=True)
-    rows = [_saved_row(saved, with_export_size=width >= _NARROW) for saved in report.checkpoints]
-    rows += [(f"{report.folder}/{name}", "", "", "", human_size(nbytes), "") for name, nbytes in report.others.items()]
-    for name, step, *rest in rows:
-        table.add_row(*map(as_text, (name, *([step] if width >= _MEDIUM else []), *rest)))
+    for index in stay:
+        is_left = index == 0 or titles[index] in left
+        table.add_column(as_text(titles[index]), justify="left" if is_left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(as_text(shortened(printable(row[0]), first)), *(as_text(row[index]) for index in stay[1:]))
     return table
 
 
@@ -156,6 +193,8 @@ def _facts(report: CheckpointReport) -> list[tuple[str, str]]:
     state = {key: value for key, value in report.state.items() if value is not None}
     if state:
         text = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in state.items())
+        if report.computed_losses:
+            text += " (mean of the inputs' losses, not measured)"
         facts.append(("training", text))
     dtypes = ", ".join(f"{name} ({human_size(size)})" for name, size in report.dtypes.items())
     prefix = f"names start with {report.prefix}" if report.prefix else "names without prefix"
@@ -199,19 +238,14 @@ def _saved_row(saved: SavedReport, *, with_export_size: bool) -> tuple[str, ...]
     return saved.name, str(saved.step), full, loss, exported, "unreadable" if saved.fault else saved.needed
 
 
-def _tensor_table(root: Node) -> Table:
-    table = _plain_table()
-    table.add_column("tensor", no_wrap=True)
-    table.add_column("dtype", no_wrap=True)
-    table.add_column("shape", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    for child in root.children:
-        _add_rows(table, child, 0, 1)
-    return table
+def _tensor_table(root: Node, width: int) -> Table:
+    titles = ("tensor", "dtype", "shape", "size")
+    rows = [row for child in root.children for row in _rows(child, 0, 1)]
+    return table_that_fits(titles, rows, width, dispensable=("dtype",), left=("dtype", "shape"))
 
 
-def _add_rows(table: Table, node: Node, depth: int, above: int) -> None:
-    """Add one row for each node. The size of a folded one counts all the layers that it stands for."""
+def _rows(node: Node, depth: int, above: int) -> Iterator[tuple[str, ...]]:
+    """Yield one row for each node. The size of a folded one counts all the layers that it stands for."""
     only_child = node
     name = node.name
     while len(only_child.children) == 1 and only_child.count == 1:  # `a.b.c` where nothing branches off
@@ -220,10 +254,9 @@ def _add_rows(table: Table, node: Node, depth: int, above: int) -> None:
     equal = f"  ({only_child.count} equal)" if only_child.count > 1 else ""
     shape = " x ".join(map(str, only_child.shape)) or "scalar" if only_child.dtype else f"{only_child.tensors} tensors"
     times = f"  (x {above})" if only_child.dtype and above > 1 else ""
-    label = as_text(f"{_INDENT * depth}{name}{equal}")
-    table.add_row(label, only_child.dtype, f"{shape}{times}", human_size(only_child.nbytes))
+    yield f"{_INDENT * depth}{name}{equal}", only_child.dtype, f"{shape}{times}", human_size(only_child.nbytes)
     for child in only_child.children:
-        _add_rows(table, child, depth + 1, above * only_child.count)
+        yield from _rows(child, depth + 1, above * only_child.count)
 
 
 def _plain_table() -> Table:

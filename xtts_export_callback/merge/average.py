@@ -7,6 +7,7 @@ It is the simplest merge, and `merge.merge` carries it out.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,7 @@ from xtts_export_callback.merge.models import open_models
 from xtts_export_callback.merge.recipe import Recipe, model_sources
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from xtts_export_callback.checkpoint.writer import Progress
     from xtts_export_callback.inference_folder.folder import WrittenFolder
@@ -35,8 +35,10 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
     *,
     weights: Sequence[float] | None = None,
     dtype: str | None = None,
+    precision: Mapping[str, str] | None = None,
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    format: str = "pth",  # noqa: A002 - what users call it
     for_training: bool = False,
     layout: str | None = None,
     voice: str | os.PathLike[str] | None = None,
@@ -51,9 +53,12 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         checkpoints: Two or more, of any kind. The newest has the largest step; of equal steps, the last one given.
         output_dir: The folder to create.
         weights: One per checkpoint; they are divided by their sum. Equal by default.
-        dtype: Type of the result: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default that of the inputs.
+        dtype: Type of the result: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"``; by default that of the
+            inputs, and float32 where one of them is quantized.
+        precision: As for `export_checkpoint`.
         vocab: The training ``vocab.json``, if it is not found by the config or beside the newest checkpoint.
         config: A ``config.json`` to use in place of the newest checkpoint's.
+        format: ``"pth"`` or ``"safetensors"``.
         for_training: Also write the files that GPTTrainer needs to fine-tune the result.
         layout: As `export_checkpoint`.
         voice: As `export_checkpoint`.
@@ -70,12 +75,19 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         OutputExistsError, VerificationError, OSError: As `export_checkpoint`.
     """
     with planned_average(
-        checkpoints, weights=weights, dtype=dtype, vocab=vocab, config=config, for_training=for_training
+        checkpoints,
+        weights=weights,
+        dtype=dtype,
+        precision=precision,
+        vocab=vocab,
+        config=config,
+        for_training=for_training,
     ) as plan:
         return write_merge(
             plan,
             Path(output_dir),
             kind="average",
+            format=format,
             for_training=for_training,
             layout=layout,
             voice=voice,
@@ -90,6 +102,7 @@ def planned_average(
     *,
     weights: Sequence[float] | None = None,
     dtype: str | None = None,
+    precision: Mapping[str, str] | None = None,
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
     for_training: bool = False,
@@ -101,6 +114,9 @@ def planned_average(
     Yields:
         The plan, whose checkpoints stay open until the block ends.
     """
+    if isinstance(checkpoints, (str, os.PathLike)):
+        msg = f"checkpoints: expected a list of 2 or more paths, found one path, {os.fspath(checkpoints)!r}"
+        raise ConfigError(msg)
     if len(checkpoints) < 2:
         msg = f"expected at least 2 checkpoints to average, found {len(checkpoints)}"
         raise ConfigError(msg)
@@ -115,7 +131,7 @@ def planned_average(
         models[-1] = replace(models[-1], source=newest)
         settings = Linear(tuple(checked[index] for index in order))
         recipe = Recipe(tuple(model.source for model in models), settings)
-        yield plan_of(with_dtype(recipe, dtype, for_training=for_training), models)
+        yield plan_of(with_dtype(recipe, dtype, precision=precision, for_training=for_training), models)
 
 
 def _step(model: OpenModel) -> int:

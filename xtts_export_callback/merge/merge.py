@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint.reader import fingerprint
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.export.export import check_choice
+from xtts_export_callback.export.precision import TYPES, storage_options, store
 from xtts_export_callback.inference_folder.folder import WrittenFolder, write_inference_folder
 from xtts_export_callback.inference_folder.layouts import layout_of
 from xtts_export_callback.inference_folder.provenance import describe_source, provenance_of, training_state
@@ -21,11 +22,10 @@ from xtts_export_callback.merge.models import OpenModel, check_compatible, check
 from xtts_export_callback.merge.plan import Plan, make_plan
 from xtts_export_callback.merge.recipe import Recipe, load_recipe
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, merge_vocabularies
-from xtts_export_callback.tensors.dtypes import CASTS
 from xtts_export_callback.xtts.assets import Assets
 from xtts_export_callback.xtts.companions import DVAE, MEL_STATS
 from xtts_export_callback.xtts.model_config import clean_config
-from xtts_export_callback.xtts.state_dict import TEXT_EMBEDDING, dvae_of
+from xtts_export_callback.xtts.state_dict import dvae_of
 
 if TYPE_CHECKING:
     import os
@@ -38,11 +38,12 @@ TRAINING_TYPE = "float32"
 _LARGEST_LOSS = 1e100  # a larger number is not a loss, and a sum of them could overflow
 
 
-def merge_checkpoints(
+def merge_checkpoints(  # noqa: PLR0913 - options of one command
     recipe: str | os.PathLike[str] | Mapping[str, Any],
     output_dir: str | os.PathLike[str],
     *,
     dtype: str | None = None,
+    precision: Mapping[str, str] | None = None,
     for_training: bool = False,
     layout: str | None = None,
     voice: str | os.PathLike[str] | None = None,
@@ -54,8 +55,9 @@ def merge_checkpoints(
     Args:
         recipe: A YAML file, or the same as a dict. Paths are relative to the file, or to the working directory.
         output_dir: The folder to create.
-        dtype: Type of the result: ``"float32"``, ``"float16"`` or ``"bfloat16"``; by default the recipe's, else the
-            widest that a tensor has among the inputs.
+        dtype: Type of the result: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"``; by default the recipe's,
+            else the widest that a tensor has among the inputs, and float32 where one of them is quantized.
+        precision: As for `export_checkpoint`; it replaces the recipe's.
         for_training: Also write the files that GPTTrainer needs to fine-tune the result; see `training_files`.
         layout: As `export_checkpoint`.
         voice: As `export_checkpoint`.
@@ -74,7 +76,7 @@ def merge_checkpoints(
     Example:
         >>> merge_checkpoints({"models": ["anna/checkpoint_900.pth", "bert/checkpoint_700.pth"]}, "both")
     """
-    with planned(with_dtype(load_recipe(recipe), dtype, for_training=for_training)) as plan:
+    with planned(with_dtype(load_recipe(recipe), dtype, precision=precision, for_training=for_training)) as plan:
         return write_merge(
             plan,
             Path(output_dir),
@@ -104,15 +106,18 @@ def planned(recipe: Recipe) -> Iterator[Plan]:
 def plan_of(recipe: Recipe, models: Sequence[OpenModel]) -> Plan:
     """Plan a merge of models that are already open, in the order of ``recipe.inputs``."""
     check_compatible(models, same_rows=recipe.vocab is None)
+    if recipe.dtype is None and (recipe.precision or any(model.checkpoint.is_quantized for model in models)):
+        recipe = replace(recipe, dtype=TRAINING_TYPE)
     vocabulary = _merged_vocabulary(recipe, models)
     return make_plan(recipe, models, vocabulary, _assets(recipe, models, vocabulary))
 
 
-def write_merge(
+def write_merge(  # noqa: PLR0913 - options of one command
     plan: Plan,
     output: Path,
     *,
     kind: str,
+    format: str = "pth",  # noqa: A002 - what users call it
     for_training: bool = False,
     layout: str | None = None,
     voice: str | os.PathLike[str] | None = None,
@@ -125,6 +130,7 @@ def write_merge(
         plan: From `planned`.
         output: The folder to create.
         kind: What its provenance states: ``"merge"`` or ``"average"``.
+        format: ``"pth"`` or ``"safetensors"``.
         for_training: As `merge_checkpoints`.
         layout: As `export_checkpoint`.
         voice: As `export_checkpoint`.
@@ -146,20 +152,22 @@ def write_merge(
         describe_source(model.checkpoint, model=model.source.name, weight=share)
         for model, share in zip(plan.models, shares, strict=True)
     ]
+    options = storage_options(plan.types, recipe.dtype, recipe.precision)
     provenance = provenance_of(
         kind,
         inputs,
-        dtype=plan.tensors[TEXT_EMBEDDING].dtype.name,
+        dtype=options["dtype"],
         models=[model.inference for model in plan.models],
         rules={**_rules(plan), "dvae": differing_dvaes(plan)} if for_training else _rules(plan),
     )
     return write_inference_folder(
         output,
-        plan.tensors,
+        store(plan.tensors, plan.types),
         origin=str(merged_models[-1].path),
         assets=plan.assets,
         header=combined_state([model.checkpoint for model in merged_models], recipe.settings.weights),
-        provenance=provenance,
+        provenance=provenance | options,
+        format=format,
         layout=chosen,
         clip=read_clip(Path(voice)) if voice is not None else None,
         extra={name: each for name, each in files.items() if for_training or name in chosen.files},
@@ -227,19 +235,22 @@ def differing_dvaes(plan: Plan) -> dict[str, Any]:
     return {"taken": taken, "differing": [name for name, found in dvaes if found != expected]}
 
 
-def with_dtype(recipe: Recipe, dtype: str | None, *, for_training: bool) -> Recipe:
-    """Set the type of a recipe's result. Training needs full precision, also from half-precision inputs.
+def with_dtype(
+    recipe: Recipe, dtype: str | None, *, precision: Mapping[str, str] | None = None, for_training: bool
+) -> Recipe:
+    """Set the types of a recipe's result. Training needs full precision, also from half-precision inputs.
 
     Raises:
         ConfigError: For an unknown type, or one that training cannot use.
     """
     if dtype is not None:
-        check_choice("dtype", dtype, CASTS)
-    chosen = dtype or recipe.dtype
-    if for_training and chosen not in {None, TRAINING_TYPE}:
-        msg = f"dtype {chosen}: expected {TRAINING_TYPE} for training; leave --dtype out"
+        check_choice("dtype", dtype, TYPES)
+    chosen, rules = dtype or recipe.dtype, dict(precision or recipe.precision)
+    other = next((found for found in (chosen, *rules.values()) if found not in {None, TRAINING_TYPE}), None)
+    if for_training and other is not None:
+        msg = f"dtype {other}: expected {TRAINING_TYPE} for training; leave --dtype and --precision out"
         raise ConfigError(msg)
-    return replace(recipe, dtype=TRAINING_TYPE if for_training else chosen)
+    return replace(recipe, dtype=TRAINING_TYPE if for_training else chosen, precision=rules)
 
 
 def _merged_vocabulary(recipe: Recipe, models: Sequence[OpenModel]) -> MergedVocabulary | None:

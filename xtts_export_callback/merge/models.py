@@ -54,6 +54,8 @@ class OpenModel:
     @property
     def half_precision(self) -> str:
         """The narrowest type below float32 among its tensors, empty where there is none."""
+        if self.checkpoint.is_quantized:
+            return "int8"
         found = {tensor.dtype for tensor in self.tensors.values() if tensor.dtype.is_float}
         return min((dtype.name for dtype in found if dtype.itemsize < _HALF), default="")
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import Tensor
 from xtts_export_callback.errors import ConfigError, IncompatibleError
+from xtts_export_callback.export.precision import computed_type, types_of
 from xtts_export_callback.inference_folder.provenance import training_state
 from xtts_export_callback.merge.models import VOCAB_TENSORS, OpenModel, group_names
-from xtts_export_callback.merge.patterns import matches, suggestion
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, RowSum, aligned
 from xtts_export_callback.tensors.computed import ComputedStorage, blocks, bytes_read, widest
 from xtts_export_callback.tensors.dtypes import BY_NAME, DType
 from xtts_export_callback.tensors.weighted_sum import WeightedSum
 from xtts_export_callback.units import human_size
+from xtts_export_callback.xtts.patterns import matches, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Plan:
         tensors: The result. Floating-point tensors compute when they are read; integers are those of the last or first
             model with a weight, see `integers`.
         integers: For each integer tensor, by name, that of every model with a weight, in order.
+        types: The type that each floating-point tensor of the result is stored in, by name.
         rule_of: By name, the rule that matches it, None for the recipe's own settings.
     """
 
@@ -44,11 +46,12 @@ class Plan:
     assets: Assets
     tensors: dict[str, Tensor] = field(default_factory=dict)
     integers: dict[str, list[Tensor]] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
     rule_of: dict[str, Rule | None] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the result, tied tensors counted once."""
+        """Bytes of the result before quantization, tied tensors counted once."""
         return sum(tensor.nbytes for tensor in self._distinct())
 
     @property
@@ -83,7 +86,7 @@ class Plan:
             )
         if self.vocabulary is not None:
             lines.append(f"vocabulary: {self.recipe.vocab}, {self.vocabulary.size} tokens")
-        types = sorted({tensor.dtype.name for tensor in self.tensors.values() if tensor.dtype.is_float})
+        types = sorted(set(self.types.values()))
         lines.append(f"reads {human_size(self.bytes_read)}, writes {human_size(self.nbytes)} of {', '.join(types)}")
         return lines
 
@@ -122,6 +125,7 @@ def make_plan(recipe: Recipe, models: Sequence[OpenModel], vocabulary: MergedVoc
     """
     plan = Plan(recipe, models, vocabulary, assets)
     plan.rule_of = _assign(recipe, list(models[0].tensors))
+    plan.types = types_of(models[0].tensors, recipe.dtype, recipe.precision)
     done: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
     for name in models[0].tensors:
         inputs = [model.tensors[name] for model in models]
@@ -137,6 +141,8 @@ def make_plan(recipe: Recipe, models: Sequence[OpenModel], vocabulary: MergedVoc
         if tied not in done:
             done[tied] = (name, _merged(plan, name, rule, inputs))
         plan.tensors[name] = done[tied][1]
+        if recipe.dtype is None:
+            plan.types[name] = plan.tensors[name].dtype.name
     return plan
 
 
@@ -178,7 +184,7 @@ def _merged(plan: Plan, name: str, rule: Rule | None, inputs: list[Tensor]) -> T
     recipe = plan.recipe
     weights = _coefficients(recipe, rule)
     counting = [tensor for tensor, weight in zip(inputs, weights, strict=True) if weight != 0]
-    dtype = BY_NAME[recipe.dtype] if recipe.dtype else widest(tensor.dtype for tensor in counting)
+    dtype = BY_NAME[computed_type(plan.types[name])] if recipe.dtype else widest(tensor.dtype for tensor in counting)
     settings = rule.settings if rule is not None and rule.settings is not None else recipe.settings
     is_sum = (rule is not None and rule.take is not None) or settings.is_sum
     shape = inputs[0].shape

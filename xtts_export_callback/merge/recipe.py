@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.export.precision import TYPES
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.merge.methods.registry import METHODS, WITH_BASE, methods_using
 from xtts_export_callback.merge.methods.settings import DEFAULT_DENSITY, Method, check_weights
 from xtts_export_callback.merge.methods.weighted_sums import Linear
 from xtts_export_callback.merge.yaml import Table, load_yaml
 from xtts_export_callback.run.checkpoints import last_checkpoints
-from xtts_export_callback.tensors.dtypes import CASTS
 
 if TYPE_CHECKING:
     import os
@@ -29,7 +29,7 @@ _SETTINGS = ("method", "weights", "normalize", "scale", "density")
 _MODEL_KEYS = ("path", "run", "last", "name", "weight", "vocab_file", "config")
 _BASE_KEYS = ("path", "vocab_file", "config")
 _RULE_KEYS = ("match", "take", *_SETTINGS)
-_KEYS = ("models", "base", *_SETTINGS, "integers", "vocab", "dtype", "rules")
+_KEYS = ("models", "base", *_SETTINGS, "integers", "vocab", "dtype", "precision", "rules")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Recipe:
         vocab: How different vocabularies are merged, or None where they must be the same.
         dtype: Type of the floating-point results, or None for that of the inputs.
         where: The recipe's name in messages.
+        precision: Types of parts, by pattern: see `export.precision`.
     """
 
     models: tuple[ModelSource, ...]
@@ -89,6 +90,7 @@ class Recipe:
     vocab: str | None = None
     dtype: str | None = None
     where: str = "recipe"
+    precision: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[ModelSource, ...]:
@@ -138,9 +140,20 @@ def parse_recipe(value: Any, where: str, folder: Path) -> Recipe:
         tuple(rules),
         table.choice("integers", INTEGER_POLICIES, "last") or "last",
         table.choice("vocab", VOCAB_POLICIES),
-        table.choice("dtype", CASTS),
+        table.choice("dtype", TYPES),
         where,
+        _parse_precision(table),
     )
+
+
+def _parse_precision(table: Table) -> dict[str, str]:
+    value = table.get("precision") if "precision" in table else {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        table.fail("precision", "types by pattern, such as {decoder: float32}", value)
+    for pattern, dtype in value.items():
+        if dtype not in TYPES:
+            table.fail(f"precision.{pattern}", f"one of {', '.join(TYPES)}", dtype)
+    return dict(value)
 
 
 def _parse_models(table: Table, folder: Path) -> tuple[list[ModelSource], list[float] | None]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xtts_export_callback.checkpoint.reader import MODEL_NAMES
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES, weights_in
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.json_file import read_json_object
 from xtts_export_callback.inference_folder.provenance import read_provenance
@@ -38,11 +38,13 @@ class Saved(NamedTuple):
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run of the Trainer: it has checkpoints, or it has exports and is not a model."""
+    """Whether a folder is a run of the Trainer: it has checkpoints, or it has their exports and is not a model."""
     if find_checkpoints(path):
         return True
-    is_model = any((path / name).is_file() for name in MODEL_NAMES)
-    return not is_model and path.is_dir() and (path / exports_folder(path)).is_dir()
+    folder = path / exports_folder(path)
+    if not path.is_dir() or not folder.is_dir() or any((path / name).is_file() for name in MODEL_NAMES):
+        return False
+    return weights_in(path) is None or bool(find_exports(folder))
 
 
 def exports_folder(run: Path) -> str:

@@ -105,7 +105,7 @@ def trainers_choice(run: Path) -> Resume:
             return Resume(None, None, f"{reason}; remove it")
         if candidates:
             newest = max(candidates, key=os.path.getctime)
-            step, obstacle = _step(Path(newest))
+            step, obstacle = _step(Path(newest), is_only=len(files) == 1)
             if obstacle:
                 return Resume(None, None, f"looking for {key}, the Trainer picks {Path(newest).name}, {obstacle}")
             picked[key] = (step, newest)
@@ -172,10 +172,11 @@ def _wrong_number(run: Path, resume: Resume) -> str:
     return f"the folder name {base} {habit}: the next resume picks {picked}, not {other}; rename it"
 
 
-def _step(path: Path) -> tuple[int, str]:
+def _step(path: Path, *, is_only: bool) -> tuple[int, str]:
+    remedy = "it is the only one" if is_only else "move it out of the run folder"
     try:
         with open_checkpoint(path) as checkpoint:
             step = checkpoint.document.get("step")
     except CheckpointError:
-        return 0, "which is broken; move it out of the run folder"
-    return (step, "") if isinstance(step, int) else (0, "which has no step; move it out of the run folder")
+        return 0, f"which is broken; {remedy}"
+    return (step, "") if isinstance(step, int) else (0, f"which has no step; {remedy}")

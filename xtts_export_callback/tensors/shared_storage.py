@@ -7,12 +7,12 @@ large storage, the rest of the storage is left out. An expanded tensor stays as 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.tensors.tensor import SliceStorage, Storage, Tensor, row_major
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 def pack(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
@@ -32,6 +32,37 @@ def pack(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
         for start, stop, members in _connected(group):
             packed.update(_rebase(start, stop, members))
     return packed
+
+
+def tie_equal(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tie tensors that hold the same elements, so that they are stored once.
+
+    Only whole storages with a known checksum are compared, so that next to nothing is read: two tensors of the same
+    type, shape and checksum are read and compared.
+
+    Args:
+        tensors: The state_dict.
+
+    Returns:
+        The same names; of equal tensors, the first stands for all.
+    """
+    first: dict[tuple[Any, ...], list[Tensor]] = {}
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        storage = tensor.storage
+        if storage.crc32 is None or tensor.nbytes != storage.nbytes or not tensor.is_contiguous:
+            result[name] = tensor
+            continue
+        known = first.setdefault((tensor.dtype.name, tensor.shape, storage.crc32), [])
+        equal = next((other for other in known if other.storage is storage or _same_bytes(other, tensor)), None)
+        if equal is None:
+            known.append(tensor)
+        result[name] = equal or tensor
+    return result
+
+
+def _same_bytes(one: Tensor, other: Tensor) -> bool:
+    return one.read().tobytes() == other.read().tobytes()
 
 
 def _connected(group: list[Tensor]) -> list[tuple[int, int, list[Tensor]]]:

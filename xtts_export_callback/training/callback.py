@@ -22,6 +22,7 @@ from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.run.retention import use_of
 from xtts_export_callback.training.dashboard import Dashboard
 from xtts_export_callback.training.exporter import Exporter
+from xtts_export_callback.training.forecast import log_forecast
 from xtts_export_callback.training.hooks import (
     is_main_process,
     looks_like_pattern,
@@ -30,6 +31,8 @@ from xtts_export_callback.training.hooks import (
     wrap_saves,
 )
 from xtts_export_callback.training.log import guarded, log_failure
+from xtts_export_callback.training.preflight import check_sound
+from xtts_export_callback.training.presence import note
 from xtts_export_callback.training.restore import as_losses, choose_checkpoint, loss_of, restore_from_weights
 from xtts_export_callback.training.retention import ExportRetention
 from xtts_export_callback.training.saving import TrainerSaves
@@ -55,21 +58,14 @@ def export_callbacks(config: Any, existing: Mapping[str, Event] | None = None) -
         existing: Callbacks of the script, which are kept and run after ours.
 
     Returns:
-        The callbacks for ``Trainer(callbacks=...)``; only the existing ones if the export is off, also on the command
-        line.
+        The callbacks for ``Trainer(callbacks=...)``. Where the export is off, they say so in one line and do nothing.
 
     Raises:
-        ConfigError: When an option of the export has a value that it cannot take.
+        ConfigError: When the config has no field ``export``, or an option of it has a value that it cannot take.
 
     Example:
         >>> trainer = Trainer(args, config, model=model, callbacks=export_callbacks(config))
     """
-    # The Trainer reads its command line and the config of a resumed run only after it has its callbacks.
-    import sys
-
-    may_be_enabled_later = any(arg.startswith(("--coqpit.export.", "--continue_path")) for arg in sys.argv[1:])
-    if not config.export.enabled and not may_be_enabled_later:
-        return dict(existing or {})
     return ExportCallback(config).as_callbacks(existing)
 
 
@@ -77,6 +73,7 @@ _NO_LOCAL_FOLDER = (
     "exports need a local folder, but the Trainer does not save into a folder of this name; training goes on as "
     "without this callback. To export, set output_path to a plain path, not a URL and not starting with ~"
 )
+_HOW_TO_TURN_ON = "to turn it on: ExportConfig(enabled=True), or --coqpit.export.enabled true"
 _LOOKS_LIKE_PATTERN = (
     "the Trainer reads *, ? and [ in this path as a pattern and will not find the run again. Rename the folder before "
     "you resume the run, and choose an output_path and a run_name without these characters"
@@ -104,10 +101,17 @@ class ExportCallback:
         """Take the options from ``config.export``, or ``config`` itself when it is an `ExportConfig`.
 
         Raises:
-            ConfigError: When an option has a value that it cannot take.
+            ConfigError: When there is no such field, or an option has a value that it cannot take.
         """
         self._options: ExportConfig = getattr(config, "export", config)
+        if not hasattr(self._options, "average_last"):
+            msg = (
+                f"{type(config).__name__} has no field export, so there is nothing to turn on; use "
+                "XttsExportTrainerConfig(export=ExportConfig(enabled=True), ...) in its place"
+            )
+            raise ConfigError(msg)
         self._options.check_values()
+        note("made")
         self._run = Path()
         self._has_started = False
         self._best_loss: Any = None
@@ -150,7 +154,10 @@ class ExportCallback:
         options.check_values()
         self._options = options
         self._has_started = False
+        note("started")
         if not options.enabled:
+            if is_main_process():
+                logger.info(" > EXPORT : off, nothing is exported; %s", _HOW_TO_TURN_ON)
             return
         try:
             self._begin(trainer)
@@ -193,6 +200,8 @@ class ExportCallback:
             guarded("the learning rate was not restored", lambda: restore_from_weights(trainer))
         if not self._is_active:
             return
+        guarded("recordings cannot be read here, so that training may hang", check_sound)
+        guarded("the disk space was not forecast", lambda: log_forecast(trainer, self._options))
         guarded("the dashboard got no card", lambda: self._dashboard.show_options(self._options))
         if trainer.args.continue_path:
             for folder in (self._run, self._exporter.folder):

@@ -4,7 +4,6 @@ Coqpit reads the annotations of its dataclasses as objects, so this module must 
 ``__future__`` import.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -15,9 +14,11 @@ from typing import Any, NamedTuple
 from coqpit import Coqpit
 
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.export.precision import INT8, TYPES, parse_precision
 from xtts_export_callback.inference_folder.layouts import LAYOUTS
+from xtts_export_callback.suggestions import did_you_mean
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = TYPES
 STATES = ("full", "weights")
 
 # Names by which the Trainer finds its own files in the run folder, to resume from them and to delete them
@@ -64,12 +65,25 @@ _LAYOUT = _Values(lambda value: value in ("", *LAYOUTS), f"{', '.join(LAYOUTS)},
 _FILE = _Values(lambda value: isinstance(value, str), "the path of a WAV, or empty for none")
 _FLAG = _Values(lambda value: isinstance(value, bool), "true, false")
 _COUNT = _Values(lambda value: _is_number(value, int), "a whole number, 0 or more")
+_AVERAGED = _Values(
+    lambda value: _is_number(value, int) and value != 1, "0 for off, or a whole number of checkpoints, 2 or more"
+)
 _GIGABYTES = _Values(lambda value: _is_number(value, (int, float)), "a number of gigabytes, 0 or more")
 _FOLDER = _Values(
     _is_plain_folder_name,
     "the name of one folder (no path), not starting with checkpoint or best_model and not ending in .pth, which the "
     "Trainer takes for its own files, and not the name of such a file or of a Windows device",
 )
+
+
+def _is_precision(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and isinstance(parse_precision(value.split()), dict)
+    except ConfigError:
+        return False
+
+
+_PRECISION = _Values(_is_precision, f"PATTERN=TYPE, separated by spaces, with types of {', '.join(DTYPES)}")
 
 
 def _option(default: Any, values: _Values, text: str) -> Any:
@@ -97,11 +111,17 @@ class ExportConfig(Coqpit):
         "float32",
         _one_of(*DTYPES),
         "Floating-point type of the exported weights: float32 (bit-identical to the checkpoint), float16 or "
-        "bfloat16 (half the size)",
+        "bfloat16 (half the size), int8 (under a third, for load_xtts alone)",
     )
+    precision: str = _option(
+        "",
+        _PRECISION,
+        "Other types for parts of the model, as decoder=float32, separated by spaces; the first that matches counts",
+    )
+    format: str = _option("pth", _one_of("pth", "safetensors"), "File format of the exported weights")
     keep_last: int = _option(0, _COUNT, "Keep the exports of the last N checkpoints, 0 keeps all")
     export_best: bool = _option(True, _FLAG, "Export the best model as well")
-    average_last: int = _option(0, _COUNT, "Average the last N exported checkpoints when training ends, 0 is off")
+    average_last: int = _option(0, _AVERAGED, "Average the last N exported checkpoints when training ends, 0 is off")
     checkpoint_state: str = _option(
         "full",
         _one_of(*STATES),
@@ -150,6 +170,11 @@ class ExportConfig(Coqpit):
         "A WAV of the voice, 6 to 30 s, to put beside what is packed as its reference clip, with the latents that "
         "the model makes of it. It leaves with the folder, so that none is taken unasked",
     )
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """How weights are stored, as arguments of `export_checkpoint`."""
+        return {"dtype": self.dtype, "precision": parse_precision(self.precision.split()), "format": self.format}
 
     def check_values(self) -> None:
         """Refuse values that make an export impossible.
@@ -203,12 +228,15 @@ def check_options(options: object) -> None:
             msg = f"export.{name} is {value!r}, allowed: {values[name].words}"
             raise ConfigError(msg)
     layout = LAYOUTS.get(options.get("layout", ""))
-    if layout is not None and layout.needs_clip and not options.get("voice", ""):
+    if layout is None:
+        return
+    if layout.needs_clip and not options.get("voice", ""):
         msg = f"export.layout is {layout.name!r}, which needs a recording of the voice: set export.voice to a WAV"
         raise ConfigError(msg)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """Return ``" (did you mean X?)"`` for the name in ``known`` nearest to ``name``, or nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    rules = parse_precision(options.get("precision", "").split())
+    types = {"dtype": [options.get("dtype")], "precision": rules.values()}
+    quantized = next((name for name, asked in types.items() if INT8 in asked), None)
+    if quantized is not None:
+        cannot = f"which {layout.program} (export.layout) cannot read; use float16 in place of int8"
+        msg = f"export.{quantized} is {options[quantized]!r}, {cannot}"
+        raise ConfigError(msg)

@@ -125,7 +125,7 @@ class Exporter:
                 source=str(source),
                 known_as=str(saved.path),
                 target=str(target),
-                dtype=self._options.dtype,
+                stored=self._options.stored,
                 trained_in=self._trained_in,
             )
         finally:
@@ -146,7 +146,7 @@ class Exporter:
         done = self._perform("drop_optimizer", run=str(self._run), keep=keep)
         if done["names"]:
             freed = human_size(done["freed"])
-            logger.info(" > Optimizer state dropped from %s (%s freed)", ", ".join(done["names"]), freed)
+            logger.info(" > EXPORT : optimizer state dropped from %s (%s freed)", ", ".join(done["names"]), freed)
 
     def _skip(self, saved: Saved, source: Path) -> None:
         _let_go(source, saved)
@@ -238,7 +238,7 @@ class Exporter:
         available = sum(1 for saved in find_exports(self.folder) if saved.kind == "checkpoint")
         count = min(self._options.average_last, available)
         if count < 2:
-            logger.info(" > No average: only %i of %i exports exist", available, self._options.average_last)
+            logger.info(" > EXPORT : no average: only %i of %i exports exist", available, self._options.average_last)
             return True
         started = time.perf_counter()
         sources = last_checkpoints(self._run, count, folder=self._options.folder)
@@ -250,12 +250,12 @@ class Exporter:
             nonlocal is_written
             paths = [str(saved.path) for saved in sources]
             written = self._perform(
-                "average", sources=paths, target=str(target), dtype=self._options.dtype, vocab=str(vocab)
+                "average", sources=paths, target=str(target), stored=self._options.stored, vocab=str(vocab)
             )
             seconds = time.perf_counter() - started
             steps = ", ".join(str(saved.step) for saved in sources)
             size = human_size(written["nbytes"])
-            logger.info(" > AVERAGE : %s of steps %s (%s in %.1f s)", target, steps, size, seconds)
+            logger.info(" > EXPORT : %s, the mean of steps %s (%s in %.1f s)", target, steps, size, seconds)
             is_written = True
             self._averaged = count
 

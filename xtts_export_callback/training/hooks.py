@@ -156,7 +156,7 @@ def protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) -> 
         if guarded("the run was not searched", lambda: not any(run.glob("*.pth")) and not holds_anything(folder)):
             remove(experiment_path)
         else:
-            logger.info(" ! Run is kept in %s", experiment_path)
+            logger.info(" > EXPORT : the run is kept in %s", experiment_path)
 
     remove_without_models.keeps_models = True  # type: ignore[attr-defined]
     module.remove_experiment_folder = remove_without_models

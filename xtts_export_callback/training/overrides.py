@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_OWN_OPTIONS = ("--output", "--continue", "--template", "--help")
+_OWN_OPTIONS = ("--output", "--continue", "--template", "--json", "--quiet", "--verbose", "--help", "-q", "-v", "-h")
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -26,6 +26,6 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     target = own
     for argument in arguments:
         if argument.startswith("-"):
-            target = own if argument == "-h" or argument.split("=")[0] in _OWN_OPTIONS else overrides
+            target = own if argument.split("=")[0] in _OWN_OPTIONS else overrides
         target.append(argument)
     return own, overrides

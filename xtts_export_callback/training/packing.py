@@ -60,7 +60,8 @@ def _pack_average(run: Path, folder: Path, options: ExportConfig, count: int) ->
 def _write(plain: Path, options: ExportConfig, write: Callable[..., dict[str, Any]]) -> None:
     started = time.perf_counter()
     target = packed_as(plain, options.layout)
-    done = write(target=str(target), dtype=options.dtype, layout=options.layout, voice=options.voice or None)
+    stored = {**options.stored, "format": "pth"}  # a layout has its own
+    done = write(target=str(target), stored=stored, layout=options.layout, voice=options.voice or None)
     for note in done["notes"]:
         logger.warning(" ! EXPORT : %s: %s", target, note)
     if done["written"]:

@@ -17,7 +17,9 @@ from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.json_file import parse_json, read_small_file
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.run.log import training_logger
-from xtts_export_callback.training.config import ExportConfig, check_options, did_you_mean
+from xtts_export_callback.suggestions import did_you_mean
+from xtts_export_callback.training.config import ExportConfig, check_options
+from xtts_export_callback.training.coqui_fields import unknown_fields
 
 logger = training_logger()
 
@@ -41,7 +43,7 @@ class _PathField(NamedTuple):
     is_required: bool = False
 
 
-def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_config(path: str | Path, *, overrides: Sequence[str] = (), of_run: bool = False) -> dict[str, Any]:
     """Read a training config and check that every file it names exists.
 
     Neither torch nor ``TTS`` is imported.
@@ -50,15 +52,17 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[str,
         path: JSON file with fields of ``RecipeConfig``. Relative paths in it are relative to the working directory, and
             ``~`` stands for the home directory.
         overrides: ``--coqpit.KEY VALUE`` arguments, so that the files that will really be used are checked.
+        of_run: Whether it is the ``config.json`` of a run, which may be of another version of coqui-tts.
 
     Returns:
         The fields, paths with ``~`` expanded. The overrides are not among them.
 
     Raises:
-        ConfigError: If it cannot be read, if its ``export`` section cannot be used, or if files are missing: all of
-            them are named.
+        ConfigError: If it cannot be read, if it has fields that no config has or an ``export`` section that cannot be
+            used, or if files are missing: all of them are named.
     """
     raw = _read_json_object(expanded(path))
+    problems = [] if of_run else unknown_fields(raw)
     if "export" in raw:
         try:
             check_options(raw["export"])
@@ -68,7 +72,7 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[str,
     for field in _path_fields(raw):
         if isinstance(field.container[field.key], str):
             field.container[field.key] = _expand(field.container[field.key])
-    problems = _missing_files(_with_overrides(raw, overrides))
+    problems += _missing_files(_with_overrides(raw, overrides))
     if problems:
         msg = f"{path}: {'; '.join(problems)}"
         raise ConfigError(msg)

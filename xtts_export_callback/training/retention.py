@@ -84,7 +84,7 @@ class ExportRetention:
         left = retention.exports_bytes(self._folder) - lacking
         removed = retention.prune_to(self._folder, left, protected=self._protected)
         for name in removed:
-            logger.warning(" ! EXPORT : export %s removed to make room for a save", name)
+            logger.warning(" ! EXPORT : %s removed to make room for a save", name)
         return bool(removed)
 
     @property
@@ -102,13 +102,13 @@ class ExportRetention:
     def _prune(self, keep: int, *, written: str = "") -> None:
         """Apply ``keep_last``; in a run resumed from an older step, the new export may be the oldest."""
         for name in retention.prune_exports(self._folder, keep, protected={*self._protected, written}):
-            logger.info(" > Export %s removed: keep_last is %i", name, self._options.keep_last)
+            logger.info(" > EXPORT : %s removed: keep_last is %i", name, self._options.keep_last)
 
     def _honour_budget(self, *, coming: int = 0) -> None:
         if not self._options.max_disk_gb:
             return
         for name in retention.prune_to(self._folder, self._budget - coming):
-            logger.info(" > Export %s removed: max_disk_gb is %g", name, self._options.max_disk_gb)
+            logger.info(" > EXPORT : %s removed: max_disk_gb is %g", name, self._options.max_disk_gb)
 
     def _prune_best(self, newest: Saved) -> None:
         """Keep the exports of best models that the Trainer keeps, and its newest in any case."""

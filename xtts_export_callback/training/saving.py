@@ -89,6 +89,11 @@ class TrainerSaves:
             logger.error(" ! EXPORT : %s; training goes on. %s", error, WHAT_TO_DO)
         except OSError as error:
             logger.error(" ! EXPORT : %s: the Trainer's save failed: %s", saved.name, error)
+        except KeyboardInterrupt:
+            if saved.kind == "best_model" and _signature(saved.path) in (None, before):
+                line = " ! EXPORT : %s was not saved: interrupted; the checkpoint that follows has the same weights"
+                logger.warning(line, saved.path.name)  # the Trainer has logged the name of the file already
+            raise
         return _signature(saved.path) not in (None, before)
 
     @contextmanager

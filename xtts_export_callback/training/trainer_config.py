@@ -13,6 +13,7 @@ from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainerConfig
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.training.config import ExportConfig
+from xtts_export_callback.training.presence import calling_function, warn_if_missing
 
 try:  # up to coqui-tts 0.24 the class with `dvae_sample_rate` is this one
     from TTS.tts.layers.xtts.trainer.gpt_trainer import XttsAudioConfig
@@ -40,6 +41,12 @@ class XttsExportTrainerConfig(GPTTrainerConfig):  # type: ignore[misc]
     export: ExportConfig = field(
         default_factory=ExportConfig, metadata={"help": "Export of inference folders during training"}
     )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; where the Trainer asks for them, say if the callback is missing."""
+        if getattr(self.export, "enabled", False):
+            warn_if_missing(*calling_function())
+        return super().to_dict()  # type: ignore[no-any-return] # Coqpit has no types
 
     def check_values(self) -> None:
         """Check the fields, the export options among them.

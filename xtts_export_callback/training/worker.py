@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from xtts_export_callback.checkpoint import open_checkpoint, write_pth
+from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import CheckpointError, OutputExistsError, XttsExportError
 from xtts_export_callback.export.export import export_opened
 from xtts_export_callback.files.atomic import whole_file
@@ -29,13 +29,11 @@ from xtts_export_callback.files.random_access import Moved, RandomFile
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.process import prepare_process
 from xtts_export_callback.run.checkpoints import find_checkpoints
-from xtts_export_callback.run.lr_schedule import RESUME_KEY, position_in_document
-from xtts_export_callback.tensors.tensor import skip
+from xtts_export_callback.run.optimizer_state import rewrite_as_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from xtts_export_callback.checkpoint.reader import Checkpoint
 
 _NICE = 5  # training comes first
 _POLL = 1.0  # seconds
@@ -48,7 +46,7 @@ def export(
     source: str,
     known_as: str,
     target: str,
-    dtype: str,
+    stored: dict[str, Any],
     trained_in: str | None = None,
     layout: str | None = None,
     voice: str | None = None,
@@ -60,7 +58,7 @@ def export(
         known_as: Where the Trainer saved it.
         target: The folder to write. Only an export of ours is ever replaced: a resumed run saves some steps a
             second time.
-        dtype: As for `export_checkpoint`.
+        stored: ``dtype``, ``precision`` and ``format``, as for `export_checkpoint`.
         trained_in: The working directory of the training.
         layout: As for `export_checkpoint`.
         voice: As for `export_checkpoint`; its latents need torch and Coqui, so that the helper gets none.
@@ -68,7 +66,7 @@ def export(
     Returns:
         ``nbytes``, ``notes`` and ``written``: False if the same export existed already.
     """
-    options: dict[str, Any] = {"dtype": dtype, "layout": layout, "voice": voice}
+    options: dict[str, Any] = {**stored, "layout": layout, "voice": voice}
     options["trained_in"] = Path(trained_in) if trained_in else None
     with open_checkpoint(source, known_as=Path(known_as)) as checkpoint:
         try:
@@ -84,16 +82,16 @@ def average(
     *,
     sources: list[str],
     target: str,
-    dtype: str,
+    stored: dict[str, Any],
     vocab: str | None = None,
     layout: str | None = None,
     voice: str | None = None,
 ) -> dict[str, Any]:
-    """Average checkpoints or exports; the arguments are those of `average_checkpoints`."""
+    """Average checkpoints or exports; the arguments are those of `average_checkpoints` and `export`."""
     from xtts_export_callback.merge.average import average_checkpoints
 
     is_ours = read_provenance(Path(target)) is not None
-    written = average_checkpoints(sources, target, dtype=dtype, vocab=vocab, layout=layout, voice=voice, force=is_ours)
+    written = average_checkpoints(sources, target, **stored, vocab=vocab, layout=layout, voice=voice, force=is_ours)
     return {"nbytes": written.nbytes, "written": written.written, "notes": written.notes}
 
 
@@ -133,7 +131,7 @@ def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
         if path.is_symlink():
             continue  # a file elsewhere may be in use there
         try:
-            saved = _rewrite_as_weights(path, newest=checkpoints[-1])
+            saved = rewrite_as_weights(path, newest=checkpoints[-1])
         except (CheckpointError, OSError):
             if path.exists():
                 raise
@@ -142,47 +140,6 @@ def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
             names.append(path.name)
             freed += saved
     return {"names": names, "freed": freed}
-
-
-def _rewrite_as_weights(path: Path, *, newest: Path) -> int:
-    """Rewrite one checkpoint once the newest is verified, and return the bytes freed: 0 with nothing to drop."""
-    with open_checkpoint(path) as checkpoint:
-        if not checkpoint.document.get("optimizer") or checkpoint.others:  # unread records would be lost
-            return 0
-        before = checkpoint.nbytes
-    _verify(newest)
-    # Fails if the Trainer's retention has removed it meanwhile: renaming would bring it back.
-    with whole_file(path, force=True, like=path) as temporary, open_checkpoint(path) as checkpoint:
-        write_pth(temporary, _as_weights(checkpoint), mode=_PRIVATE)
-    return before - path.stat().st_size
-
-
-def _as_weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Do to a saved file what `trainer_state.weights_only` does to a state before the save."""
-    document = checkpoint.document
-    empty: dict[str, Any] = {"optimizer": [], "scheduler": [], "scaler": None}
-    return {**document, "model": checkpoint.tensors, **empty, RESUME_KEY: position_in_document(document)}
-
-
-def _verify(path: Path) -> None:
-    """Read every tensor of a file, those of the optimizer included, and compare the checksums."""
-    with open_checkpoint(path) as checkpoint:
-        if not checkpoint.document.get("optimizer"):
-            msg = f"{path}: the newest checkpoint holds no optimizer state, so older ones keep theirs"
-            raise CheckpointError(msg)
-        storages = {id(storage): storage for storage in _storages([checkpoint.tensors, checkpoint.document])}
-        for storage in storages.values():
-            skip(storage.reader(), storage.nbytes)
-
-
-def _storages(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _storages(item)
-    elif hasattr(value, "storage"):
-        yield value.storage
 
 
 TASKS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -74,7 +74,7 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
 
 def named_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of a file: those of the model by name, others by their place in the document."""
-    yield from checkpoint.tensors.items()
+    yield from checkpoint.stored.items()
     yield from _walk(checkpoint.document, ())
 
 

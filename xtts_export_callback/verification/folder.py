@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.files.json_file import parse_json, read_small_file
 from xtts_export_callback.inference_folder.provenance import PROVENANCE_FILE, read_provenance, sha256_of
@@ -31,7 +32,8 @@ def vocabulary_check(subject: Subject) -> Findings:
     folder a missing one is a fault.
     """
     beside, found = subject.checkpoint.path.with_name(VOCAB_FILE), find_vocabulary(subject.checkpoint)
-    if subject.path.is_dir() and found != beside:
+    is_folder = subject.path.is_dir() and subject.checkpoint.path.name in MODEL_NAMES
+    if is_folder and found != beside:
         yield Fault("vocabulary", f"{beside.name} is missing; copy the training vocabulary into the folder")
     elif found is None:
         yield "no vocabulary was found to check the text embedding against"

@@ -14,7 +14,7 @@ from xtts_export_callback.inference_folder.layouts import CORE_WEIGHTS, GPT_WEIG
 from xtts_export_callback.inference_folder.ownership import folder_bytes
 from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.faults import Fault, fault_for_each
-from xtts_export_callback.verification.model import VerificationReport, verify_model
+from xtts_export_callback.verification.model import VerificationReport, verify_checkpoint
 from xtts_export_callback.xtts.expected_shapes import expected_tensors
 from xtts_export_callback.xtts.vocab import read_vocabulary
 
@@ -31,8 +31,8 @@ def verify_layout(
     Args:
         path: What somebody has. It must exist.
         layout: What the program takes.
-        load: As for `verify_model`.
-        progress: As for `verify_model`.
+        load: As for `verify_checkpoint`.
+        progress: As for `verify_checkpoint`.
 
     Returns:
         The report.
@@ -44,7 +44,7 @@ def verify_layout(
     if layout.is_archive or not path.is_dir():
         return VerificationReport(path, tuple(faults), nbytes=folder_bytes(path))
     if layout.is_plain and (path / "model.pth").is_file():
-        report = verify_model(path, load=load, progress=progress)
+        report = verify_checkpoint(path, load=load, progress=progress)
         return VerificationReport(path, (*faults, *report.faults), report.notes, report.nbytes, report.tensors)
     if not layout.is_plain and not faults:
         faults += _faults_of_auralis(path, progress)

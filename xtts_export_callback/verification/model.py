@@ -1,14 +1,15 @@
-"""Verify that one file or inference folder is whole and usable: `verify_model`."""
+"""Verify that one file or inference folder is whole and usable: `verify_checkpoint`."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.document import no_plain_tensor
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.faults import Fault, Findings, Subject, fault_for_each
 from xtts_export_callback.verification.folder import companion_faults, folder_faults, vocabulary_check
@@ -66,13 +67,13 @@ class VerificationReport:
         }
 
 
-def verify_model(
-    path: Path, *, load: bool = False, progress: Callable[[int], None] | None = None
+def verify_checkpoint(
+    path: str | os.PathLike[str], *, load: bool = False, progress: Callable[[int], None] | None = None
 ) -> VerificationReport:
-    """Run all checks of a file or an inference folder that do not run the model.
+    """Verify that a file or an inference folder is whole and usable. Reads every byte once and runs no model.
 
     Args:
-        path: A checkpoint of any kind, or an inference folder. It must exist.
+        path: A checkpoint of any kind, or an inference folder.
         load: Load the file with ``torch.load(weights_only=True)`` too, which imports torch.
         progress: Called with the number of bytes read since the last call, from any thread.
 
@@ -81,7 +82,16 @@ def verify_model(
 
     Raises:
         CheckpointError: When permissions forbid reading the file, which says nothing about its contents.
+        ConfigError: When there is no such file or folder.
+
+    Example:
+        >>> verify_checkpoint("run/inference/checkpoint_1000").is_fine
+        True
     """
+    path = Path(path)
+    if not os.path.lexists(path):
+        msg = f"{path}: no such file or folder; check the path"
+        raise ConfigError(msg)
     try:
         checkpoint = open_checkpoint(path)
     except CheckpointError as error:

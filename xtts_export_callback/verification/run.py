@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
@@ -10,11 +11,11 @@ from xtts_export_callback.inspection.checkpoint import holds_weights_only, resum
 from xtts_export_callback.run.checkpoints import Saved, exports_folder, find_checkpoints
 from xtts_export_callback.run.resume import Resume, by_age, our_choice, trainers_choice
 from xtts_export_callback.verification.faults import Fault
-from xtts_export_callback.verification.model import VerificationReport, verify_model
+from xtts_export_callback.verification.model import VerificationReport, verify_checkpoint
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,21 @@ class RunVerification:
         }
 
 
-def verify_run(run: Path, *, load: bool = False, progress: Callable[[int], None] | None = None) -> RunVerification:
+def verify_run(
+    run: str | os.PathLike[str], *, load: bool = False, progress: Callable[[int], None] | None = None
+) -> RunVerification:
     """Verify all models of a run, and the files that the next resume would pick.
 
     Args:
         run: The run folder.
-        load: As for `verify_model`.
-        progress: As for `verify_model`.
+        load: As for `verify_checkpoint`.
+        progress: As for `verify_checkpoint`.
 
     Raises:
         CheckpointError: When permissions forbid reading one of its files.
     """
-    reports = {path: verify_model(path, load=load, progress=progress) for path in models_of(run)}
+    run = Path(run)
+    reports = {path: verify_checkpoint(path, load=load, progress=progress) for path in models_of(run)}
     if reports and not any(run.glob("*.pth")):
         note = "holds exports only: there is no checkpoint to resume from"
         return RunVerification(run, tuple(reports.values()), Resume(None, None), (), (note,))

@@ -18,6 +18,7 @@ from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.files.json_file import read_small_file
 from xtts_export_callback.xtts.companions import COMPANIONS, DVAE, MEL_STATS
 from xtts_export_callback.xtts.model_config import clean_config, find_config, local_path, model_args, places
+from xtts_export_callback.xtts.release_config import config_from_shapes, spoken_languages, where_to_get
 from xtts_export_callback.xtts.state_dict import TEXT_EMBEDDING
 from xtts_export_callback.xtts.vocab import NAME_VOCAB, Vocabulary, read_vocabulary
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.reader import Checkpoint
     from xtts_export_callback.tensors.tensor import Tensor
 
+NAME_CONFIG = "name its config.json (--config; config of a model in a merge recipe)"
 VOCAB_FILE = "vocab.json"
 _NAMED_FILES = ("tokenizer_file", "xtts_checkpoint", "dvae_checkpoint", "mel_norm_file")
 
@@ -37,11 +39,13 @@ class Assets:
         config: Content of ``config.json``, without local paths.
         vocab: Content of ``vocab.json``.
         companions: Paths where each further file may lie, by its name; the first readable one is used.
+        notes: What had to be assumed, in a line each.
     """
 
     config: dict[str, Any]
     vocab: bytes
     companions: dict[str, list[Path]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def find_assets(
@@ -74,12 +78,10 @@ def find_assets(
         msg = f"{checkpoint.path}: {TEXT_EMBEDDING}: expected [tokens, channels], found {list(shape)}; not XTTS v2"
         raise CheckpointError(msg)
     raw = find_config(checkpoint, config)
-    if not raw:
-        msg = (
-            f"{checkpoint.path}: holds no config and has no config.json beside it; name one "
-            "(--config of export and average; config of a model in a merge recipe)"
-        )
-        raise ConfigError(msg)
+    notes: tuple[str, ...] = ()
+    from_shapes = {} if raw else config_from_shapes(tensors)
+    if from_shapes:
+        raw, notes = from_shapes, (_FROM_SHAPES,)
     args = model_args(raw)
     named = {key: path for key in _NAMED_FILES if (path := local_path(args.get(key), trained_in)) is not None}
     beside = [place.absolute().parent for place in places(checkpoint.path)]
@@ -92,11 +94,34 @@ def find_assets(
     companions = {name: _within([*own, *near], name) for name in COMPANIONS}
     companions[MEL_STATS] = [*_listed(named, "mel_norm_file"), *companions[MEL_STATS]]
     companions[DVAE] = [*_listed(named, "dvae_checkpoint"), *companions[DVAE]]
+    found, misfits = _find_vocab(vocabularies, shape[0], explicit=vocab is not None)
+    if found is None or not raw:
+        raise ConfigError(_missing(checkpoint.path, raw, found, misfits, shape[0]))
     return Assets(
-        clean_config(raw, shape[0]),
-        _find_vocab(checkpoint.path, raw, vocabularies, shape[0], explicit=vocab is not None).content,
-        {name: found for name, paths in companions.items() if (found := list(filter(_is_there, paths)))},
+        clean_config(spoken_languages(raw, found.tokens) if from_shapes else raw, shape[0]),
+        found.content,
+        {name: there for name, paths in companions.items() if (there := list(filter(_is_there, paths)))},
+        notes,
     )
+
+
+_FROM_SHAPES = (
+    "no config in the file or beside it: its shapes are those of XTTS v2, so config.json is the release's; --config "
+    "names another"
+)
+
+
+def _missing(path: Path, raw: dict[str, Any], found: Vocabulary | None, misfits: list[str], rows: int) -> str:
+    """Name everything that is missing at once, and where to get it."""
+    named = model_args(raw).get("tokenizer_file") or "none"
+    there = "; ".join(misfits) or f"none (the config says {named!s:.200})" if raw else "; ".join(misfits) or "none"
+    vocab = f"expected a vocab.json of {rows} tokens, found {there}"
+    if raw:
+        return f"{path}: {vocab}; {NAME_VOCAB}"
+    config = "expected a config, found none in the file and no config.json beside it"
+    if found is not None:
+        return f"{path}: {config}; {NAME_CONFIG}"
+    return f"{path}: {config}; {vocab}; put both beside it, or: {NAME_CONFIG}, {NAME_VOCAB}; {where_to_get(rows)}"
 
 
 def find_vocabulary(checkpoint: Checkpoint) -> Path | None:
@@ -107,7 +132,8 @@ def find_vocabulary(checkpoint: Checkpoint) -> Path | None:
     return next(filter(_is_there, candidates), None)
 
 
-def _find_vocab(path: Path, config: dict[str, Any], candidates: list[Path], rows: int, *, explicit: bool) -> Vocabulary:
+def _find_vocab(candidates: list[Path], rows: int, *, explicit: bool) -> tuple[Vocabulary | None, list[str]]:
+    """Return the first vocabulary of that size, None where there is none, and why the others do not fit."""
     misfits = []
     for candidate in dict.fromkeys(candidates):
         if not explicit and not _is_there(candidate):
@@ -120,11 +146,9 @@ def _find_vocab(path: Path, config: dict[str, Any], candidates: list[Path], rows
             misfits.append(str(error).removesuffix(f"; {NAME_VOCAB}"))
             continue
         if found.size == rows:
-            return found
+            return found, misfits
         misfits.append(f"{candidate} has {found.size}")
-    what = "; ".join(misfits) or f"none (the config says {model_args(config).get('tokenizer_file') or 'none'!s:.200})"
-    msg = f"{path}: expected a vocab.json of {rows} tokens, found {what}; {NAME_VOCAB}"
-    raise ConfigError(msg)
+    return None, misfits
 
 
 def _listed(named: dict[str, Path], key: str) -> list[Path]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.benchmarks.files import layout, speaks
 from tests.models.generated import SPECIFICATION
-from xtts_export_callback.merge.patterns import ALIASES, matches, suggestion
+from xtts_export_callback.xtts.patterns import ALIASES, matches, suggestion
 
 NAMES = [name.removeprefix("xtts.") for name in layout() if speaks(name)]
 

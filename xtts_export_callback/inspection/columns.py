@@ -1,0 +1,47 @@
+"""Fits the columns of a table to the width of a terminal: the first always stays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GAP = 2
+"""Spaces between two columns."""
+
+_LEAST = 24  # a name is shortened to this many characters before a column goes
+_MARK = "\u2026"
+
+
+def fitting(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, dispensable: Sequence[str]
+) -> tuple[list[int], int]:
+    """Choose the columns that fit.
+
+    Args:
+        titles: Headings of the columns.
+        rows: The cells.
+        width: Characters of the terminal.
+        dispensable: Headings of columns that may go, the first to go first.
+
+    Returns:
+        Indices of the columns that stay, and the characters that the first one has.
+    """
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    least = max(min(widths[0], _LEAST), len(titles[0]))
+    stay = list(range(len(titles)))
+    for title in [*dispensable, None]:
+        rest = sum(widths[index] + GAP for index in stay[1:])
+        if title is None or least + rest <= width:
+            break
+        stay.remove(titles.index(title))
+    return stay, max(min(widths[0], width - rest), least)
+
+
+def shortened(name: str, width: int) -> str:
+    """Cut the middle out of a name that is too long: both ends tell names of tensors and runs apart."""
+    if len(name) <= width:
+        return name
+    right = (width - 1) * 2 // 3
+    return f"{name[: width - 1 - right]}{_MARK}{name[len(name) - right :]}"
