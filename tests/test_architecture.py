@@ -27,14 +27,14 @@ HOUSE = {
         "state_dict components architecture expected_shapes assets loadable companions model_config vocab parts "
         "patterns matrices release_config"
     ),
-    "inference_folder": "folder provenance load compute",
+    "inference_folder": "folder provenance load compute layouts auralis voice ownership weights",
     "run": "checkpoints retention resume lr_schedule log optimizer_state",
     "export": "export precision",
     "merge": "merge average decay recipe yaml plan models vocabulary",
     "merge.methods": "registry settings slerp ties weighted_sums model_stock",
     "inspection": "checkpoint run tree table removals columns",
     "comparison": "models trajectory distance metadata summary table plot figure",
-    "verification": "model run contents folder zip_directory faults weights_only prune",
+    "verification": "model run contents folder layout zip_directory faults weights_only prune",
     "evaluation": (
         "candidates choose evaluate intervals loss plots prepare results soup sweep table trainer_config "
         "evaluate_recordings faults kept_files measures recogniser recordings sentences sound speak speaking "
@@ -43,7 +43,7 @@ HOUSE = {
     "evaluation.page": "page listening figures sound",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
-        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight "
+        "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight packing "
         "presence coqui_fields forecast"
     ),
     "train_gpt_xtts": "",

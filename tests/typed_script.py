@@ -13,6 +13,7 @@ from xtts_export_callback import (
     ConfigError,
     DamagedError,
     Difference,
+    Evaluation,
     ExportCallback,
     ExportConfig,
     Fault,
@@ -24,6 +25,7 @@ from xtts_export_callback import (
     RunVerification,
     SavedReport,
     Share,
+    SpeechOptions,
     Trajectory,
     TrajectoryReport,
     VerificationError,
@@ -34,6 +36,7 @@ from xtts_export_callback import (
     average_checkpoints,
     compare_checkpoints,
     compare_run,
+    evaluate_checkpoints,
     export_callbacks,
     export_checkpoint,
     inspect_checkpoint,
@@ -92,7 +95,12 @@ def check(folder: Path) -> list[str]:
 
 
 def speak(folder: Path) -> object:
-    return load_xtts(folder, device="cpu")
+    return load_xtts(folder, device="cpu", compute="int8")
+
+
+def choose(run: Path, voice: Path) -> str:
+    found: Evaluation = evaluate_checkpoints([run], speech=SpeechOptions(voice=voice))
+    return found.verdict
 
 
 print(xtts.__version__)

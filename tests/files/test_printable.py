@@ -132,6 +132,6 @@ def test_a_picture_is_drawn_of_models_of_any_name(
     paths = [write_small(tmp_path / name / f"checkpoint_{step}.pth") for step in (1, 2)]
     picture = tmp_path / name / "picture.svg"
     assert main(["compare", *map(str, paths), "--plot", str(picture)]) == 1
-    assert main(["compare", str(tmp_path / name), "--plot", str(picture)]) == 1
+    assert main(["compare", str(tmp_path / name), "--plot", str(picture)]) == 0
     assert capsys.readouterr().err == ""
     assert picture.read_bytes().endswith(b"</svg>\n")

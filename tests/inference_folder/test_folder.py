@@ -20,7 +20,7 @@ from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import OutputExistsError
 from xtts_export_callback.files import atomic
 from xtts_export_callback.files.random_access import RandomFile
-from xtts_export_callback.inference_folder.folder import not_ours
+from xtts_export_callback.inference_folder.ownership import not_ours
 from xtts_export_callback.run.checkpoints import holds_anything
 from xtts_export_callback.run.retention import prune_exports, prune_to, remove_export
 from xtts_export_callback.training.worker import copy, drop_optimizer

@@ -88,6 +88,8 @@ def test_the_flag_is_off_by_default() -> None:
         "keep_optimizer_for": 0,
         "link_best_model": False,
         "max_disk_gb": 0.0,
+        "layout": "",
+        "voice": "",
     }
 
 

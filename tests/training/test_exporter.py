@@ -17,7 +17,7 @@ import torch
 from tests.models.small_xtts import write_small
 from tests.training.test_background import refuse_thread
 from tests.training.test_saving import steps
-from xtts_export_callback.inference_folder.folder import folder_bytes
+from xtts_export_callback.inference_folder.ownership import folder_bytes
 from xtts_export_callback.run.checkpoints import Saved, find_exports
 from xtts_export_callback.run.retention import exports_bytes
 from xtts_export_callback.training import exporter as exporter_module

@@ -21,7 +21,7 @@ from xtts_export_callback.tensors.tensor import BLOCK, SliceStorage, Storage, Te
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from types import TracebackType
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
@@ -114,15 +114,23 @@ class Checkpoint:
         return recorded == self.fingerprint()
 
 
+_NONE: dict[str, int] = {}
 _FINGERPRINT, _EARLIER = "crc32-sha256:", "sha256:"
 
 
-def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """See `Checkpoint.fingerprint`."""
-    return _FINGERPRINT + _digest(tensors, _in_order)
+def fingerprint(tensors: dict[str, Tensor], checksums: Mapping[str, int] | None = None) -> str:
+    """See `Checkpoint.fingerprint`.
+
+    Args:
+        tensors: The state_dict.
+        checksums: CRC-32s of the elements of contiguous tensors, by name, where they are known already.
+    """
+    return _FINGERPRINT + _digest(tensors, _in_order, checksums or {})
 
 
-def _digest(tensors: dict[str, Tensor], place: Callable[[Tensor], tuple[str, Storage]]) -> str:
+def _digest(
+    tensors: dict[str, Tensor], place: Callable[[Tensor], tuple[str, Storage]], checksums: Mapping[str, int] = _NONE
+) -> str:
     import hashlib  # loads OpenSSL, which inspecting a file does not need
 
     digest = hashlib.sha256()
@@ -131,7 +139,7 @@ def _digest(tensors: dict[str, Tensor], place: Callable[[Tensor], tuple[str, Sto
         tensor = tensors[name]
         layout, storage = place(tensor)
         is_shared = storage is tensor.storage
-        crc = known.get(id(storage)) if is_shared else None
+        crc = checksums.get(name, known.get(id(storage)) if is_shared else None)
         if crc is None:
             crc = _storage_crc(storage)
         if is_shared:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.pickler import dumps
 from xtts_export_callback.checkpoint.safetensors import DOCUMENT_KEY
-from xtts_export_callback.checkpoint.zip_writer import directory, lay_out
+from xtts_export_callback.checkpoint.zip_writer import Slot, directory, lay_out
 from xtts_export_callback.errors import CheckpointError, ConfigError, VerificationError
 from xtts_export_callback.files.atomic import whole_file
 from xtts_export_callback.files.crc32 import crc32
@@ -98,14 +98,7 @@ def write_pth(
 
     slots = lay_out([(f"archive/{name}", storage.nbytes) for name, storage in records])
     jobs = [_Job(storage, slot.data, slot.name) for slot, (_, storage) in zip(slots, records, strict=True)]
-
-    def frame() -> list[tuple[int, bytes]]:
-        for slot, job in zip(slots, jobs, strict=True):
-            slot.crc32 = job.crc32
-        end = slots[-1].data + slots[-1].nbytes
-        return [*((slot.header, slot.local_header) for slot in slots), (end, directory(slots))]
-
-    _write_file(path, jobs, frame, force=force, mode=mode, progress=progress)
+    _write_file(path, jobs, lambda: _zip_frame(slots, jobs), force=force, mode=mode, progress=progress)
 
 
 def write_safetensors(
@@ -116,7 +109,7 @@ def write_safetensors(
     force: bool = False,
     mode: int = 0o666,
     progress: Progress | None = None,
-) -> None:
+) -> dict[str, int]:
     """Write a ``.safetensors``.
 
     The format has neither strides nor ties: each name gets its elements in row-major order.
@@ -128,6 +121,9 @@ def write_safetensors(
         force: Replace an existing file.
         mode: As for `write_pth`.
         progress: As for `write_pth`.
+
+    Returns:
+        The CRC-32 of each tensor's elements, by name, which the format does not hold.
 
     Raises:
         ConfigError: When a tensor has a name or a type that the format does not allow.
@@ -158,6 +154,43 @@ def write_safetensors(
 
     head = [(0, len(text).to_bytes(8, "little") + text)]
     _write_file(path, jobs, lambda: head, force=force, mode=mode, progress=progress)
+    return {job.label: job.crc32 for job in jobs}
+
+
+def write_zip(
+    path: Path,
+    files: dict[str, RandomFile],
+    *,
+    force: bool = False,
+    mode: int = 0o666,
+    progress: Progress | None = None,
+) -> None:
+    """Write a zip archive of stored files.
+
+    Args:
+        path: The file to write.
+        files: The open files by their names in the archive.
+        force: Replace an existing file.
+        mode: As for `write_pth`.
+        progress: As for `write_pth`.
+
+    Raises:
+        OutputExistsError, VerificationError, OSError: As for `write_pth`.
+    """
+    slots = lay_out([(name, file.size) for name, file in files.items()])
+    jobs = [
+        _Job(FileStorage(file, 0, file.size, None, name), slot.data, name)
+        for slot, (name, file) in zip(slots, files.items(), strict=True)
+    ]
+    _write_file(path, jobs, lambda: _zip_frame(slots, jobs), force=force, mode=mode, progress=progress)
+
+
+def _zip_frame(slots: list[Slot], jobs: list[_Job]) -> list[tuple[int, bytes]]:
+    """Return what lies between the records of an archive whose checksums are known by now, and its directory."""
+    for slot, job in zip(slots, jobs, strict=True):
+        slot.crc32 = job.crc32
+    end = slots[-1].data + slots[-1].nbytes
+    return [*((slot.header, slot.local_header) for slot in slots), (end, directory(slots))]
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

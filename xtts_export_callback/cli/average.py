@@ -59,21 +59,32 @@ def run(args: argparse.Namespace) -> int:
             output,
             plan.nbytes,
             lambda progress: write_merge(
-                plan, output, kind="average", for_training=args.for_training, force=args.force, progress=progress
+                plan,
+                output,
+                kind="average",
+                for_training=args.for_training,
+                layout=args.layout,
+                voice=args.voice,
+                force=args.force,
+                progress=progress,
             ),
         )
 
 
 def _paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
     from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.export.export import packed_as
+    from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.run.checkpoints import exports_folder, is_run, last_checkpoints
+    from xtts_export_callback.xtts.companions import DVAE
 
     sources = [Path(source) for source in args.sources]
     if len(sources) == 1 and is_run(sources[0]):
         count = args.last if args.last is not None else _DEFAULT_LAST
-        paths = [saved.path for saved in last_checkpoints(sources[0], count)]
+        needs_dvae = DVAE in layout_of(args.layout).files
+        paths = [saved.path for saved in last_checkpoints(sources[0], count, prefer_full=needs_dvae)]
         output = sources[0] / exports_folder(sources[0]) / f"average_last_{count}"
-        return paths, output if args.output is None else Path(args.output)
+        return paths, packed_as(output, args.layout) if args.output is None else Path(args.output)
     if len(sources) == 1 and not sources[0].is_file():
         what = "a folder without checkpoint_N.pth" if sources[0].exists() else "nothing"
         msg = f"{sources[0]}: expected a run folder, found {what}; name a run, or two or more checkpoints"

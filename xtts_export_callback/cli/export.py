@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xtts_export_callback.cli.options import (
     add_asset_options,
+    add_layout_options,
     add_output_options,
     add_report_options,
     add_storage_options,
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make this share of the weights in the GPT's layers zero, the smallest ones (default: 0)",
     )
     parser.add_argument("--format", default="pth", choices=("pth", "safetensors"), help="file format of the weights")
+    add_layout_options(parser)
     add_asset_options(parser)
     add_report_options(parser)
 
@@ -76,12 +78,13 @@ def _sum_up(results: list[WrittenFolder], failures: list[Failure]) -> None:
 
 def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFolder:
     from xtts_export_callback.checkpoint import open_checkpoint
-    from xtts_export_callback.export.export import default_output, export_checkpoint
+    from xtts_export_callback.export.export import default_output, export_checkpoint, packed_as
     from xtts_export_callback.export.precision import parse_precision
+    from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.xtts.state_dict import inference_model
 
     with open_checkpoint(path) as source:
-        output = _output(args.output, default_output(source.path), several=several)
+        output = _output(args.output, packed_as(default_output(source.path), args.layout), several=several)
         needed = sum(tensor.nbytes for tensor in inference_model(source).tensors.values())
         before = source.nbytes
     started = time.perf_counter()
@@ -95,13 +98,16 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
             format=args.format,
             vocab=args.vocab,
             config=args.config,
+            layout=args.layout,
+            voice=args.voice,
             force=args.force,
             progress=progress,
         )
     if result.written:
         seconds = time.perf_counter() - started
         tell(args, f"{output}: {human_size(result.nbytes)} of {human_size(before)}, verified, {seconds:.1f} s")
-        for line in (*result.notes, *(files_of(result) if args.verbose else ())):
+        place = [layout_of(args.layout).place(output)] if args.layout else []
+        for line in (*result.notes, *(files_of(result) if args.verbose else ()), *place):
             tell(args, f"  {line}")
     else:
         tell(args, f"{output}: exported already, skipped")

@@ -71,7 +71,14 @@ def run(args: argparse.Namespace) -> int:
             output,
             plan.nbytes,
             lambda progress: write_merge(
-                plan, output, kind="merge", for_training=args.for_training, force=args.force, progress=progress
+                plan,
+                output,
+                kind="merge",
+                for_training=args.for_training,
+                layout=args.layout,
+                voice=args.voice,
+                force=args.force,
+                progress=progress,
             ),
         )
 
@@ -129,10 +136,11 @@ def _is_recipe(args: argparse.Namespace) -> bool:
 
 def _output(args: argparse.Namespace) -> Path:
     from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.export.export import packed_as
 
     if args.output is not None:
         return Path(args.output)
     if _is_recipe(args):
-        return Path(args.sources[0]).with_suffix("")
+        return packed_as(Path(args.sources[0]).with_suffix(""), args.layout)
     msg = "--output: expected a folder to write to; only a recipe has a default"
     raise ConfigError(msg)

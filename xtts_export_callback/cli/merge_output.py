@@ -6,7 +6,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.cli.options import add_storage_options
+from xtts_export_callback.cli.options import add_layout_options, add_storage_options
 from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.cli.reporting import files_of, report
 from xtts_export_callback.units import human_size
@@ -27,8 +27,9 @@ _TRAINING_FILES = {
 
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--dtype``, ``--precision`` and ``--for-training``."""
+    """Add ``--dtype``, ``--precision``, ``--for-training`` and the options of a layout."""
     add_storage_options(parser, default="that of the inputs")
+    add_layout_options(parser)
     parser.add_argument(
         "--for-training", action="store_true", help="also write the files that GPTTrainer needs to fine-tune it"
     )
@@ -69,6 +70,10 @@ def _show(args: argparse.Namespace, output: Path, result: WrittenFolder, seconds
         say(f"  {line}")
     dtype = result.provenance["dtype"]
     say(f"{output}: {human_size(result.nbytes)} of {dtype}, verified, {seconds:.1f} s")
+    if args.layout:
+        from xtts_export_callback.inference_folder.layouts import layout_of
+
+        say(f"  {layout_of(args.layout).place(output)}")
     if args.for_training:
         _print_how_to_train(output, result.provenance)
 

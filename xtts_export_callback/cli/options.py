@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+LAYOUTS = (
+    *("alltalk", "auralis", "ebook2audiobook", "realtimetts", "openedai-speech", "xtts-webui"),
+    *("xtts-finetune-webui", "xtts-api-server"),
+)
+"""Names in `inference_folder.layouts.LAYOUTS`, whose import takes longer than this whole module's."""
+
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--json``, ``-q`` and ``-v``, the same in every command; `cli.reporting` follows them."""
@@ -19,6 +25,16 @@ def add_output_options(parser: argparse.ArgumentParser, *, default: str) -> None
     """Add ``--output`` and ``--force``, the same in every command that writes."""
     parser.add_argument("--output", metavar="DIR", help=f"folder to write (default: {default})")
     parser.add_argument("--force", action="store_true", help="replace an output that exists")
+
+
+def add_layout_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--layout`` and ``--voice``, the same in every command that writes a model."""
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, metavar="NAME", help=f"write what a program takes: {', '.join(LAYOUTS)}"
+    )
+    parser.add_argument(
+        "--voice", metavar="WAV", help="a recording to put beside the model as its voice, with the latents of it"
+    )
 
 
 def add_storage_options(parser: argparse.ArgumentParser, *, default: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xtts_export_callback.cli.options import add_report_options
+from xtts_export_callback.cli.options import LAYOUTS, add_report_options
 from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.cli.reporting import exit_code, for_each, report
 from xtts_export_callback.units import human_size
@@ -32,13 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="checkpoints, inference folders, run folders")
     parser.add_argument("--load", action="store_true", help="also load each .pth with torch.load(weights_only=True)")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, metavar="NAME", help="also check that this program takes each PATH, folder or ZIP"
+    )
     add_report_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check every path, then print the faults."""
     from xtts_export_callback.extras import require
+    from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.run.checkpoints import is_run
+    from xtts_export_callback.verification.layout import verify_layout
     from xtts_export_callback.verification.model import verify_checkpoint
     from xtts_export_callback.verification.run import verify_run
 
@@ -47,13 +52,16 @@ def run(args: argparse.Namespace) -> int:
     paths: dict[Path, int] = {}
 
     def measure(path: str) -> None:
-        paths[Path(path)] = _bytes_to_read(Path(path))
+        paths[Path(path)] = _bytes_to_read(Path(path), any_content=bool(args.layout))
 
     failures = for_each(args.paths, measure, several=len(args.paths) > 1)
     found: list[VerificationReport | RunVerification] = []
     with progress_bar("verify", sum(paths.values()), quiet=args.quiet) as progress:
 
         def check(path: Path) -> None:
+            if args.layout:
+                found.append(verify_layout(path, layout_of(args.layout), load=args.load, progress=progress))
+                return
             verify = verify_run if is_run(path) else verify_checkpoint
             found.append(verify(path, load=args.load, progress=progress))
 
@@ -81,14 +89,15 @@ def _show_all(found: list[VerificationReport | RunVerification], args: argparse.
         _show(each)
 
 
-def _bytes_to_read(path: Path) -> int:
-    """Bytes of the files below a path.
+def _bytes_to_read(path: Path, *, any_content: bool = False) -> int:
+    """Bytes of the files below a path, which may be any folder.
 
     Raises:
         XttsExportError: When the path holds nothing to verify.
     """
     from xtts_export_callback.checkpoint.reader import open_checkpoint, weights_in
     from xtts_export_callback.errors import ConfigError
+    from xtts_export_callback.inference_folder.ownership import folder_bytes
     from xtts_export_callback.run.checkpoints import is_run, refuse_folder_of_exports
     from xtts_export_callback.verification.run import models_of
 
@@ -98,6 +107,8 @@ def _bytes_to_read(path: Path) -> int:
         what = "not a regular file; name a checkpoint" if path.exists() else "no such file or folder; check the path"
         msg = f"{path}: {what}"
         raise ConfigError(msg)
+    if any_content:
+        return folder_bytes(path)
     models = models_of(path) if is_run(path) else [path]
     files = [model if model.is_file() else weights_in(model) for model in models]
     sizes = [file.stat().st_size for file in files if file is not None and file.is_file()]
@@ -118,7 +129,8 @@ def _show(found: VerificationReport | RunVerification) -> None:
         if picked is not None and found.resume.best is not None:
             say(f"{found.path}: the next resume uses {picked.name}, best model {found.resume.best.name}")
     elif found.is_fine:
-        say(f"{found.path}: fine ({found.tensors} tensors, {human_size(found.nbytes)})")
+        tensors = f"{found.tensors} tensors, " if found.tensors else ""
+        say(f"{found.path}: fine ({tensors}{human_size(found.nbytes)})")
     for fault in found.faults:
         say(f"{found.path}: {fault.check}: {fault.message}")
     for note in getattr(found, "notes", ()):

@@ -18,12 +18,9 @@ from xtts_export_callback.export.precision import (
     types_of,
 )
 from xtts_export_callback.files.json_file import read_json_object, read_small_file
-from xtts_export_callback.inference_folder.folder import (
-    WrittenFolder,
-    folder_bytes,
-    not_ours,
-    write_inference_folder,
-)
+from xtts_export_callback.inference_folder.folder import WrittenFolder, packing_of, write_inference_folder
+from xtts_export_callback.inference_folder.layouts import Layout, layout_of
+from xtts_export_callback.inference_folder.ownership import folder_bytes, not_ours
 from xtts_export_callback.inference_folder.provenance import (
     FORMATS,
     describe_source,
@@ -31,11 +28,13 @@ from xtts_export_callback.inference_folder.provenance import (
     read_provenance,
     training_state,
 )
+from xtts_export_callback.inference_folder.voice import read_clip
 from xtts_export_callback.run.checkpoints import DEFAULT_FOLDER, exports_folder
 from xtts_export_callback.tensors.shared_storage import tie_equal
 from xtts_export_callback.xtts.assets import VOCAB_FILE, find_assets
+from xtts_export_callback.xtts.companions import DVAE, MEL_STATS
 from xtts_export_callback.xtts.model_config import CONFIG_FILE
-from xtts_export_callback.xtts.state_dict import inference_model
+from xtts_export_callback.xtts.state_dict import dvae_of, inference_model
 
 if TYPE_CHECKING:
     import os
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.reader import Checkpoint
     from xtts_export_callback.checkpoint.writer import Progress
     from xtts_export_callback.xtts.assets import Assets
+    from xtts_export_callback.xtts.state_dict import InferenceModel
 
 
 def export_checkpoint(  # noqa: PLR0913 - options of one command
@@ -56,6 +56,8 @@ def export_checkpoint(  # noqa: PLR0913 - options of one command
     format: str = "pth",  # noqa: A002 - what users call it
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    layout: str | None = None,
+    voice: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
@@ -72,6 +74,8 @@ def export_checkpoint(  # noqa: PLR0913 - options of one command
         format: ``"pth"`` or ``"safetensors"``.
         vocab: The training ``vocab.json``, if it is neither named in the config nor beside the checkpoint.
         config: A ``config.json`` to use in place of the one in the checkpoint.
+        layout: Write what this program takes: a name in `LAYOUTS`.
+        voice: A WAV to put beside the model as the reference clip, with its latents where torch and Coqui are there.
         force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
@@ -92,16 +96,17 @@ def export_checkpoint(  # noqa: PLR0913 - options of one command
         check_choice("dtype", dtype, TYPES)
     check_choice("format", format, tuple(FORMATS))
     with open_checkpoint(checkpoint) as source:
-        output = Path(output_dir) if output_dir is not None else default_output(source.path)
         return export_opened(
             source,
-            output,
+            Path(output_dir) if output_dir is not None else packed_as(default_output(source.path), layout),
             dtype=dtype,
             precision=precision,
             sparsity=sparsity,
             format=format,
             vocab=vocab,
             config=config,
+            layout=layout,
+            voice=voice,
             force=force,
             progress=progress,
         )
@@ -117,6 +122,8 @@ def export_opened(  # noqa: PLR0913 - options of one command
     format: str = "pth",  # noqa: A002 - what users call it
     vocab: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    layout: str | None = None,
+    voice: str | os.PathLike[str] | None = None,
     trained_in: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -127,7 +134,8 @@ def export_opened(  # noqa: PLR0913 - options of one command
     """
     model = inference_model(source)
     types = types_of(model.tensors, dtype, precision)
-    options = storage_options(types, dtype, precision, sparsity)
+    chosen, clip = layout_of(layout), read_clip(Path(voice)) if voice is not None else None
+    options = storage_options(types, dtype, precision, sparsity) | packing_of(chosen, clip)
     is_there = output.exists() and not force
     if is_there and not (vocab or config):
         return _already_there(output, source, options, format)
@@ -151,6 +159,9 @@ def export_opened(  # noqa: PLR0913 - options of one command
             header=training_state(source),
             provenance=provenance,
             format=format,
+            layout=chosen,
+            clip=clip,
+            extra=_needed_from(source, model, chosen),
             force=force,
             mode=source.mode,
             progress=progress,
@@ -159,11 +170,14 @@ def export_opened(  # noqa: PLR0913 - options of one command
         if force:
             raise
         return _already_there(output, source, options, format, assets)  # another process was faster
-    return (
-        replace(written, notes=(*written.notes, sparsity_note(written.path / FORMATS[format], sparse)))
-        if sparse
-        else written
-    )
+    return replace(written, notes=(*written.notes, sparsity_note(written.weights, sparse))) if sparse else written
+
+
+def _needed_from(source: Checkpoint, model: InferenceModel, layout: Layout) -> dict[str, Any]:
+    """Return what a layout needs and the checkpoint itself holds, in the type in which it was trained."""
+    dvae = dvae_of(source) if DVAE in layout.files else {}
+    mel_stats = model.tensors.get("mel_stats") if MEL_STATS in layout.files else None
+    return {**({DVAE: dvae} if dvae else {}), **({MEL_STATS: mel_stats} if mel_stats is not None else {})}
 
 
 def default_output(checkpoint: Path) -> Path:
@@ -174,6 +188,16 @@ def default_output(checkpoint: Path) -> Path:
     if checkpoint.name in MODEL_NAMES:
         return checkpoint.parent / DEFAULT_FOLDER / checkpoint.absolute().parent.name
     return checkpoint.parent / exports_folder(checkpoint.parent) / checkpoint.stem
+
+
+def packed_as(output: Path, layout: str | None) -> Path:
+    """Return where the same model goes for a program, beside its plain folder: ``NAME-LAYOUT``, or a ZIP of that name.
+
+    Raises:
+        ConfigError: For an unknown layout.
+    """
+    chosen = layout_of(layout)
+    return output.with_name(f"{output.name}-{chosen.name}{'.zip' * chosen.is_archive}") if chosen.name else output
 
 
 def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -188,16 +212,16 @@ def check_choice(option: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def is_export_of(folder: Path, source: Checkpoint, options: Mapping[str, Any], format: str = "pth") -> bool:  # noqa: A002
-    """Whether a folder is a whole export of these weights, with these `storage_options` and this format."""
+    """Whether a folder is a whole export of these weights, with these `storage_options`, `packing_of` and format."""
     found = read_provenance(folder)
     if found is None or found["kind"] != "export":
         return False
-    if any(found.get(key) != options.get(key) for key in ("dtype", "precision", "sparsity")):
+    if any(found.get(key) != options.get(key) for key in ("dtype", "precision", "sparsity", "layout", "voice")):
         return False
     sources = found["sources"]
     described = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
     same = isinstance(described, dict) and source.has_fingerprint(described.get("fingerprint"))
-    return same and (folder / FORMATS[format]).is_file()
+    return same and ("layout" in found or (folder / FORMATS[format]).is_file())
 
 
 def _already_there(
@@ -229,9 +253,11 @@ def _differing(
 ) -> str:
     """Say in what an existing output differs from the export that was asked for; empty when it does not."""
     if not is_export_of(output, source, options, format):
-        return "is not this export (another source, dtype or format)"
+        return "is not this export (another source, dtype, format, layout or voice)"
     if assets is None:
         return ""
+    if not (output / CONFIG_FILE).is_file():
+        return "holds no config.json to compare with the one named"
     if read_json_object(output / CONFIG_FILE) != assets.config:
         return "has another config.json than the one named"
     return "" if read_small_file(output / VOCAB_FILE) == assets.vocab else "has another vocab.json than the one named"

@@ -144,11 +144,11 @@ def sparsified(tensors: Mapping[str, Tensor], sparsity: float) -> tuple[dict[str
     return result, [tensor.storage for tensor in result.values() if isinstance(tensor.storage, Sparse)]
 
 
-def sparsity_note(weights: Path, sparse: Sequence[Sparse]) -> str:
-    """Say what zeros cost and what they buy; reads the file once."""
+def sparsity_note(weights: Sequence[Path], sparse: Sequence[Sparse]) -> str:
+    """Say what zeros cost and what they buy; reads the files of weights once."""
     from xtts_export_callback.files.compressed import gzip_bytes
 
-    loss, size = relative_loss(sparse), human_size(gzip_bytes(weights))
+    loss, size = relative_loss(sparse), human_size(sum(map(gzip_bytes, weights)))
     return (
         f"zeros changed the GPT's matrices by {loss:.2%}; the file is as large as before and speaks no faster, "
         f"compressed it takes {size} (gzip)"

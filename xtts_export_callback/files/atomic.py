@@ -101,11 +101,7 @@ def whole_directory(
     _check_free(path, force=force)
     if path.exists() or path.is_symlink():
         check_folder(path)
-    made = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    temporary.mkdir(mode)
-    try:
+    with temporary_directory(path, mode=mode) as temporary:
         yield temporary
         sync_directory(temporary)
         try:
@@ -115,6 +111,25 @@ def whole_directory(
                 raise
             _replace_folder(temporary, path, check_folder)
         sync_directory(path.parent)
+
+
+@contextmanager
+def temporary_directory(path: Path, *, mode: int = 0o777) -> Iterator[Path]:
+    """Give a hidden folder beside ``path``, whose parents are created; what is left of both at the end is removed.
+
+    Args:
+        path: The output that the folder is for.
+        mode: Permissions of the folder, narrowed by the umask.
+
+    Yields:
+        The folder, created and empty.
+    """
+    made = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    temporary.mkdir(mode)
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:  # those that are still empty

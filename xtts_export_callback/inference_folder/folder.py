@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint import open_checkpoint, write_pth, write_safetensors
-from xtts_export_callback.checkpoint.quantized import (
-    CONFIG,
-    QUANTIZED_MODEL,
-    is_scale,
-    quantization_config,
-    scale_name,
-)
-from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError, VerificationError
-from xtts_export_callback.files.atomic import whole_directory
+from xtts_export_callback.checkpoint import write_pth, write_zip
+from xtts_export_callback.checkpoint.quantized import is_scale
+from xtts_export_callback.errors import ConfigError, VerificationError
+from xtts_export_callback.files.atomic import temporary_directory, whole_directory
 from xtts_export_callback.files.random_access import RandomFile
-from xtts_export_callback.inference_folder.provenance import FORMATS, PROVENANCE_FILE, read_provenance, sha256_of
-from xtts_export_callback.xtts.companions import write_companion
+from xtts_export_callback.inference_folder import auralis
+from xtts_export_callback.inference_folder.layouts import PLAIN, Layout, remedy
+from xtts_export_callback.inference_folder.ownership import check_replaceable, folder_bytes
+from xtts_export_callback.inference_folder.provenance import FORMATS, PROVENANCE_FILE, sha256_of
+from xtts_export_callback.inference_folder.voice import Clip, write_latents
+from xtts_export_callback.inference_folder.weights import quantized_weights, write_weights
+from xtts_export_callback.xtts.companions import DVAE, SPEAKERS, write_companion
 from xtts_export_callback.xtts.loadable import check_loadable
 from xtts_export_callback.xtts.state_dict import DROPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
 
     from xtts_export_callback.checkpoint.writer import Progress
     from xtts_export_callback.tensors.tensor import Tensor
@@ -49,6 +49,13 @@ class WrittenFolder:
     provenance: dict[str, Any]
     notes: tuple[str, ...] = ()
 
+    @property
+    def weights(self) -> list[Path]:
+        """The files that hold the weights; a ZIP itself."""
+        if self.path.is_file():
+            return [self.path]
+        return [self.path / name for name, file in self.provenance["files"].items() if "fingerprint" in file]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
@@ -69,21 +76,25 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     header: dict[str, Any],
     provenance: dict[str, Any],
     format: str = "pth",  # noqa: A002 - what users call it
+    layout: Layout = PLAIN,
+    clip: Clip | None = None,
     extra: Mapping[str, Any] | None = None,
     force: bool = False,
     mode: int = 0o666,
     progress: Progress | None = None,
 ) -> WrittenFolder:
-    """Write a folder that ``Xtts.load_checkpoint`` and ``TTS(model_path=...)`` load.
+    """Write a folder that ``Xtts.load_checkpoint`` and ``TTS(model_path=...)`` load, or what another program takes.
 
     Args:
-        path: The folder to create.
+        path: The folder to create, or the ZIP.
         tensors: The inference model, as it is stored: see `export.precision.store`.
         origin: Its source file, for errors.
         assets: The files beside it.
         header: ``step``, ``epoch`` and ``model_loss`` from `training_state`.
         provenance: The result of `provenance_of`.
-        format: ``"pth"`` or ``"safetensors"``.
+        format: ``"pth"`` or ``"safetensors"``; layouts of other programs have their own.
+        layout: What it is for.
+        clip: The voice to put beside it.
         extra: Contents of further ``.pth`` files by name; skipped where an asset has the name.
         force: Replace an inference folder of ours, and nothing else. The old folder stays until the new one is whole.
         mode: Permissions of the files, narrowed by the umask. They come from the source, so that the export of a
@@ -94,46 +105,139 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         The folder.
 
     Raises:
-        ConfigError: For an unknown format.
+        ConfigError: For a format or a type that the program does not read, or when a file that it needs cannot be
+            found.
         CheckpointError: When ``Xtts.load_checkpoint`` would not load the tensors with the config.
         CheckpointError, OutputExistsError, VerificationError, OSError: As `write_pth`; nothing is left behind.
     """
+    name = path.stem if layout.is_archive else path.name
+    described = {**provenance, **packing_of(layout, clip)}
+    document = {"config": assets.config, **header, "export": described}
+    weights, texts = _contents(path, tensors, assets, format, layout)
+    weights_by_name = {name: tensor for name, tensor in tensors.items() if not is_scale(name, tensors)}
+    check_loadable(weights_by_name, assets.config, origin)
+    check_replaceable(path, force=force)
+    with _whole_output(path, layout, force=force, mode=mode) as temporary:
+        notes = [*assets.notes, *_leftovers(provenance)]
+        notes += _write_companions(temporary, assets, extra or {}, layout, mode)
+        if clip is not None:
+            texts[layout.clip.format(name=name)] = clip.content
+        for file, content in texts.items():
+            (temporary / file).parent.mkdir(mode=_folder_mode(mode), exist_ok=True)
+            _write(temporary / file, content, mode)
+        # Latents need the weights.
+        later = {*weights, SPEAKERS} if clip is not None and layout.lists_voices else set(weights)
+        _check_complete(temporary, layout, name, notes, later)
+        files = {
+            file: write_weights(temporary / file, part, document, mode=mode, progress=progress)
+            for file, part in weights.items()
+        }
+        if clip is not None:
+            notes += [*clip.notes, *write_latents(temporary, name, layout, mode=mode)]
+        _check_complete(temporary, layout, name, notes)
+        complete = {**described, "files": files | _describe_others(temporary, files)}
+        _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode(), mode)
+    return WrittenFolder(path, folder_bytes(path), written=True, provenance=complete, notes=tuple(notes))
+
+
+def packing_of(layout: Layout, clip: Clip | None) -> dict[str, Any]:
+    """Return what provenance says of a layout and a voice; nothing for a plain folder without one."""
+    voice = {"voice": {"sha256": clip.sha256, "seconds": round(clip.seconds, 3)}} if clip is not None else {}
+    return {**({"layout": layout.name} if layout.name else {}), **voice}
+
+
+def _contents(
+    path: Path,
+    tensors: dict[str, Tensor],
+    assets: Assets,
+    format: str,  # noqa: A002 - what users call it
+    layout: Layout,
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, bytes]]:
+    """Return the weights by file, and the contents of the text files."""
     if format not in FORMATS:
         msg = f"format {format!r}: expected one of {', '.join(FORMATS)}"
         raise ConfigError(msg)
-    weights_by_name = {name: tensor for name, tensor in tensors.items() if not is_scale(name, tensors)}
-    check_loadable(weights_by_name, assets.config, origin)
-    _check_replaceable(path, force=force)
-    folder_mode = 0o700 | mode | (mode & 0o444) >> 2
+    if layout.is_archive and path.suffix.lower() != ".zip":
+        msg = f"{path}: {layout.program} takes a ZIP; name an output that ends in .zip"
+        raise ConfigError(msg)
+    if layout.name and format != "pth":
+        msg = f"format {format!r}: {layout.program} reads its own ({layout.files[0]}, ...); leave --format out"
+        raise ConfigError(msg)
+    quantized = quantized_weights(tensors)
+    if layout.name and quantized:
+        msg = (
+            f"{path}: {quantized[0]} is int8, which only load_xtts reads and {layout.program} does not; use float16 "
+            "(--dtype, --precision)"
+        )
+        raise ConfigError(msg)
+    if not layout.is_plain:
+        return auralis.convert(tensors, assets)
+    texts = {"config.json": json.dumps(assets.config, indent=4).encode(), "vocab.json": assets.vocab}
+    if layout.voice_entry:
+        texts[layout.voice_entry] = _voice_entry(layout, path.name)
+    return {FORMATS[format]: tensors}, texts
+
+
+def _voice_entry(layout: Layout, name: str) -> bytes:
+    """Return the entry for openedai-speech's list of voices; every JSON string is a YAML string."""
+    entry = {"model": name, "speaker": f"voices/{name}/{layout.clip}", "model_path": f"voices/{name}"}
+    lines = [f"    {key}: {json.dumps(value)}" for key, value in entry.items()]
+    return "\n".join(["tts-1-hd:", f"  {json.dumps(name)}:", *lines, ""]).encode()
+
+
+def _write_companions(folder: Path, assets: Assets, extra: Mapping[str, Any], layout: Layout, mode: int) -> list[str]:
+    """Write what goes beside the weights: from the model itself (the DVAE), from files found near it, or again from it.
+
+    Returns:
+        What was left out, and why, in a line each.
+    """
+    notes: list[str] = []
+    if DVAE in extra:
+        write_pth(folder / DVAE, extra[DVAE], mode=mode)
+    for name in layout.companions:
+        if not (folder / name).exists():
+            notes += write_companion(folder / name, assets.companions.get(name, []), mode=mode)
+    for name, content in extra.items():
+        if not (folder / name).exists():
+            write_pth(folder / name, content, mode=mode)
+    return notes
+
+
+def _check_complete(
+    folder: Path, layout: Layout, name: str, notes: list[str], later: Collection[str] = frozenset()
+) -> None:
+    """Refuse a folder that its program would not take."""
+    present = {entry.relative_to(folder).as_posix() for entry in folder.rglob("*")}
+    missing = layout.missing(present | set(later), name) if layout.name else []
+    if missing:
+        reasons = "".join(f" ({note})" for note in notes if note.startswith((missing[0], "latents")))
+        msg = f"{missing[0]}: {layout.program} needs it, found none{reasons}; {remedy(layout, missing[0])}"
+        raise ConfigError(msg)
+
+
+@contextmanager
+def _whole_output(path: Path, layout: Layout, *, force: bool, mode: int) -> Iterator[Path]:
+    """Give a folder to fill, which becomes the output or the content of a ZIP when the block ends without an error."""
 
     def check(there: Path) -> None:
-        _check_replaceable(there, force=force, known_as=path)
+        check_replaceable(there, force=force, known_as=path)
 
-    with whole_directory(path, force=force, check=check, mode=folder_mode) as temporary:
-        weights = temporary / FORMATS[format]
-        document = {"config": assets.config, **header, "export": provenance}
-        quantized = [name for name in tensors if scale_name(name) in tensors]
-        if quantized:
-            document[CONFIG] = quantization_config(quantized)
-        key = QUANTIZED_MODEL if quantized else "model"
-        if format == "pth":
-            write_pth(weights, {key: tensors, **document}, mode=mode, progress=progress)
-        else:
-            prefix = f"{key}." if quantized else ""
-            named = {prefix + name: tensor for name, tensor in tensors.items()}
-            write_safetensors(weights, named, document, mode=mode, progress=progress)
-        _write(temporary / "config.json", json.dumps(assets.config, indent=4).encode(), mode)
-        _write(temporary / "vocab.json", assets.vocab, mode)
-        companions = assets.companions.items()
-        notes = [*assets.notes, *_leftovers(provenance)]
-        notes += [note for name, found in companions for note in write_companion(temporary / name, found, mode=mode)]
-        for name, content in (extra or {}).items():
-            if not (temporary / name).exists():
-                write_pth(temporary / name, content, mode=mode)
-        complete = {**provenance, "files": _describe_files(temporary, weights, tensors)}
-        _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode(), mode)
-        nbytes = folder_bytes(temporary)
-    return WrittenFolder(path, nbytes, written=True, provenance=complete, notes=tuple(notes))
+    if not layout.is_archive:
+        with whole_directory(path, force=force, check=check, mode=_folder_mode(mode)) as temporary:
+            yield temporary
+        return
+    with temporary_directory(path, mode=0o700) as temporary:
+        yield temporary
+        with ExitStack() as stack:
+            entries = sorted(temporary.iterdir())
+            files = {entry.name: stack.enter_context(RandomFile(entry)) for entry in entries}
+            check(path)
+            write_zip(path, files, force=force, mode=mode)
+
+
+def _folder_mode(mode: int) -> int:
+    """Users who may read the files of a folder may enter it."""
+    return 0o700 | mode | (mode & 0o444) >> 2
 
 
 def _leftovers(provenance: dict[str, Any]) -> list[str]:
@@ -143,80 +247,14 @@ def _leftovers(provenance: dict[str, Any]) -> list[str]:
     return [f"dropped leftovers of a training: {', '.join(found)}"] if found else []
 
 
-def _check_replaceable(path: Path, *, force: bool, known_as: Path | None = None) -> None:
-    """Refuse to replace a folder with files that are not ours: a run, a user's folder, an export with added files."""
-    shown = known_as or path
-    if path.name in {"", ".."}:
-        msg = f"{shown}: expected the name of a folder to create; name another output"
-        raise OutputExistsError(msg)
-    foreign = not_ours(path) if path.is_dir() else []
-    if foreign:
-        msg = (
-            f"{shown}: contains files that this tool did not write, or that changed since ({', '.join(foreign[:3])}); "
-            "it is not replaced, name another output"
-        )
-        raise OutputExistsError(msg)
-    if path.is_dir() and not force:
-        msg = f"{shown}: exists already; name another output or replace it with --force"
-        raise OutputExistsError(msg)
-
-
-def not_ours(folder: Path) -> list[str]:
-    """List the entries of a folder that this package did not write, or that changed since.
-
-    Code that removes or replaces a folder calls this first, and keeps the folder when the list is not empty.
-
-    Args:
-        folder: A folder that exists.
-
-    Returns:
-        Names of foreign files, of folders and links, and of our files that changed. Empty for an inference folder
-        that holds only our files, even if some are missing, and for an empty folder.
-    """
-    if folder.is_symlink():
-        return [f"{folder.name}, a link"]
-    described = (read_provenance(folder) or {}).get("files")
-    files = described if isinstance(described, dict) else {}
-    known = {*files, PROVENANCE_FILE} if files else set()
-    names = sorted(entry.name for entry in folder.iterdir())
-    foreign = [name for name in names if name not in known]
-    if foreign:
-        return foreign  # no file has to be read
-    return [name for name in names if name in files and not _is_as_written(folder / name, files[name])]
-
-
-def _is_as_written(path: Path, described: Any) -> bool:
-    """Whether a file matches its description in ``export.json``."""
-    if not isinstance(described, dict) or path.is_symlink() or not path.is_file():
-        return False
-    if path.name not in FORMATS.values():
-        return bool(described.get("sha256") == sha256_of(path))
-    try:
-        with open_checkpoint(path) as found:
-            return found.has_fingerprint(described.get("fingerprint"))
-    except CheckpointError:
-        return False
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the bytes of the files in a folder."""
-    return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
-
-
-def _describe_files(folder: Path, weights: Path, tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Return sizes and content hashes; opening the weights also proves that they can be opened."""
-    files: dict[str, dict[str, Any]] = {}
-    with open_checkpoint(weights) as written:
-        expected = {name: (tensor.dtype.name, tensor.shape) for name, tensor in tensors.items()}
-        found = {name: (tensor.dtype.name, tensor.shape) for name, tensor in written.stored.items()}
-        if found != expected:
-            msg = f"{weights}: the tensors read back differ from those written; check the disk"
-            raise VerificationError(msg)
-        files[weights.name] = {"bytes": written.nbytes, "fingerprint": written.fingerprint()}
-    for entry in sorted(folder.iterdir()):
-        if entry != weights:
-            files[entry.name] = {"bytes": entry.stat().st_size, "sha256": sha256_of(entry)}
-    return files
+def _describe_others(folder: Path, weights: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return sizes and content hashes of the files beside the weights."""
+    names = {entry.relative_to(folder).as_posix(): entry for entry in sorted(folder.rglob("*")) if entry.is_file()}
+    return {
+        name: {"bytes": entry.stat().st_size, "sha256": sha256_of(entry)}
+        for name, entry in names.items()
+        if name not in weights
+    }
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.files.json_file import read_json_object
+from xtts_export_callback.files.json_file import MOST_BYTES, parse_json, read_json_object
 
 if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.reader import Checkpoint
@@ -27,13 +27,28 @@ _BLOCK = 1 << 20
 _VERSIONS_OF = ("xtts-export-callback", "torch", "coqui-tts", "coqui-tts-trainer", "numpy")
 
 
-def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """Return the provenance of an inference folder of ours; None for any other folder."""
+def read_provenance(output: Path) -> dict[str, Any] | None:
+    """Return the provenance of an inference folder or a ZIP of ours; None for anything else."""
     try:
-        value = read_json_object(folder / PROVENANCE_FILE)
-    except ConfigError:
+        value = _read_archived(output) if output.is_file() else read_json_object(output / PROVENANCE_FILE)
+    except (ConfigError, OSError):
         return None
     return value if "sources" in value and "kind" in value else None
+
+
+def _read_archived(archive: Path) -> dict[str, Any]:
+    """Return the ``export.json`` in a ZIP, empty where there is none."""
+    import zlib
+    from zipfile import BadZipFile, ZipFile
+
+    try:
+        with ZipFile(archive) as opened:
+            entry = opened.getinfo(PROVENANCE_FILE)
+            content = opened.read(entry) if entry.file_size <= MOST_BYTES else b""
+    except (BadZipFile, KeyError, RuntimeError, NotImplementedError, zlib.error):  # damaged, encrypted, no such file
+        return {}
+    value = parse_json(content, f"{PROVENANCE_FILE} in {archive}")
+    return value if isinstance(value, dict) else {}
 
 
 def training_state(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
     config: str | os.PathLike[str] | None = None,
     format: str = "pth",  # noqa: A002 - what users call it
     for_training: bool = False,
+    layout: str | None = None,
+    voice: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
@@ -62,6 +64,8 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
         config: A ``config.json`` to use in place of the newest checkpoint's.
         format: ``"pth"`` or ``"safetensors"``.
         for_training: Also write the files that GPTTrainer needs to fine-tune the result.
+        layout: As `export_checkpoint`.
+        voice: As `export_checkpoint`.
         force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
@@ -90,6 +94,8 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
             kind="average",
             format=format,
             for_training=for_training,
+            layout=layout,
+            voice=voice,
             force=force,
             progress=progress,
         )

@@ -15,14 +15,17 @@ from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.export.export import check_choice
 from xtts_export_callback.export.precision import TYPES, storage_options, store
 from xtts_export_callback.inference_folder.folder import WrittenFolder, write_inference_folder
+from xtts_export_callback.inference_folder.layouts import layout_of
 from xtts_export_callback.inference_folder.provenance import describe_source, provenance_of, training_state
+from xtts_export_callback.inference_folder.voice import read_clip
 from xtts_export_callback.merge.models import OpenModel, check_compatible, check_same_vocab, open_models
 from xtts_export_callback.merge.plan import Plan, make_plan
 from xtts_export_callback.merge.recipe import Recipe, load_recipe
 from xtts_export_callback.merge.vocabulary import MergedVocabulary, merge_vocabularies
 from xtts_export_callback.xtts.assets import Assets
+from xtts_export_callback.xtts.companions import DVAE, MEL_STATS
 from xtts_export_callback.xtts.model_config import clean_config
-from xtts_export_callback.xtts.state_dict import bare_name
+from xtts_export_callback.xtts.state_dict import dvae_of
 
 if TYPE_CHECKING:
     import os
@@ -31,18 +34,19 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint import Checkpoint, Tensor
     from xtts_export_callback.checkpoint.writer import Progress
 
-DVAE = "dvae"
 TRAINING_TYPE = "float32"
 _LARGEST_LOSS = 1e100  # a larger number is not a loss, and a sum of them could overflow
 
 
-def merge_checkpoints(
+def merge_checkpoints(  # noqa: PLR0913 - options of one command
     recipe: str | os.PathLike[str] | Mapping[str, Any],
     output_dir: str | os.PathLike[str],
     *,
     dtype: str | None = None,
     precision: Mapping[str, str] | None = None,
     for_training: bool = False,
+    layout: str | None = None,
+    voice: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
@@ -55,6 +59,8 @@ def merge_checkpoints(
             else the widest that a tensor has among the inputs, and float32 where one of them is quantized.
         precision: As for `export_checkpoint`; it replaces the recipe's.
         for_training: Also write the files that GPTTrainer needs to fine-tune the result; see `training_files`.
+        layout: As `export_checkpoint`.
+        voice: As `export_checkpoint`.
         force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
@@ -72,7 +78,14 @@ def merge_checkpoints(
     """
     with planned(with_dtype(load_recipe(recipe), dtype, precision=precision, for_training=for_training)) as plan:
         return write_merge(
-            plan, Path(output_dir), kind="merge", for_training=for_training, force=force, progress=progress
+            plan,
+            Path(output_dir),
+            kind="merge",
+            for_training=for_training,
+            layout=layout,
+            voice=voice,
+            force=force,
+            progress=progress,
         )
 
 
@@ -99,13 +112,15 @@ def plan_of(recipe: Recipe, models: Sequence[OpenModel]) -> Plan:
     return make_plan(recipe, models, vocabulary, _assets(recipe, models, vocabulary))
 
 
-def write_merge(
+def write_merge(  # noqa: PLR0913 - options of one command
     plan: Plan,
     output: Path,
     *,
     kind: str,
     format: str = "pth",  # noqa: A002 - what users call it
     for_training: bool = False,
+    layout: str | None = None,
+    voice: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
@@ -117,6 +132,8 @@ def write_merge(
         kind: What its provenance states: ``"merge"`` or ``"average"``.
         format: ``"pth"`` or ``"safetensors"``.
         for_training: As `merge_checkpoints`.
+        layout: As `export_checkpoint`.
+        voice: As `export_checkpoint`.
         force: Replace an existing folder.
         progress: Called with the number of bytes written since the last call.
 
@@ -124,6 +141,11 @@ def write_merge(
         The folder; ``provenance["rules"]`` says how the models were combined and which integers differed.
     """
     recipe = plan.recipe
+    chosen = layout_of(layout)
+    if for_training and chosen.name:
+        msg = f"layout {chosen.name}: expected none for training; leave --layout or --for-training out"
+        raise ConfigError(msg)
+    files = training_files(plan) if for_training or DVAE in chosen.files or MEL_STATS in chosen.files else {}
     merged_models = plan.models[: len(recipe.models)]
     shares = recipe.settings.shares(has_base=recipe.base is not None)
     inputs = [
@@ -146,7 +168,9 @@ def write_merge(
         header=combined_state([model.checkpoint for model in merged_models], recipe.settings.weights),
         provenance=provenance | options,
         format=format,
-        extra=training_files(plan) if for_training else {},
+        layout=chosen,
+        clip=read_clip(Path(voice)) if voice is not None else None,
+        extra={name: each for name, each in files.items() if for_training or name in chosen.files},
         force=force,
         mode=reduce(and_, (model.checkpoint.mode for model in plan.models)),
         progress=progress,
@@ -186,17 +210,16 @@ def training_files(plan: Plan) -> dict[str, Any]:
     """
     files: dict[str, Any] = {}
     if "mel_stats" in plan.tensors:
-        files["mel_stats.pth"] = plan.tensors["mel_stats"]
+        files[MEL_STATS] = plan.tensors["mel_stats"]
     dvaes = _dvaes(plan)
-    return {**files, "dvae.pth": dvaes[0][1]} if dvaes else files
+    return {**files, DVAE: dvaes[0][1]} if dvaes else files
 
 
 def _dvaes(plan: Plan) -> list[tuple[str, dict[str, Tensor]]]:
     """The DVAE of each model that has one, the last model's first."""
     found = []
     for model in reversed(plan.models):
-        bare = {bare_name(name): tensor for name, tensor in model.checkpoint.tensors.items()}
-        dvae = {name.partition(".")[2]: tensor for name, tensor in bare.items() if name.startswith(f"{DVAE}.")}
+        dvae = dvae_of(model.checkpoint)
         if dvae:
             found.append((model.source.name, dvae))
     return found

@@ -100,17 +100,18 @@ def _find(folder: Path, *, suffix: str) -> list[Saved]:
     return sorted(found)
 
 
-def last_checkpoints(run: Path, count: int, *, folder: str | None = None) -> list[Saved]:
+def last_checkpoints(run: Path, count: int, *, folder: str | None = None, prefer_full: bool = False) -> list[Saved]:
     """Return the last checkpoints of a run by step, each from its most precise source.
 
     Args:
         run: The run folder.
         count: How many.
         folder: Name of the folder of exports in it; by default the one that the run's config names.
+        prefer_full: Take the Trainer's own file where it exists: it also holds the DVAE.
 
     Returns:
-        Oldest first. An export in float32 replaces its checkpoint (the same bits in a third of the size); one in half
-        precision does so only where the full checkpoint is gone.
+        Oldest first. Otherwise, an export in float32 replaces its checkpoint (the same bits in a third of the size);
+        one in half precision does so only where the full checkpoint is gone.
 
     Raises:
         ConfigError: When there are fewer; the message lists their steps.
@@ -119,7 +120,7 @@ def last_checkpoints(run: Path, count: int, *, folder: str | None = None) -> lis
     exports = [saved for saved in find_exports(run / (folder or exports_folder(run))) if saved.kind == "checkpoint"]
     full = [saved for saved in find_checkpoints(run) if saved.kind == "checkpoint"]
     precise = [saved for saved in exports if (read_provenance(saved.path) or {}).get("dtype") == "float32"]
-    for saved in (*exports, *full, *precise):
+    for saved in (*exports, *precise, *full) if prefer_full else (*exports, *full, *precise):
         best[saved.step] = saved
     if count < 1:
         msg = f"{run}: --last should be at least 1, found {count}; choose a larger number"

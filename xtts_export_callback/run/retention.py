@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xtts_export_callback.files.atomic import temporary_name
 from xtts_export_callback.files.disk import used_bytes
-from xtts_export_callback.inference_folder.folder import folder_bytes, not_ours
+from xtts_export_callback.inference_folder.ownership import folder_bytes, not_ours
 from xtts_export_callback.run.checkpoints import SHORTCUT, find_checkpoints, find_exports
 from xtts_export_callback.run.log import training_logger
 

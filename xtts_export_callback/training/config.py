@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from coqpit import Coqpit
 
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.export.precision import TYPES, parse_precision
+from xtts_export_callback.export.precision import INT8, TYPES, parse_precision
+from xtts_export_callback.inference_folder.layouts import LAYOUTS
 from xtts_export_callback.suggestions import did_you_mean
 
 DTYPES = TYPES
@@ -60,6 +61,8 @@ def _is_number(value: Any, kinds: Any) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
+_LAYOUT = _Values(lambda value: value in ("", *LAYOUTS), f"{', '.join(LAYOUTS)}, or empty for none")
+_FILE = _Values(lambda value: isinstance(value, str), "the path of a WAV, or empty for none")
 _FLAG = _Values(lambda value: isinstance(value, bool), "true, false")
 _COUNT = _Values(lambda value: _is_number(value, int), "a whole number, 0 or more")
 _AVERAGED = _Values(
@@ -155,6 +158,18 @@ class ExportConfig(Coqpit):
         "last one, also to make room for a save that does not fit on the disk. 0 is no limit. Trade-off: "
         "average_last may lack the removed exports",
     )
+    layout: str = _option(
+        "",
+        _LAYOUT,
+        "When training ends, also pack the newest export, the best and the average as what a program takes, in "
+        "NAME-LAYOUT beside them",
+    )
+    voice: str = _option(
+        "",
+        _FILE,
+        "A WAV of the voice, 6 to 30 s, to put beside what is packed as its reference clip, with the latents that "
+        "the model makes of it. It leaves with the folder, so that none is taken unasked",
+    )
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -212,3 +227,16 @@ def check_options(options: object) -> None:
         if not values[name].accept(value):
             msg = f"export.{name} is {value!r}, allowed: {values[name].words}"
             raise ConfigError(msg)
+    layout = LAYOUTS.get(options.get("layout", ""))
+    if layout is None:
+        return
+    if layout.needs_clip and not options.get("voice", ""):
+        msg = f"export.layout is {layout.name!r}, which needs a recording of the voice: set export.voice to a WAV"
+        raise ConfigError(msg)
+    rules = parse_precision(options.get("precision", "").split())
+    types = {"dtype": [options.get("dtype")], "precision": rules.values()}
+    quantized = next((name for name, asked in types.items() if INT8 in asked), None)
+    if quantized is not None:
+        cannot = f"which {layout.program} (export.layout) cannot read; use float16 in place of int8"
+        msg = f"export.{quantized} is {options[quantized]!r}, {cannot}"
+        raise ConfigError(msg)

@@ -20,6 +20,7 @@ from xtts_export_callback.run.checkpoints import (
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.training.background import Background, Work
 from xtts_export_callback.training.log import guarded, log_failure
+from xtts_export_callback.training.packing import pack
 from xtts_export_callback.training.worker_client import Helper, HelperError, HungError
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.assets import VOCAB_FILE
@@ -60,6 +61,7 @@ class Exporter:
         with contextlib.suppress(OSError):
             self._trained_in = os.getcwd()  # noqa: PTH109 - as the text that the helper gets
         self._is_ending = False
+        self._averaged = 0
 
     # Exports
 
@@ -224,7 +226,11 @@ class Exporter:
             self.wait()
         if self._gives_up:
             return
-        if not self._options.average_last or guarded("the average was not written", self._average):
+        averaged = self._options.average_last and guarded("the average was not written", self._average)
+        if self._options.layout:
+            pack_run = partial(pack, self._run, self._options, averaged=self._averaged, trained_in=self._trained_in)
+            guarded("exports were not packed", pack_run)
+        if not self._options.average_last or averaged:
             guarded("retention", self.retention.after_average)
 
     def _average(self) -> bool:
@@ -251,6 +257,7 @@ class Exporter:
             size = human_size(written["nbytes"])
             logger.info(" > EXPORT : %s, the mean of steps %s (%s in %.1f s)", target, steps, size, seconds)
             is_written = True
+            self._averaged = count
 
         failure = "the average was not written"
         self._submit(Work(target.name, run, lambda: None, partial(log_failure, failure)))

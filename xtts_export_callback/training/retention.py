@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.files import disk
-from xtts_export_callback.inference_folder.folder import folder_bytes
+from xtts_export_callback.inference_folder.ownership import folder_bytes
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.run import retention
 from xtts_export_callback.run.checkpoints import Saved, find_checkpoints, find_exports

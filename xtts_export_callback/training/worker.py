@@ -42,7 +42,14 @@ _PRIVATE = 0o600
 
 
 def export(
-    *, source: str, known_as: str, target: str, stored: dict[str, Any], trained_in: str | None = None
+    *,
+    source: str,
+    known_as: str,
+    target: str,
+    stored: dict[str, Any],
+    trained_in: str | None = None,
+    layout: str | None = None,
+    voice: str | None = None,
 ) -> dict[str, Any]:
     """Export one checkpoint.
 
@@ -53,27 +60,39 @@ def export(
             second time.
         stored: ``dtype``, ``precision`` and ``format``, as for `export_checkpoint`.
         trained_in: The working directory of the training.
+        layout: As for `export_checkpoint`.
+        voice: As for `export_checkpoint`; its latents need torch and Coqui, so that the helper gets none.
 
     Returns:
         ``nbytes``, ``notes`` and ``written``: False if the same export existed already.
     """
-    folder = Path(trained_in) if trained_in else None
+    options: dict[str, Any] = {**stored, "layout": layout, "voice": voice}
+    options["trained_in"] = Path(trained_in) if trained_in else None
     with open_checkpoint(source, known_as=Path(known_as)) as checkpoint:
         try:
-            written = export_opened(checkpoint, Path(target), **stored, trained_in=folder)
+            written = export_opened(checkpoint, Path(target), **options)
         except OutputExistsError:
             if read_provenance(Path(target)) is None:
                 raise
-            written = export_opened(checkpoint, Path(target), **stored, trained_in=folder, force=True)
+            written = export_opened(checkpoint, Path(target), force=True, **options)
     return {"nbytes": written.nbytes, "written": written.written, "notes": written.notes}
 
 
-def average(*, sources: list[str], target: str, stored: dict[str, Any], vocab: str | None = None) -> dict[str, Any]:
+def average(
+    *,
+    sources: list[str],
+    target: str,
+    stored: dict[str, Any],
+    vocab: str | None = None,
+    layout: str | None = None,
+    voice: str | None = None,
+) -> dict[str, Any]:
     """Average checkpoints or exports; the arguments are those of `average_checkpoints` and `export`."""
     from xtts_export_callback.merge.average import average_checkpoints
 
     is_ours = read_provenance(Path(target)) is not None
-    return {"nbytes": average_checkpoints(sources, target, **stored, vocab=vocab, force=is_ours).nbytes}
+    written = average_checkpoints(sources, target, **stored, vocab=vocab, layout=layout, voice=voice, force=is_ours)
+    return {"nbytes": written.nbytes, "written": written.written, "notes": written.notes}
 
 
 def copy(*, source: str, target: str) -> dict[str, Any]:

@@ -21,9 +21,10 @@ CHECKS = {
     "weights_only": "torch.load(weights_only=True) would accept everything in it",
     "config": "config.json can be read",
     "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
-    "companions": "speakers_xtts.pth and mel_stats.pth hold voices and mel statistics",
+    "companions": "speakers_xtts.pth, mel_stats.pth and dvae.pth hold voices, mel statistics and a DVAE",
     "provenance": "the folder's files match their description in export.json; its checksums of the weights find "
     "damage, not forgery",
+    "layout": "with --layout: the program finds every file that it needs",
     "resume": "the next resume picks files that can be resumed from",
 }
 """The checks, in the order in which they run."""

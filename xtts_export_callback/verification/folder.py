@@ -86,7 +86,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
 
 
 def companion_faults(folder: Path, allowed: re.Pattern[str]) -> Findings:
-    """Check ``speakers_xtts.pth`` and ``mel_stats.pth`` in a folder, where they exist; see `companion_fault`."""
+    """Check those of `COMPANIONS` that are in a folder; see `companion_fault`."""
     for name in COMPANIONS:
         if os.path.lexists(folder / name) and (message := companion_fault(folder / name, name, allowed)):
             yield Fault("companions", message)

@@ -10,7 +10,7 @@ from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import CheckpointError, XttsExportError
 from xtts_export_callback.export.export import is_export_of
 from xtts_export_callback.files.atomic import temporary_name
-from xtts_export_callback.inference_folder.folder import not_ours
+from xtts_export_callback.inference_folder.ownership import not_ours
 from xtts_export_callback.run.checkpoints import exports_folder, find_checkpoints
 from xtts_export_callback.run.optimizer_state import rewrite_as_weights
 from xtts_export_callback.run.retention import remove_export

@@ -1,10 +1,10 @@
 """Find the files that go beside the weights: a config without local paths, the training vocabulary, voices.
 
 The config of a downloaded checkpoint could name any file of this machine, so no file is simply copied: it must be a
-vocabulary of exactly the model's size, mel statistics, or voices, and the last two are written anew. Voices may be
-private. They are taken only from the checkpoint's folder and the one above it, and, if the run was trained here, from
-the folders of the files that its config names. The working directory is never searched, even if a path from another
-system looks relative here.
+vocabulary of exactly the model's size, mel statistics, a DVAE, or voices, and all but the first are written anew.
+Voices may be private. They are taken only from the checkpoint's folder and the one above it, and, if the run was
+trained here, from the folders of the files that its config names. The working directory is never searched, even if a
+path from another system looks relative here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.files.json_file import read_small_file
-from xtts_export_callback.xtts.companions import COMPANIONS, MEL_STATS
+from xtts_export_callback.xtts.companions import COMPANIONS, DVAE, MEL_STATS
 from xtts_export_callback.xtts.model_config import clean_config, find_config, local_path, model_args, places
 from xtts_export_callback.xtts.release_config import config_from_shapes, spoken_languages, where_to_get
 from xtts_export_callback.xtts.state_dict import TEXT_EMBEDDING
@@ -93,6 +93,7 @@ def find_assets(
     own = beside_named if trained_in is not None or _was_trained_here(beside[0], raw) else []
     companions = {name: _within([*own, *near], name) for name in COMPANIONS}
     companions[MEL_STATS] = [*_listed(named, "mel_norm_file"), *companions[MEL_STATS]]
+    companions[DVAE] = [*_listed(named, "dvae_checkpoint"), *companions[DVAE]]
     found, misfits = _find_vocab(vocabularies, shape[0], explicit=vocab is not None)
     if found is None or not raw:
         raise ConfigError(_missing(checkpoint.path, raw, found, misfits, shape[0]))

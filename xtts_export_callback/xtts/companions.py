@@ -1,7 +1,7 @@
-"""Write ``speakers_xtts.pth`` and ``mel_stats.pth`` of a release into an export.
+"""Write ``speakers_xtts.pth``, ``mel_stats.pth`` and ``dvae.pth`` of a release into an export.
 
-The reader of checkpoints reads them and they are written anew, so that an export holds only voices and statistics: no
-truncated download, no Git LFS pointer, no pickle that runs code, no private file.
+The reader of checkpoints reads them and they are written anew, so that an export holds only voices, statistics and
+weights: no truncated download, no Git LFS pointer, no pickle that runs code, no private file.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SPEAKERS, MEL_STATS = "speakers_xtts.pth", "mel_stats.pth"
-COMPANIONS = (SPEAKERS, MEL_STATS)
+SPEAKERS, MEL_STATS, DVAE = "speakers_xtts.pth", "mel_stats.pth", "dvae.pth"
+COMPANIONS = (SPEAKERS, MEL_STATS, DVAE)
 VOICE = ("gpt_cond_latent", "speaker_embedding")
 """Keys of a voice, in the order in which ``Xtts.synthesize`` unpacks them."""
 
-_MOST_BYTES = {SPEAKERS: 256 << 20, MEL_STATS: 1 << 20}  # the release has 7.8 MB for 58 voices, and 1 kB
+# The release has 7.8 MB for 58 voices, 1 kB and 211 MB.
+_MOST_BYTES = {SPEAKERS: 256 << 20, MEL_STATS: 1 << 20, DVAE: 1 << 30}
 _MEL_SHAPE = (80,)  # Xtts.__init__: register_buffer("mel_stats", torch.ones(80))
+_CODEBOOK = "codebook.embed"  # TTS.tts.layers.xtts.dvae.Quantize
 _PLAIN_NAME = re.compile(r"\w[\w .,'()&+-]{0,99}")
 
 
@@ -41,14 +43,14 @@ def open_companion(path: Path, name: str) -> Iterator[Any]:
         name: Which of `COMPANIONS` it should be.
 
     Yields:
-        The content to write: a tensor, or for each voice a dict of `VOICE`. No tensor is read.
+        The content to write: a tensor, a dict of tensors, or for each voice a dict of `VOICE`. No tensor is read.
 
     Raises:
         CheckpointError: When the file is something else.
     """
     with open_document(path, most=_MOST_BYTES[name]) as (document, _):
         _check(path, name, document)
-        if name == MEL_STATS:
+        if name != SPEAKERS:
             yield document
         else:
             yield {voice: _in_order(latents) for voice, latents in document.items()}
@@ -73,7 +75,7 @@ def write_companion(path: Path, candidates: list[Path], *, mode: int) -> list[st
         try:
             with open_companion(candidate, path.name) as document:
                 plain = _with_plain_names(document) if path.name == SPEAKERS else document
-                if path.name == MEL_STATS or plain:
+                if path.name != SPEAKERS or plain:
                     narrowed = mode & stat.S_IMODE(candidate.stat().st_mode)
                     write_pth(path, plain, mode=narrowed)
             if path.name == SPEAKERS and len(plain) < len(document):
@@ -104,12 +106,12 @@ def companion_fault(path: Path, name: str, allowed: re.Pattern[str]) -> str | No
             refused = next((each for each in sorted(names) if not allowed.fullmatch(each)), None)
             if refused is not None:
                 return f"{name}: {refused} is refused by torch.load(weights_only=True)"
-            voices = {} if name == MEL_STATS else document
+            voices = document if name == SPEAKERS else {}
             for voice, latents in voices.items():
                 if list(latents) != list(_in_order(latents)):
                     return f"{name}: expected only {' and '.join(VOICE)} for {describe(voice)}, in this order"
             tensors = [latent for latents in voices.values() for latent in latents.values()]
-            tensors += [document] if name == MEL_STATS else []
+            tensors += [document] if name == MEL_STATS else document.values() if name == DVAE else []
             for tensor in tensors:
                 skip(tensor.storage.reader(), tensor.storage.nbytes)
     except (CheckpointError, OSError, EOFError) as error:
@@ -120,6 +122,8 @@ def companion_fault(path: Path, name: str, allowed: re.Pattern[str]) -> str | No
 def _check(path: Path, name: str, document: Any) -> None:
     if name == MEL_STATS:
         _check_mel_stats(path, document)
+    elif name == DVAE:
+        _check_dvae(path, document)
     else:
         _check_voices(path, document)
 
@@ -129,6 +133,20 @@ def _check_mel_stats(path: Path, document: Any) -> None:
         found = f"{document.dtype.name} {list(document.shape)}" if isinstance(document, Tensor) else describe(document)
         msg = f"{path}: expected floating-point mel statistics of shape {list(_MEL_SHAPE)}, found {found}"
         raise CheckpointError(msg)
+
+
+def _check_dvae(path: Path, document: Any) -> None:
+    is_weights = isinstance(document, dict) and _CODEBOOK in document
+    other = next((key for key, value in document.items() if not _is_weight(key, value)), None) if is_weights else None
+    if not is_weights or other is not None:
+        found = describe(document) if other is None else f"{describe(document[other])} for {describe(other)}"
+        msg = f"{path}: expected the weights of a DVAE by name, {_CODEBOOK} among them, found {found}"
+        raise CheckpointError(msg)
+    check_tensors(path, path.stat().st_size, document)
+
+
+def _is_weight(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
 
 
 def _in_order(latents: dict[str, Any]) -> dict[str, Any]:

@@ -168,6 +168,15 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
     return InferenceModel(tensors, dropped, prefix)
 
 
+def dvae_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the DVAE in a full checkpoint, by the names of ``dvae.pth``; empty where there is none. Nothing is read.
+
+    `GPTTrainer` freezes the DVAE, so that it is the one of the base model.
+    """
+    bare = {bare_name(name): tensor for name, tensor in checkpoint.tensors.items()}
+    return {name.partition(".")[2]: tensor for name, tensor in bare.items() if name.startswith("dvae.")}
+
+
 def has_trainer_prefix(checkpoint: Checkpoint) -> bool:
     """Whether names have the prefix of GPTTrainer, without which the Trainer cannot restore from the file."""
     return any(name.startswith(TRAINER_PREFIX) or f".{TRAINER_PREFIX}" in name for name in checkpoint.tensors)

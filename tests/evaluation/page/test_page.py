@@ -125,7 +125,7 @@ def test_another_output_is_made_and_json_says_where(folder: Path, capsys: pytest
 
     assert main(["report", str(folder), "--output", str(output), "--json"]) == 0
     page = output / "report.html"
-    assert json.loads(capsys.readouterr().out) == {"page": str(page), "bytes": page.stat().st_size}
+    assert json.loads(capsys.readouterr().out) == {"version": 1, "page": str(page), "bytes": page.stat().st_size}
 
 
 def test_a_page_that_exists_is_refused_without_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
