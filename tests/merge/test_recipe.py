@@ -49,6 +49,7 @@ def test_a_recipe_says_everything(tmp_path: Path) -> None:
     integers: first
     vocab: union
     dtype: float16
+    precision: {decoder: float32, gpt: int8}
     rules:
       - {match: perceiver, take: anna}
       - {match: [decoder, gpt.gpt.h.1.**], method: ties, density: 0.3, weights: {anna: 1, b: 2}}
@@ -68,6 +69,7 @@ def test_a_recipe_says_everything(tmp_path: Path) -> None:
         0.7,
     )
     assert (recipe.integers, recipe.vocab, recipe.dtype) == ("first", "union", "float16")
+    assert list(recipe.precision.items()) == [("decoder", "float32"), ("gpt", "int8")]
     takes_anna, ties, takes_base = recipe.rules
     assert (takes_anna.take, takes_base.take) == ("anna", "base")
     assert ties.settings is not None
@@ -125,7 +127,11 @@ def test_a_dict_is_a_recipe_too(tmp_path: Path) -> None:
         (TWO + "base: c\nmethod: ties\nweights: [1, -0.5]", "weights: expected weights of at least 0 for ties"),
         (TWO + "integers: median", "integers: expected one of last, first, found 'median'"),
         (TWO + "vocab: both", "vocab: expected one of union, intersect"),
-        (TWO + "dtype: int8", "dtype: expected one of float32, float16, bfloat16"),
+        (TWO + "dtype: int4", "dtype: expected one of float32, float16, bfloat16, int8"),
+        (TWO + "precision: float16", "precision: expected types by pattern, such as {decoder: float32}, found"),
+        (TWO + "precision: [gpt]", "precision: expected types by pattern"),
+        (TWO + "precision: {1: float16}", "precision: expected types by pattern"),
+        (TWO + "precision: {gpt: int4}", "precision.gpt: expected one of float32, float16, bfloat16, int8, found"),
         (TWO + "rules: {}", "rules: expected a list of rules"),
         (TWO + "rules: [gpt]", "rules[0]: expected a mapping with match"),
         (TWO + "rules: [{take: a}]", "rules[0].match: expected a pattern or a list of patterns, found nothing"),

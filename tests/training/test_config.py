@@ -23,6 +23,8 @@ VALID_OPTIONS = st.fixed_dictionaries(
         "enabled": st.booleans(),
         "folder": SAFE_FOLDERS,
         "dtype": st.sampled_from(DTYPES),
+        "precision": st.sampled_from(["", "decoder=float32", "gpt.gpt.h.*.attn.**=int8  gpt=float16"]),
+        "format": st.sampled_from(["pth", "safetensors"]),
         "keep_last": st.integers(0, 1000),
         "export_best": st.booleans(),
         "average_last": st.just(0) | st.integers(2, 1000),
@@ -38,9 +40,15 @@ REFUSED = [
     ("enabled", "true", "true, false"),
     ("enabled", None, "true, false"),
     ("export_best", "no", "true, false"),
-    ("dtype", "int8", "float32, float16, bfloat16"),
-    ("dtype", "FLOAT16", "float32, float16, bfloat16"),
-    ("dtype", 16, "float32, float16, bfloat16"),
+    ("dtype", "int4", "float32, float16, bfloat16, int8"),
+    ("dtype", "FLOAT16", "float32, float16, bfloat16, int8"),
+    ("dtype", 16, "float32, float16, bfloat16, int8"),
+    *(
+        ("precision", value, "PATTERN=TYPE, separated by spaces, with types of float32, float16, bfloat16, int8")
+        for value in ("gpt", "gpt=int4", "=int8", "gpt = int8", "gpt=int8 gpt=float16", None, ["gpt=int8"])
+    ),
+    ("format", "onnx", "pth, safetensors"),
+    ("format", ".pth", "pth, safetensors"),
     ("keep_last", -1, "a whole number, 0 or more"),
     ("keep_last", True, "a whole number, 0 or more"),
     ("keep_last", "5", "a whole number, 0 or more"),
@@ -169,6 +177,10 @@ class TestInTheTrainerConfig:
             ),
             (["--coqpit.export.max_disk_gb", "20"], {"max_disk_gb": 20}),
             (["--coqpit.export.link_best_model=true"], {"link_best_model": True}),
+            (
+                ["--coqpit.export.precision=gpt=int8 decoder=float32", "--coqpit.export.format=safetensors"],
+                {"precision": "gpt=int8 decoder=float32", "format": "safetensors"},
+            ),
         ],
     )
     def test_the_command_line_sets_options(self, config: Any, arguments: list[str], expected: dict[str, Any]) -> None:
@@ -192,7 +204,7 @@ class TestInTheTrainerConfig:
 
     @pytest.mark.parametrize(
         "arguments",
-        [["--coqpit.export.dtype", "int8"], ["--coqpit.export.keep_last=-1"], ["--coqpit.export.folder", ".."]],
+        [["--coqpit.export.dtype", "int4"], ["--coqpit.export.keep_last=-1"], ["--coqpit.export.folder", ".."]],
     )
     def test_a_bad_value_on_the_command_line_is_refused(self, config: Any, arguments: list[str]) -> None:
         from trainer import Trainer, TrainerArgs
@@ -200,7 +212,7 @@ class TestInTheTrainerConfig:
         with pytest.raises(ConfigError, match="allowed"):
             Trainer.init_training(TrainerArgs(), arguments, config)
 
-    @pytest.mark.parametrize("export", [{"keep_last": "three"}, {"keep_lst": 3}, {"dtype": "int8"}, None, True])
+    @pytest.mark.parametrize("export", [{"keep_last": "three"}, {"keep_lst": 3}, {"dtype": "int4"}, None, True])
     def test_bad_options_in_json_are_refused_where_coqpit_would_take_defaults(
         self, config: Any, tmp_path: Path, export: Any
     ) -> None:

@@ -49,7 +49,7 @@ def test_an_error_in_a_job_is_one_line_and_the_helper_lives_on(helper: Helper, t
                 source=str(tmp_path / "no.pth"),
                 known_as=str(tmp_path / "no.pth"),
                 target=str(tmp_path / "out"),
-                dtype="float32",
+                stored={"dtype": "float32"},
             )
         assert "\n" not in str(caught.value)
         assert helper.pid is not None

@@ -89,7 +89,7 @@ class TestWhereFilesAreTakenFrom:
         write_vocab(tmp_path / "work" / "base" / "vocab.json", "named")
         torch.save({"Ana": voice()}, tmp_path / "work" / "base" / SPEAKERS)
         checkpoint = write_checkpoint(tmp_path / "r" / "checkpoint_1.pth", vocab=None, tokenizer_file="base/vocab.json")
-        job = {"task": "export", "source": str(checkpoint), "known_as": str(checkpoint), "dtype": "float32"}
+        job = {"task": "export", "source": str(checkpoint), "known_as": str(checkpoint), "stored": {}}
         done = perform({**job, "target": str(tmp_path / "out"), "trained_in": str(tmp_path / "work")})
         assert done["ok"], done
         assert last_token(tmp_path / "out") == "named"

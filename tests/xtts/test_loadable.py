@@ -32,7 +32,7 @@ WRITERS: dict[str, Callable[[Path, Path], object]] = {
         {"models": [{"path": str(path), "name": name} for name in "ab"]}, output
     ),
     "callback": lambda path, output: worker_export(
-        source=str(path), known_as=str(path), target=str(output), dtype="float32"
+        source=str(path), known_as=str(path), target=str(output), stored={"dtype": "float32"}
     ),
 }
 LAYER = "xtts.gpt.gpt.h.0.attn.c_attn"
