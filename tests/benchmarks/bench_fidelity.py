@@ -159,7 +159,77 @@ def _step(model: Any, steps: int) -> float:
 
 
 def _error(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    """Compare logits, evaluation loss and greedy codes of every way with those of float32."""
+    import numpy as np
+    import torch
+
+    from xtts_export_callback.evaluation.loss import LossMeter, build_trainer
+    from xtts_export_callback.evaluation.trainer_config import evaluation_samples, read_trainer_config
+
+    folders = _folders(options)
+    ways = {
+        "float32": ("float32", "float32"),
+        "float16": ("float16", "float16"),
+        "bfloat16 file": ("bfloat16", "float32"),
+        "int8": ("int8", "int8"),
+        "int8 weights alone": ("int8", "float32"),
+    }
+    logits: dict[str, list[Any]] = {}
+    losses: dict[str, float] = {}
+    for name, (dtype, compute) in ways.items():
+        config = read_trainer_config(options.run / "config.json")
+        trainer = build_trainer(config, "cpu")
+        meter = LossMeter(trainer, config, evaluation_samples(config, every=True))
+        logits[name] = found = []
+        from xtts_export_callback.evaluation.candidates import swap_weights
+
+        swap_weights(trainer.xtts, folders[dtype])
+        if compute != "float32":
+            _exchange(trainer.xtts, folders[dtype], compute)
+        hook = trainer.xtts.gpt.mel_head.register_forward_hook(lambda *parts, into=found: into.append(parts[2].numpy()))
+        with torch.inference_mode():
+            torch.manual_seed(0)
+            values = [float(trainer.eval_step(dict(batch), None)[1]["loss"]) for batch in meter._batches()]
+        hook.remove()
+        losses[name] = statistics.mean(values)
+    codes = {name: _greedy(folders[dtype], compute) for name, (dtype, compute) in ways.items()}
+    for name in ways:
+        squares = sum(float(np.square(a - b).sum()) for a, b in zip(logits[name], logits["float32"], strict=True))
+        error = (squares / sum(float(np.square(each).sum()) for each in logits["float32"])) ** 0.5
+        change = losses[name] / losses["float32"] - 1
+        same = sum(bool(np.array_equal(a, b)) for a, b in zip(codes[name], codes["float32"], strict=True))
+        print(f"{name:<20} logits {error:8.4%}  loss {change:+8.4%}  greedy codes equal {same} of {len(SENTENCES)}")
+
+
+SENTENCES = ("listen to the rain.", "the bird sings.", "a cold wind blows.", "we walk home.", "open the door.")
+
+
+def _exchange(model: Any, folder: Path, compute: str) -> None:
+    import torch
+
+    from xtts_export_callback.checkpoint import open_checkpoint
+    from xtts_export_callback.inference_folder.compute import exchange
+
+    with open_checkpoint(folder) as checkpoint:
+        exchange(model, checkpoint.tensors, compute, torch.device("cpu"), str(folder))
+
+
+def _greedy(folder: Path, compute: str) -> list[Any]:
+    """Return the audio codes of each sentence, without sampling."""
+    import torch
+
+    from xtts_export_callback import load_xtts
+
+    model = load_xtts(folder, compute=compute)
+    torch.manual_seed(0)
+    latents = torch.randn(1, 32, model.args.gpt_n_model_channels) * 0.1
+    found = []
+    with torch.inference_mode():
+        for text in SENTENCES:
+            tokens = torch.tensor([model.tokenizer.encode(text, lang="en")], dtype=torch.int32)
+            codes = model.gpt.generate(latents, tokens, do_sample=False, num_beams=1, max_new_tokens=60)
+            found.append(codes.numpy())
+    return found
 
 
 if __name__ == "__main__":

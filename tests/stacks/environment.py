@@ -15,7 +15,7 @@ from tests.stacks.table import PYTHON, Stack
 REPOSITORY = Path(__file__).parents[2]
 
 # Versions that take any version of the packages that they share with a stack.
-TEST_TOOLS = ("pytest==8.2.2", "hypothesis==6.100.0")
+TEST_TOOLS = ("pytest==8.2.2", "hypothesis==6.100.0", "pytest-xdist==3.6.1")
 
 
 class Environment:
