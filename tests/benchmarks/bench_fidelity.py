@@ -180,7 +180,8 @@ def _error(options: argparse.Namespace) -> None:
         config = read_trainer_config(options.run / "config.json")
         trainer = build_trainer(config, "cpu")
         meter = LossMeter(trainer, config, evaluation_samples(config, every=True))
-        logits[name] = found = []
+        found: list[Any] = []
+        logits[name] = found
         from xtts_export_callback.evaluation.candidates import swap_weights
 
         swap_weights(trainer.xtts, folders[dtype])
