@@ -248,7 +248,7 @@ def no_space_in_the_middle(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
 
 @fault
 def no_space_for_the_directory(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    fail_at(monkeypatch, "write_at", 500, OSError(errno.ENOSPC, "No space left on device"))
+    fail_at(monkeypatch, "write_at", 300, OSError(errno.ENOSPC, "No space left on device"))
 
 
 @fault

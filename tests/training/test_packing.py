@@ -36,7 +36,7 @@ def test_newest_best_and_average_are_packed_beside_the_plain_folders(
     provenance = read_provenance(exports / "average_last_2-alltalk")
     assert provenance is not None
     assert [source["step"] for source in provenance["sources"]] == [4, 6]
-    assert sum(line.startswith(" > PACKED : ") for line in log) == 6
+    assert sum(line.startswith(" > EXPORT : packed ") for line in log) == 3
 
 
 @pytest.mark.integration

@@ -375,7 +375,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            (["--coqpit.export.dtype", "int8"], r"export\.dtype is 'int8', allowed: float32, float16, bfloat16"),
+            (["--coqpit.export.dtype", "int4"], r"export\.dtype is 'int4', allowed: float32, float16, bfloat16, int8"),
             (["--coqpit.export.keep_lst", "3"], r"--coqpit\.export\.keep_lst 3: no such option or field"),
             (["--coqpit.epochs", "three"], r"argument --coqpit\.epochs: invalid int value: 'three'"),
             (["--grad_accum_steps", "8"], r"use --coqpit\.trainer_args\.grad_accum_steps"),

@@ -66,5 +66,5 @@ def _write(plain: Path, options: ExportConfig, write: Callable[..., dict[str, An
         logger.warning(" ! EXPORT : %s: %s", target, note)
     if done["written"]:
         size, seconds = human_size(done["nbytes"]), time.perf_counter() - started
-        logger.info(" > PACKED : %s (%s in %.1f s)", target, size, seconds)
-        logger.info(" > PACKED : %s", layout_of(options.layout).place(target))
+        logger.info(" > EXPORT : packed %s (%s in %.1f s)", target, size, seconds)
+        logger.info(" > EXPORT : %s", layout_of(options.layout).place(target))
