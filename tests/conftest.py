@@ -17,7 +17,6 @@ from tests.models.small_decoder import small_decoder
 from tests.models.trainings import close_trainer_logs, lines_logged_by
 from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config, write_tiny_assets
 
-
 # No test asserts how long something takes, and a busy machine must fail none.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
