@@ -150,11 +150,12 @@ def _mapping_the_file(model: Xtts, checkpoint: Checkpoint, compute: str, device:
     def read(path: Path) -> dict[str, Any]:
         if compute == "float32" and checkpoint.stored is checkpoint.tensors:
             return _read_state_dict(path)
-        from xtts_export_callback.inference_folder.compute import exchange
+        from xtts_export_callback.inference_folder.compute import exchange, give_back
 
         taken: set[str] = set()
         if compute != "float32":
             taken = exchange(model, checkpoint.tensors, compute, device, str(path.parent))
+        give_back()
         return {name: _as_module(tensor) for name, tensor in checkpoint.tensors.items() if name not in taken}
 
     def assign(state: dict[str, Any], strict: bool = True) -> Any:
