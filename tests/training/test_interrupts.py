@@ -95,8 +95,8 @@ def start(config: Path, tmp_path: Path, *arguments: str, prelude: str = "") -> t
 def press_ctrl_c(process: subprocess.Popen[str], run: Path) -> None:
     """Press it, and again while there is no answer.
 
-    In a `__del__`, such as a data loader's, Python forgets it, and without loader workers Coqui's data set takes it for
-    an unreadable recording: on a busy machine a training spends two thirds of its time there.
+    In a `__del__`, such as that of a data loader, which waits for its workers, Python forgets it. These epochs are so
+    short that a training on a busy machine spends much of its time there.
     """
     log = run / "trainer_0_log.txt"
     for _ in range(24):
