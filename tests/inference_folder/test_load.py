@@ -12,21 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.models.trainings import close_trainer_logs, make_trainer, speak, speak_briefly
+from tests.models.trainings import speak, speak_briefly
 from xtts_export_callback import export_checkpoint, load_xtts
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config
 from xtts_export_callback.errors import CheckpointError, ConfigError
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_assets: TinyAssets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A full checkpoint of the tiny model, as the Trainer saves it."""
-    trainer = make_trainer(tiny_trainer_config(tiny_assets, tmp_path_factory.mktemp("run")))
-    trainer.save_checkpoint()
-    close_trainer_logs()
-    yield Path(trainer.output_path) / "checkpoint_0.pth"
-    shutil.rmtree(trainer.output_path)
 
 
 @pytest.fixture

@@ -49,26 +49,11 @@ def run(args: argparse.Namespace) -> int:
     """Average, then say what was done."""
     from xtts_export_callback.export.precision import parse_precision
     from xtts_export_callback.merge.average import planned_average
-    from xtts_export_callback.merge.merge import write_merge
 
     paths, output = _paths(args)
     options = {key: getattr(args, key) for key in ("weights", "decay", "dtype", "vocab", "config", "for_training")}
     with planned_average(paths, **options, precision=parse_precision(args.precision)) as plan:
-        return write_and_report(
-            args,
-            output,
-            plan.nbytes,
-            lambda progress: write_merge(
-                plan,
-                output,
-                kind="average",
-                for_training=args.for_training,
-                layout=args.layout,
-                voice=args.voice,
-                force=args.force,
-                progress=progress,
-            ),
-        )
+        return write_and_report(args, plan, output, kind="average")
 
 
 def _paths(args: argparse.Namespace) -> tuple[list[Path], Path]:

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Merge, or print the plan."""
     from xtts_export_callback.export.precision import parse_precision
-    from xtts_export_callback.merge.merge import planned, with_dtype, write_merge
+    from xtts_export_callback.merge.merge import planned, with_dtype
 
     precision = parse_precision(args.precision)
     recipe = with_dtype(_recipe(args), args.dtype, precision=precision, for_training=args.for_training)
@@ -66,21 +66,7 @@ def run(args: argparse.Namespace) -> int:
             report(args, lambda: {"plan": lines}, lambda: _show(lines))
             return 0
         output = _output(args)
-        return write_and_report(
-            args,
-            output,
-            plan.nbytes,
-            lambda progress: write_merge(
-                plan,
-                output,
-                kind="merge",
-                for_training=args.for_training,
-                layout=args.layout,
-                voice=args.voice,
-                force=args.force,
-                progress=progress,
-            ),
-        )
+        return write_and_report(args, plan, output, kind="merge")
 
 
 def _show(lines: list[str]) -> None:

@@ -13,10 +13,10 @@ from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
     from pathlib import Path
 
     from xtts_export_callback.inference_folder.folder import WrittenFolder
+    from xtts_export_callback.merge.plan import Plan
 
 _TRAINING_FILES = {
     "model.pth": "xtts_checkpoint",
@@ -35,23 +35,24 @@ def add_merge_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def write_and_report(
-    args: argparse.Namespace, output: Path, nbytes: int, write: Callable[[Callable[[int], None]], WrittenFolder]
-) -> int:
+def write_and_report(args: argparse.Namespace, plan: Plan, output: Path, *, kind: str) -> int:
     """Write a merge with a progress bar, then say what was done.
 
     Args:
-        args: The command line.
+        args: The command line, with the options of `add_merge_options`.
+        plan: The merge.
         output: The folder to write.
-        nbytes: Bytes of weights expected.
-        write: Writes the merge, given a function to call with the bytes written.
+        kind: As for `write_merge`.
 
     Returns:
         The exit code.
     """
+    from xtts_export_callback.merge.merge import write_merge
+
+    options = {key: getattr(args, key) for key in ("for_training", "layout", "voice", "force")}
     started = time.perf_counter()
-    with progress_bar(output.name, nbytes, quiet=args.quiet) as progress:
-        result = write(progress)
+    with progress_bar(output.name, plan.nbytes, quiet=args.quiet) as progress:
+        result = write_merge(plan, output, kind=kind, progress=progress, **options)
     seconds = time.perf_counter() - started
     report(args, result.to_dict, lambda: _show(args, output, result, seconds))
     return 0

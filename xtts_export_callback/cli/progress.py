@@ -39,28 +39,43 @@ def progress_bar(label: str, total: int, *, quiet: bool = False) -> Iterator[Cal
         A function to call with the number of bytes done since the last call, from any thread.
     """
     name = printable(label)
-    started = time.monotonic()
-    shown_at = started + _FIRST_SHOWN_AFTER - _SHOWN_EVERY
     done = 0
     lock = threading.Lock()
+    with _bar(quiet=quiet) as draw:
+
+        def advance(nbytes: int) -> None:
+            nonlocal done
+            with lock:
+                done += nbytes
+                draw(lambda seconds, width: progress_line(name, done, total, seconds, width))
+
+        yield advance
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Callable[[Callable[[float, int], str]], None]]:
+    """Draw on stderr once work takes over a second, ten times a second, if it is a terminal; clear the line at the end.
+
+    Yields:
+        A function that draws a line when it is time to; it is given what makes the line of the seconds since the start
+        and the columns of the terminal.
+    """
+    started = time.monotonic()
+    shown_at = started + _FIRST_SHOWN_AFTER - _SHOWN_EVERY
     is_terminal = sys.stderr.isatty() and not quiet
     was_shown = False
 
-    def advance(nbytes: int) -> None:
-        nonlocal done, shown_at, was_shown
-        with lock:
-            done += nbytes
-            now = time.monotonic()
-            if not is_terminal or now - shown_at < _SHOWN_EVERY:
-                return
-            shown_at = now
-            was_shown = True
-            width = shutil.get_terminal_size().columns
-            sys.stderr.write(f"\r{progress_line(name, done, total, now - started, width)}\x1b[K")
-            sys.stderr.flush()
+    def draw(line: Callable[[float, int], str]) -> None:
+        nonlocal shown_at, was_shown
+        now = time.monotonic()
+        if not is_terminal or now - shown_at < _SHOWN_EVERY:
+            return
+        shown_at, was_shown = now, True
+        sys.stderr.write(f"\r{line(now - started, shutil.get_terminal_size().columns)}\x1b[K")
+        sys.stderr.flush()
 
     try:
-        yield advance
+        yield draw
     finally:
         if was_shown:
             sys.stderr.write("\r\x1b[K")
@@ -116,25 +131,13 @@ def clips_bar(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int
         A function to call with the number of clips done so far and the number of all.
     """
     name = printable(label)
-    started = shown_at = time.monotonic()
-    was_shown = False
+    with _bar(quiet=quiet) as draw:
 
-    def show(done: int, total: int) -> None:
-        nonlocal shown_at, was_shown
-        now = time.monotonic()
-        if quiet or not sys.stderr.isatty():
-            return
-        if now - started < _FIRST_SHOWN_AFTER or now - shown_at < _SHOWN_EVERY:
-            return
-        shown_at, was_shown = now, True
-        left = (now - started) / done * (total - done)
-        text = f"{done} of {total} clips, {duration(left)} left"
-        sys.stderr.write(f"\r{_line(name, done, total, text, shutil.get_terminal_size().columns)}\x1b[K")
-        sys.stderr.flush()
+        def show(done: int, total: int) -> None:
+            def line(seconds: float, width: int) -> str:
+                left = seconds / done * (total - done)
+                return _line(name, done, total, f"{done} of {total} clips, {duration(left)} left", width)
 
-    try:
+            draw(line)
+
         yield show
-    finally:
-        if was_shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()

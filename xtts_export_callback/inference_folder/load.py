@@ -148,7 +148,7 @@ def _mapping_the_file(model: Xtts, checkpoint: Checkpoint, compute: str, device:
     load_state_dict = model.load_state_dict
 
     def read(path: Path) -> dict[str, Any]:
-        if compute == "float32" and checkpoint.stored is checkpoint.tensors:
+        if compute == "float32" and not checkpoint.is_quantized:
             return _read_state_dict(path)
         from xtts_export_callback.inference_folder.compute import exchange, give_back
 
@@ -214,11 +214,11 @@ def _read_state_dict(path: Path) -> dict[str, Any]:
 
 def _as_module(tensor: Tensor) -> torch.Tensor:
     """Read one tensor into memory of its own, in the type that modules hold it in."""
+    import numpy as np
     import torch
 
-    if tensor.dtype.is_float:
-        return torch.from_numpy(read_float32(tensor).copy())
-    return torch.from_numpy(tensor.read().copy())
+    values = read_float32(tensor) if tensor.dtype.is_float else tensor.read()
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # copied only where it is not writable yet
 
 
 def _as_computed(state: dict[str, Any]) -> dict[str, Any]:
