@@ -28,9 +28,9 @@ HOUSE = {
         "patterns matrices release_config"
     ),
     "inference_folder": "folder provenance load compute layouts auralis voice ownership weights",
-    "run": "checkpoints retention resume lr_schedule log optimizer_state",
+    "run": "checkpoints retention resume lr_schedule log optimizer_state running_mean",
     "export": "export precision",
-    "merge": "merge average decay recipe yaml plan models vocabulary",
+    "merge": "merge average decay recipe yaml plan models vocabulary running_mean",
     "merge.methods": "registry settings slerp ties weighted_sums model_stock",
     "inspection": "checkpoint run tree table removals columns",
     "comparison": "models trajectory distance metadata summary table plot figure",
@@ -44,7 +44,7 @@ HOUSE = {
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight packing "
-        "presence coqui_fields forecast"
+        "presence coqui_fields forecast running_mean"
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
@@ -58,11 +58,11 @@ DOOR = {"__main__", "__init__"}
 
 COQUI = {"TTS", "trainer", "coqpit"}
 KNOW_COQUI = {
-    *("training.config", "training.trainer_config", "training.hooks"),
+    *("training.config", "training.trainer_config", "training.hooks", "training.running_mean"),
     *("train_gpt_xtts", "demo.tiny_model", "demo.demo", "inference_folder.load"),
     *("evaluation.loss", "evaluation.trainer_config", "evaluation.speaking_model", "evaluation.words"),
 }
-IMPORT_TTS = KNOW_COQUI - {"training.config", "training.hooks"}
+IMPORT_TTS = KNOW_COQUI - {"training.config", "training.hooks", "training.running_mean"}
 
 # Modules that are imported only together with a training or a model, when the seconds are spent anyway.
 MAY_COST_SECONDS = {"training.trainer_config", "inference_folder.compute"}

@@ -88,6 +88,10 @@ def test_the_flag_is_off_by_default() -> None:
         "keep_optimizer_for": 0,
         "link_best_model": False,
         "max_disk_gb": 0.0,
+        "running_mean": "off",
+        "running_mean_every": 10,
+        "running_mean_half_life": 1000,
+        "evaluate_running_mean": False,
         "layout": "",
         "voice": "",
     }

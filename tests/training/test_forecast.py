@@ -19,6 +19,7 @@ RUN = Run(epochs=12, steps=1000, save_step=2000, keeps=1, keeps_all_best=True, f
         ({"keep_last": 3, "average_last": 5}, 5 + 12 + 1),
         ({"export_best": False}, 6),
         ({"keep_last": 100}, 6 + 12),
+        ({"running_mean": "mean", "keep_last": 3}, 3 + 12 + 3),
     ],
 )
 def test_exports_are_counted_as_they_will_be_kept(options: dict[str, int], expected: int) -> None:
@@ -41,6 +42,7 @@ def test_smaller_types_and_a_budget_take_less() -> None:
         ({"link_best_model": True}, 2 * FULL),
         ({"checkpoint_state": "weights"}, 3 * FULL - MOMENTS),
         ({"best_model_state": "weights"}, 3 * FULL - 2 * MOMENTS),
+        ({"running_mean": "mean"}, 3 * FULL + 2 * MOMENTS),
     ],
 )
 def test_the_trainer_s_files_are_those_of_the_options(options: dict[str, object], expected: int) -> None:

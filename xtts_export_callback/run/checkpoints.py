@@ -15,7 +15,9 @@ from xtts_export_callback.xtts.model_config import CONFIG_FILE
 DEFAULT_FOLDER = "inference"
 SHORTCUT = "best_model.pth"
 """File name of the Trainer's second copy of its best model."""
+RUNNING_MEAN = "running_mean"
 _CHECKPOINT = re.compile(r"(checkpoint|best_model)_([0-9]+)")
+_MEAN = re.compile(rf"({RUNNING_MEAN})_([0-9]+)")
 
 
 class Saved(NamedTuple):
@@ -84,17 +86,22 @@ def find_exports(folder: Path) -> list[Saved]:
     return [saved for saved in _find(folder, suffix="") if read_provenance(saved.path) is not None]
 
 
+def find_running_means(folder: Path) -> list[Saved]:
+    """Return our exports of running means in a folder of exports, by step."""
+    return [saved for saved in _find(folder, suffix="", names=_MEAN) if read_provenance(saved.path) is not None]
+
+
 def holds_anything(folder: Path) -> bool:
     """Whether a folder of exports holds a model or any other visible entry."""
     return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
-def _find(folder: Path, *, suffix: str) -> list[Saved]:
+def _find(folder: Path, *, suffix: str, names: re.Pattern[str] = _CHECKPOINT) -> list[Saved]:
     found = []
     if not folder.is_dir():
         return []
     for entry in folder.iterdir():
-        match = _CHECKPOINT.fullmatch(entry.name.removesuffix(suffix)) if entry.name.endswith(suffix) else None
+        match = names.fullmatch(entry.name.removesuffix(suffix)) if entry.name.endswith(suffix) else None
         if match is not None and entry.is_dir() == (suffix == ""):
             found.append(Saved(int(match[2]), match[1], entry))
     return sorted(found)

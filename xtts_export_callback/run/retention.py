@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xtts_export_callback.files.atomic import temporary_name
 from xtts_export_callback.files.disk import used_bytes
 from xtts_export_callback.inference_folder.ownership import folder_bytes, not_ours
-from xtts_export_callback.run.checkpoints import SHORTCUT, find_checkpoints, find_exports
+from xtts_export_callback.run.checkpoints import SHORTCUT, find_checkpoints, find_exports, find_running_means
 from xtts_export_callback.run.log import training_logger
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _kept: set[Path] = set()  # folders that the log has named already
 
 
 def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = ()) -> list[str]:
-    """Remove the oldest exports of ``checkpoint_*`` by step number.
+    """Remove the oldest exports of ``checkpoint_*``, and of ``running_mean_*``, by step number.
 
     Args:
         folder: The folder of exports.
@@ -33,7 +33,8 @@ def prune_exports(folder: Path, keep_last: int, *, protected: Collection[str] = 
     if keep_last < 1:
         return []
     exports = [saved for saved in find_exports(folder) if saved.kind == "checkpoint"]
-    return [saved.name for saved in exports[:-keep_last] if saved.name not in protected and remove_export(saved.path)]
+    old = exports[:-keep_last] + find_running_means(folder)[:-keep_last]
+    return [saved.name for saved in old if saved.name not in protected and remove_export(saved.path)]
 
 
 def remove_export(path: Path) -> bool:
@@ -129,5 +130,6 @@ def removable(folder: Path, *, protected: Collection[str] = ()) -> list[str]:
     exports = find_exports(folder)
     checkpoints = [saved for saved in exports if saved.kind == "checkpoint"]
     best = [saved for saved in exports if saved.kind == "best_model"]
-    order = [*checkpoints[:-1], *best[:-1], *sorted([*checkpoints[-1:], *best[-1:]])]
+    means = find_running_means(folder)
+    order = [*checkpoints[:-1], *means[:-1], *best[:-1], *sorted([*checkpoints[-1:], *means[-1:], *best[-1:]])]
     return [saved.name for saved in order[:-1] if saved.name not in protected]

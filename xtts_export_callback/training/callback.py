@@ -35,6 +35,7 @@ from xtts_export_callback.training.preflight import check_sound
 from xtts_export_callback.training.presence import note
 from xtts_export_callback.training.restore import as_losses, choose_checkpoint, loss_of, restore_from_weights
 from xtts_export_callback.training.retention import ExportRetention
+from xtts_export_callback.training.running_mean import RunningMean
 from xtts_export_callback.training.saving import TrainerSaves
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.state_dict import has_trainer_prefix
@@ -118,6 +119,7 @@ class ExportCallback:
         self._dashboard: Dashboard
         self._exporter: Exporter
         self._saves: TrainerSaves
+        self._mean: RunningMean | None = None
 
     def as_callbacks(self, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:
         """Return the callbacks for ``Trainer(callbacks=...)``.
@@ -186,6 +188,8 @@ class ExportCallback:
         )
         self._exporter = Exporter(self._run, self._options, self._dashboard, retention)
         self._saves = TrainerSaves(trainer, self._options, copy_later=self._exporter.copy_later)
+        if is_main_process() and self._options.running_mean != "off":
+            self._mean = RunningMean(self._run, self._options)
         protect_from_removal(self._run, self._exporter, self._saves)
         if is_main_process():
             wrap_saves(trainer, partial(self._save, trainer))
@@ -200,6 +204,8 @@ class ExportCallback:
             guarded("the learning rate was not restored", lambda: restore_from_weights(trainer))
         if not self._is_active:
             return
+        if self._mean is not None:
+            guarded("there is no running mean", partial(self._mean.start, trainer))
         guarded("recordings cannot be read here, so that training may hang", check_sound)
         guarded("the disk space was not forecast", lambda: log_forecast(trainer, self._options))
         guarded("the dashboard got no card", lambda: self._dashboard.show_options(self._options))
@@ -225,7 +231,9 @@ class ExportCallback:
 
     @_never_ends_training
     def on_epoch_end(self, trainer: Any) -> None:
-        """Finish after the last epoch, which is the last event of a normal run."""
+        """Evaluate the running mean; finish after the last epoch, which is the last event of a normal run."""
+        if self._is_active and self._mean is not None and self._options.evaluate_running_mean:
+            guarded("the running mean was not evaluated", partial(self._evaluate_mean, trainer, self._mean))
         if self._is_active and trainer.epochs_done + 1 >= trainer.config.epochs:
             self._finish(trainer)
 
@@ -242,6 +250,14 @@ class ExportCallback:
         except KeyboardInterrupt:
             self._exporter.give_up()
 
+    def _evaluate_mean(self, trainer: Any, mean: RunningMean) -> None:
+        loss = mean.evaluate(trainer)
+        if loss is None:
+            return
+        own = trainer.keep_avg_eval["avg_loss"]
+        logger.info(" > EXPORT : evaluation loss of the running mean: %.4f (of the model: %.4f)", loss, own)
+        self._dashboard.note_loss(trainer.total_steps_done, loss)
+
     # The Trainer's saves
 
     @property
@@ -253,6 +269,8 @@ class ExportCallback:
         step = trainer.total_steps_done
         saved = Saved(step, kind, self._run / f"{kind}_{step}.pth")
         guarded(f"did not wait for exports before {saved.name}", self._exporter.before_save)
+        if self._mean is not None:
+            self._mean.save(kind, step)
         is_new = self._saves.perform(
             partial(save, *args, **options), saved, make_room=self._exporter.retention.make_room
         )

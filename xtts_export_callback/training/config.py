@@ -65,6 +65,7 @@ _LAYOUT = _Values(lambda value: value in ("", *LAYOUTS), f"{', '.join(LAYOUTS)},
 _FILE = _Values(lambda value: isinstance(value, str), "the path of a WAV, or empty for none")
 _FLAG = _Values(lambda value: isinstance(value, bool), "true, false")
 _COUNT = _Values(lambda value: _is_number(value, int), "a whole number, 0 or more")
+_POSITIVE = _Values(lambda value: _is_number(value, int) and value > 0, "a whole number, 1 or more")
 _AVERAGED = _Values(
     lambda value: _is_number(value, int) and value != 1, "0 for off, or a whole number of checkpoints, 2 or more"
 )
@@ -157,6 +158,22 @@ class ExportConfig(Coqpit):
         "Gigabytes (10^9 bytes) that the exports of a run may take; the oldest are removed first, never the "
         "last one, also to make room for a save that does not fit on the disk. 0 is no limit. Trade-off: "
         "average_last may lack the removed exports",
+    )
+    running_mean: str = _option(
+        "off",
+        _one_of("off", "mean", "ema"),
+        "Average the weights while they are trained: mean (of all steps since the last checkpoint) or ema (an "
+        "exponential moving average), exported as running_mean_N beside each checkpoint. Trade-off: sums in float64 "
+        "take twice the memory of the GPT, and as much on the disk for each checkpoint that the Trainer keeps",
+    )
+    running_mean_every: int = _option(
+        10, _POSITIVE, "Steps between two updates of the running mean; it changes only where the optimizer steps"
+    )
+    running_mean_half_life: int = _option(1000, _POSITIVE, "Steps after which a weight counts half in an ema")
+    evaluate_running_mean: bool = _option(
+        False,
+        _FLAG,
+        "Also log the evaluation loss of the running mean after each epoch, for the time of one evaluation",
     )
     layout: str = _option(
         "",

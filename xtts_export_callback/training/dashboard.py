@@ -42,6 +42,10 @@ class Dashboard:
         """Note one export."""
         self._points.append(_Point(step, dict(zip(SCALARS, (seconds, nbytes / 1e6, waited), strict=True))))
 
+    def note_loss(self, step: int, loss: float) -> None:
+        """Note the evaluation loss of the running mean."""
+        self._points.append(_Point(step, {"running_mean_eval_loss": loss}))
+
     def note_disk(self, step: int, used: float, stock: float) -> None:
         """Note the disk space of the run and that of the stock recipe, in bytes."""
         self._points.append(_Point(step, {"disk_gigabytes": used / 1e9, "stock_disk_gigabytes": stock / 1e9}))

@@ -12,12 +12,14 @@ from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.files.atomic import hard_link, temporary_name
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.run.checkpoints import (
+    RUNNING_MEAN,
     Saved,
     find_checkpoints,
     find_exports,
     last_checkpoints,
 )
 from xtts_export_callback.run.log import training_logger
+from xtts_export_callback.run.running_mean import path_of, remove_windows_before
 from xtts_export_callback.training.background import Background, Work
 from xtts_export_callback.training.log import guarded, log_failure
 from xtts_export_callback.training.packing import pack
@@ -112,24 +114,17 @@ class Exporter:
     def _run_export(self, saved: Saved, source: Path, waited: float) -> None:
         try:
             self._write_export(saved, source, waited)
+            if saved.kind == "checkpoint":
+                guarded("the running mean was not exported", partial(self._export_mean, saved, source))
         finally:
+            _let_go(source, saved)
             guarded("optimizer state was not dropped", lambda: self._drop_optimizers(saved))
 
     def _write_export(self, saved: Saved, source: Path, waited: float) -> None:
         started = time.perf_counter()
         target = self.folder / saved.name
-        try:
-            guarded("retention", self.retention.before_export)
-            done = self._perform(
-                "export",
-                source=str(source),
-                known_as=str(saved.path),
-                target=str(target),
-                stored=self._options.stored,
-                trained_in=self._trained_in,
-            )
-        finally:
-            _let_go(source, saved)
+        guarded("retention", self.retention.before_export)
+        done = self._perform("export", **self._job(saved, source, target))
         seconds = time.perf_counter() - started
         if done["written"]:
             size = human_size(done["nbytes"])
@@ -138,6 +133,28 @@ class Exporter:
         for note in done["notes"]:
             logger.warning(" ! EXPORT : %s: %s", target, note)
         guarded("retention", partial(self.retention.after_export, saved))
+
+    def _export_mean(self, saved: Saved, source: Path) -> None:
+        """Export the running mean of a checkpoint, if any, and remove the sums of checkpoints that are gone."""
+        window = path_of(self._run, saved.step)
+        if self._options.running_mean == "off" or not window.exists():
+            return
+        started = time.perf_counter()
+        target = self.folder / f"{RUNNING_MEAN}_{saved.step}"
+        done = self._perform("running_mean", **self._job(saved, source, target), window=str(window))
+        size, seconds = human_size(done["nbytes"]), time.perf_counter() - started
+        logger.info(" > EXPORT : %s, the running %s (%s in %.1f s)", target, self._options.running_mean, size, seconds)
+        remove_windows_before(self._run, saved.step, kept=[one.step for one in find_checkpoints(self._run)])
+        guarded("retention", partial(self.retention.after_export, saved))
+
+    def _job(self, saved: Saved, source: Path, target: Path) -> dict[str, Any]:
+        return {
+            "source": str(source),
+            "known_as": str(saved.path),
+            "target": str(target),
+            "stored": self._options.stored,
+            "trained_in": self._trained_in,
+        }
 
     def _drop_optimizers(self, saved: Saved) -> None:
         keep = self._options.keep_optimizer_for
@@ -180,10 +197,15 @@ class Exporter:
 
     def _is_missing(self, saved: Saved) -> bool:
         found = read_provenance(self.folder / saved.name)
-        if found is None:
+        if found is None or self._lacks_mean(saved):
             return True
         with open_checkpoint(saved.path) as checkpoint:
             return not checkpoint.has_fingerprint(found["sources"][0].get("fingerprint"))
+
+    def _lacks_mean(self, saved: Saved) -> bool:
+        wanted = self._options.running_mean != "off" and saved.kind == "checkpoint"
+        is_there = read_provenance(self.folder / f"{RUNNING_MEAN}_{saved.step}") is not None
+        return wanted and not is_there and path_of(self._run, saved.step).exists()
 
     def _perform(self, task: str, **arguments: Any) -> dict[str, Any]:
         """Have the helper do a job. If it hangs at the end of the training, no further job is tried."""

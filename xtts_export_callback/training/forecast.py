@@ -59,7 +59,8 @@ def exports(run: Run, options: ExportConfig, *, keep_last: int | None = None) ->
     last = options.keep_last if keep_last is None else keep_last
     kept = min(run.checkpoints, max(last, options.average_last)) if last else run.checkpoints
     best = (run.epochs if run.keeps_all_best else 1) if options.export_best else 0
-    return kept + best + (options.average_last > 1 and run.checkpoints > 1)
+    means = min(run.checkpoints, options.keep_last or run.checkpoints) if options.running_mean != "off" else 0
+    return kept + best + means + (options.average_last > 1 and run.checkpoints > 1)
 
 
 def export_bytes(run: Run, options: ExportConfig, count: int) -> int:
@@ -69,14 +70,15 @@ def export_bytes(run: Run, options: ExportConfig, count: int) -> int:
 
 
 def own_bytes(run: Run, options: ExportConfig) -> int:
-    """Return the bytes of the Trainer's own files."""
+    """Return the bytes of the Trainer's own files, and of the sums of a running mean beside them."""
     weights = run.full - run.moments
     kept = min(run.checkpoints, run.keeps) if run.keeps > 0 else run.checkpoints
     full = min(kept, options.keep_optimizer_for) if options.keep_optimizer_for else kept
     full = 0 if options.checkpoint_state == "weights" else full
     best = (run.epochs if run.keeps_all_best else 1) + (not options.link_best_model)
     each = weights if options.best_model_state == "weights" else run.full
-    return full * run.full + (kept - full) * weights + best * each
+    sums = (kept + 1) * run.moments if options.running_mean != "off" else 0  # float64: as large as two moments
+    return full * run.full + (kept - full) * weights + best * each + sums
 
 
 def line_of(run: Run, options: ExportConfig) -> str:

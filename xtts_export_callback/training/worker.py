@@ -95,6 +95,24 @@ def average(
     return {"nbytes": written.nbytes, "written": written.written, "notes": written.notes}
 
 
+def running_mean(
+    *, source: str, known_as: str, window: str, target: str, stored: dict[str, Any], trained_in: str | None = None
+) -> dict[str, Any]:
+    """Export the running mean at a checkpoint; ``window`` is its file, the other arguments are those of `export`."""
+    from xtts_export_callback.merge.running_mean import write_running_mean
+
+    written = write_running_mean(
+        source,
+        [window],
+        Path(target),
+        known_as=Path(known_as),
+        **stored,
+        trained_in=Path(trained_in) if trained_in else None,
+        force=read_provenance(Path(target)) is not None,
+    )
+    return {"nbytes": written.nbytes, "written": written.written, "notes": written.notes}
+
+
 def copy(*, source: str, target: str) -> dict[str, Any]:
     """Copy a file, with its mode and owner, so that the copy appears whole and replaces an existing file."""
     with (
@@ -145,6 +163,7 @@ def drop_optimizer(*, run: str, keep: int) -> dict[str, Any]:
 TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "export": export,
     "average": average,
+    "running_mean": running_mean,
     "copy": copy,
     "drop_optimizer": drop_optimizer,
 }
