@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.errors import CheckpointError, ConfigError, OutputExistsError
 from xtts_export_callback.inference_folder.provenance import read_provenance
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,17 @@ def test_a_checkpoint_becomes_a_folder_of_what_speaks(checkpoint: Path) -> None:
         assert list(slim.tensors) == [name.removeprefix("xtts.") for name in layout() if speaks(name)]
         assert (slim.document["step"], slim.document["epoch"]) == (1000, 2)
         assert slim.document["model_loss"] == {"train_loss": pytest.approx(1.41), "eval_loss": pytest.approx(1.51)}
+
+
+def test_weights_are_copied_without_numpy_and_torch(checkpoint: Path) -> None:
+    code = (
+        "import sys; from tests.models.small_decoder import small_decoder\n"
+        "from xtts_export_callback.cli.main import main\n"
+        "with small_decoder(): assert main(sys.argv[1:]) == 0\n"
+        "assert not {'numpy', 'torch', 'TTS', 'safetensors'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, "export", str(checkpoint), "-q"], check=True, cwd=REPOSITORY)
+    assert (checkpoint.parent / "inference" / "checkpoint_1000" / "model.pth").is_file()
 
 
 def test_the_source_is_never_touched(checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.tensors.tensor import FileStorage, SliceStorage, Storage, Tensor, row_major
+from xtts_export_callback.tensors.tensor import BLOCK, FileStorage, SliceStorage, Storage, Tensor, row_major
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,7 +73,15 @@ def _sign(storage: FileStorage) -> int | bytes:
 
 
 def _same_bytes(one: Tensor, other: Tensor) -> bool:
-    return one.read().tobytes() == other.read().tobytes()
+    """Compare two tensors that are whole storages of one size, block by block and without numpy."""
+    readers = one.storage.reader(), other.storage.reader()
+    for start in range(0, one.nbytes, BLOCK):
+        blocks = [bytearray(min(BLOCK, one.nbytes - start)) for _ in readers]
+        for fill, block in zip(readers, blocks, strict=True):
+            fill(memoryview(block))
+        if blocks[0] != blocks[1]:
+            return False
+    return True
 
 
 def _connected(group: list[Tensor]) -> list[tuple[int, int, list[Tensor]]]:
