@@ -37,7 +37,7 @@ KINDS = {
     "bare": "bare state_dict",
     "inference": "inference model of unknown origin",
 }
-_DVAE_PARTS = ("encoder.", "decoder.", "codebook.")  # TTS.tts.layers.xtts.dvae.DiscreteVAE
+_DVAE_PARTS = ("encoder.", "decoder.", "codebook.", "discrete_loss.")  # TTS.tts.layers.xtts.dvae.DiscreteVAE
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
