@@ -20,8 +20,8 @@ HOUSE = {
     "files": "random_access atomic crc32 threads processes disk json_file paths printable mistaken_download compressed",
     "tensors": "tensor dtypes computed cast weighted_sum shared_storage quantize sparse",
     "checkpoint": (
-        "reader writer zip_format zip_reader zip_writer unpickler pickler torch_objects document safetensors legacy "
-        "numbers quantized"
+        "reader writer zip_format zip_reader zip_writer unpickler placeholders pickled_keys pickler torch_objects "
+        "document safetensors legacy numbers quantized"
     ),
     "xtts": (
         "state_dict components architecture expected_shapes assets loadable companions model_config vocab parts "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.numbers import number_of, numpy_number
+from xtts_export_callback.checkpoint.placeholders import Global, Opaque, describe
 from xtts_export_callback.checkpoint.quantized import CONFIG, QUANTIZED_MODEL
-from xtts_export_callback.checkpoint.unpickler import Global, Opaque, describe
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.tensors.tensor import Tensor
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from xtts_export_callback.checkpoint.placeholders import describe
 from xtts_export_callback.checkpoint.torch_objects import TensorBuilder, Typed, storage_dtype
-from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, UnpicklingError, describe
+from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, UnpicklingError
 from xtts_export_callback.errors import CheckpointError, DamagedError
 from xtts_export_callback.tensors.tensor import FileStorage
 

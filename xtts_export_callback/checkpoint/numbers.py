@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from xtts_export_callback.checkpoint.unpickler import Global, Opaque
+from xtts_export_callback.checkpoint.placeholders import Global, Opaque
 from xtts_export_callback.tensors.dtypes import to_float64
 from xtts_export_callback.tensors.tensor import Tensor
 

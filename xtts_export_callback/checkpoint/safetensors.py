@@ -11,8 +11,8 @@ import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback.checkpoint.document import check_tensors, to_plain
+from xtts_export_callback.checkpoint.placeholders import describe
 from xtts_export_callback.checkpoint.quantized import CONFIG, QUANTIZED_MODEL
-from xtts_export_callback.checkpoint.unpickler import describe
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.tensors.dtypes import BY_SAFETENSORS
 from xtts_export_callback.tensors.tensor import MAX_DIMENSIONS, MAX_NUMBER, FileStorage, Tensor, find_fault
@@ -45,8 +45,10 @@ def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header, data_start = _load_json(file)
     metadata = header.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        msg = f"{file.path}: __metadata__ should hold strings by name, found {describe(metadata)}; save the file again"
+    is_dict = isinstance(metadata, dict)
+    wrong = [value for value in metadata.values() if not isinstance(value, str)] if is_dict else [metadata]
+    if wrong:
+        msg = f"{file.path}: __metadata__ should hold strings by name, found {describe(wrong[0])}; save the file again"
         raise CheckpointError(msg)
     tensors: dict[str, Tensor] = {}
     ranges: list[tuple[int, int, str]] = []

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from xtts_export_callback.checkpoint.unpickler import Global, Opaque, describe
+from xtts_export_callback.checkpoint.placeholders import Global, Opaque, describe
 from xtts_export_callback.checkpoint.zip_reader import Record, data_offset
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.tensors.dtypes import BY_NAME, BY_STORAGE, DType

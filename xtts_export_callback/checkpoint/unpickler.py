@@ -11,8 +11,10 @@ from __future__ import annotations
 import struct
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.checkpoint.pickled_keys import Keys
+from xtts_export_callback.checkpoint.placeholders import Global, Opaque, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,54 +24,8 @@ class UnpicklingError(Exception):
     """The stream is malformed or uses something that no checkpoint needs."""
 
 
-@dataclass(frozen=True)
-class Global:
-    """A name that the stream mentions; it is not looked up."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-@dataclass(eq=False, repr=False)
-class Opaque:
-    """A placeholder for the result of a call that was not made.
-
-    Attributes:
-        callee: What the stream asks to call.
-        args: The arguments of the call.
-        state: The state that it sets afterwards (a pickled config keeps its fields here).
-        items: The items that it appends or sets afterwards.
-    """
-
-    callee: Any
-    args: tuple[Any, ...]
-    state: Any = None
-    items: list[Any] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        return f"<{describe(self)}>"
-
-
-def describe(value: Any) -> str:
-    """Describe a value in a few words, for messages.
-
-    The ``repr`` of a container is not used: a stream of a hundred bytes can build one whose text fills the memory.
-    """
-    if isinstance(value, Opaque):
-        return f"an object of {value.callee}" if isinstance(value.callee, Global) else "an object"
-    if isinstance(value, (str, bytes)):
-        return repr(value) if len(value) <= _SHOWN else f"a {type(value).__name__} of length {len(value)}"
-    if value is None or isinstance(value, (int, float, Global)):
-        return str(value)
-    return f"a {type(value).__name__}"
-
-
 _UINT4, _UINT2 = struct.Struct("<I").unpack_from, struct.Struct("<H").unpack_from
 _PAIR = 2
-_SHOWN = 100
 MAX_PICKLE = 64 << 20
 """Size limit of a stream in bytes; that of a full-size training checkpoint has 0.2 MB."""
 
@@ -77,8 +33,6 @@ _MAX_OPERATIONS = 10_000_000  # a full-size training checkpoint has 0.1 million
 _MAX_INT_BYTES = 255
 _MAX_GLOBAL = 500  # characters
 _MAX_GLOBALS = 10_000
-_MAX_KEY_PARTS = 16
-_MAX_EQUAL_HASHES = 100  # -1 and -2 have the same hash, and so have a few dozen small tuples of them
 
 
 class Unpickler:
@@ -109,7 +63,7 @@ class Unpickler:
         self._memo: dict[int, Any] = {}
         self._persistent_load = persistent_load
         self._build = build
-        self._tuples: dict[int, set[Any]] = {}  # those that are keys, by their hash
+        self._key = Keys().check
         self.names: set[str] = set()
         """What ``weights_only=True`` decides by: every global that the stream mentions, as ``module.name`` of Python 3,
         and its opcodes that torch does not know."""
@@ -325,32 +279,6 @@ class Unpickler:
     def _frozen_set(self) -> None:
         self._stack.append(frozenset(map(self._key, self._pop_mark())))
 
-    def _key(self, key: Any) -> Any:
-        """Return a dict key or a set member, if it is of a kind that checkpoints have.
-
-        Hashing a tuple nested a million deep overflows the C stack. Hashing a long one repeatedly takes forever, and so
-        does a dict whose keys, integers or tuples of numbers, were chosen for equal hashes.
-        """
-        if type(key) is str:  # most of them
-            return key
-        parts = key if isinstance(key, tuple) else (key,)
-        if len(parts) > _MAX_KEY_PARTS or not all(isinstance(part, _KEY_PARTS) for part in parts):
-            msg = f"{describe(key)} as a key"
-            raise ValueError(msg)
-        if any(isinstance(part, int) and part.bit_length() > 64 for part in parts):
-            msg = "an integer of more than 64 bits as a key"
-            raise ValueError(msg)
-        if any(isinstance(part, Opaque) and _may_be_text(part) for part in parts):
-            msg = f"{describe(key)} as a key"
-            raise ValueError(msg)
-        if parts is key:
-            same = self._tuples.setdefault(hash(key), set())
-            same.add(key)
-            if len(same) > _MAX_EQUAL_HASHES:
-                msg = "tuples of equal hashes as keys"
-                raise ValueError(msg)
-        return key
-
 
 def _text(content: bytes) -> str:
     return sys.intern(content.decode("utf-8", "surrogatepass"))  # checkpoints of one run share their names
@@ -410,14 +338,6 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x51: Unpickler._persistent,  # BINPERSID
 }
 
-
-def _may_be_text(value: Opaque) -> bool:
-    """Whether torch reads it as a string, which may repeat another key; protocol 2 writes bytes as "latin1"."""
-    return value.callee == _ENCODE and value.args[1:] != ("latin1",)
-
-
-_ENCODE = Global("_codecs", "encode")
-_KEY_PARTS = (str, bytes, int, float, type(None), Global, Opaque)
 
 _FOREIGN = {
     0: (0x30, 0x32, 0x6C),

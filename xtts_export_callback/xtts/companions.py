@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.document import check_tensors
+from xtts_export_callback.checkpoint.placeholders import describe
 from xtts_export_callback.checkpoint.reader import open_document
-from xtts_export_callback.checkpoint.unpickler import describe
 from xtts_export_callback.checkpoint.writer import write_pth
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.tensors.tensor import Tensor, skip
