@@ -143,7 +143,3 @@ def test_a_report_that_fails_does_not_end_the_work(queue: Background, record: Re
     queue.submit(record.work("second"))
     queue.wait()
     assert record.events == ["did second"]
-
-
-def test_waiting_without_work_returns(queue: Background) -> None:
-    queue.wait()

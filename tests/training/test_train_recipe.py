@@ -126,7 +126,8 @@ class TestMissingFiles:
         self, raw: dict[str, Any], write: Callable[[Any], Path], files: Path, overrides: list[str]
     ) -> None:
         raw["model_args"]["dvae_checkpoint"] = "nowhere.pth"
-        read_config(write(raw), overrides=[override.format(files) for override in overrides])
+        read = read_config(write(raw), overrides=[override.format(files) for override in overrides])
+        assert read["model_args"]["dvae_checkpoint"] == "nowhere.pth", "overrides are not written into the config"
 
     def test_a_missing_file_given_on_the_command_line_is_named(
         self, raw: dict[str, Any], write: Callable[[Any], Path]
