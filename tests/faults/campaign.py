@@ -48,11 +48,13 @@ class Fault(NamedTuple):
         do: Does it, and returns what undoes it.
         loses_exports: Whether the fault itself takes older exports away.
         exit_code: How the training has to end.
+        saves: Whether the training is told to save and export when the fault is done to it.
     """
 
     do: Callable[[Case], Callable[[], None]]
     loses_exports: bool = False
     exit_code: int = 0
+    saves: bool = False
 
 
 class Case(NamedTuple):
@@ -171,6 +173,7 @@ FAULTS = {
     "kill -9, helper too": Fault(kill_everything, exit_code=-signal.SIGKILL),
     "helper killed": Fault(kill_helper),
     "SIGTERM": Fault(terminate_training, exit_code=-signal.SIGTERM),
+    "SIGTERM, saved": Fault(terminate_training, exit_code=-signal.SIGTERM, saves=True),
     "Ctrl-C": Fault(ctrl_c, exit_code=130),
     "Ctrl-C twice": Fault(ctrl_c_twice, exit_code=130),
     "no space": Fault(no_space),
@@ -199,7 +202,9 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def start(folder: Path, *, point: Point | None = None, run: Path | None = None, log: str) -> int:
+def start(
+    folder: Path, *, point: Point | None = None, run: Path | None = None, log: str, saves_on_terminate: bool = False
+) -> int:
     """Fork a training off this process, which has imported everything already, and return its process id."""
     sys.stdout.flush()
     pid = os.fork()
@@ -218,7 +223,7 @@ def start(folder: Path, *, point: Point | None = None, run: Path | None = None, 
         with small_decoder():
             if point is not None:
                 arm_training(point)
-            light_run(folder / "out", OPTIONS, run=run, **TRAINING)
+            light_run(folder / "out", {**OPTIONS, "save_on_terminate": saves_on_terminate}, run=run, **TRAINING)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -299,11 +304,11 @@ def one_case(folder: Path, write: str, phase: str, fault: Fault) -> list[str]:
     """Do one case and return what is wrong afterwards."""
     folder.mkdir()
     point = Point(write, phase, folder)
-    trainer = start(folder, point=point, log="first.txt")
+    trainer = start(folder, point=point, log="first.txt", saves_on_terminate=fault.saves)
     deadline = time.monotonic() + _TIMEOUT
     while not point.reached.exists():
         if os.waitpid(trainer, os.WNOHANG)[0] or time.monotonic() > deadline:
-            return [f"the point was not reached\n{_end_of(folder, 'first.txt')}"]
+            return [f"the point was not reached\n{end_of(folder, 'first.txt')}"]
         time.sleep(0.005)
     note = json.loads(point.reached.read_text())
     case = Case(folder, trainer, note["pid"], note["name"])
@@ -317,22 +322,35 @@ def one_case(folder: Path, write: str, phase: str, fault: Fault) -> list[str]:
     point.done.touch()
     wrong = []
     if code != fault.exit_code:
-        wrong.append(f"first run: exit code {code}, expected {fault.exit_code}\n{_end_of(folder, 'first.txt')}")
-    _wait_for_helpers(folder)
+        wrong.append(f"first run: exit code {code}, expected {fault.exit_code}\n{end_of(folder, 'first.txt')}")
+    wait_for_helpers(folder)
     wrong += [f"corrupt: {what}" for what in corrupt(run)]
     after = fingerprints(case.exports)
     # With the best models that the Trainer replaces their exports go as well.
     before = {name: content for name, content in before.items() if is_kept(run, name)}
     wrong += [f"lost export {name}" for name in before if name not in after]
     wrong += [f"changed export {name}" for name in before if name in after and after[name] != before[name]]
+    wrong += not_exported(run) if fault.saves else []
+    return [*wrong, *resumed(folder, run)]
+
+
+def not_exported(run: Path) -> list[str]:
+    """What a training that saves on SIGTERM must have exported, and has not: the checkpoint of its last step."""
+    newest = find_checkpoints(run)[-1].name
+    return [] if newest in fingerprints(run / "inference") else [f"not exported on SIGTERM: {newest}"]
+
+
+def resumed(folder: Path, run: Path) -> list[str]:
+    """Resume a run to its end and return what is wrong with it then."""
+    exports = run / "inference"
     code = wait_for(start(folder, run=run, log="resumed.txt"))
     if code:
-        return [*wrong, f"resume: exit code {code}\n{_end_of(folder, 'resumed.txt')}"]
-    wrong += [f"corrupt after resume: {what}" for what in corrupt(run)]
+        return [f"resume: exit code {code}\n{end_of(folder, 'resumed.txt')}"]
+    wrong = [f"corrupt after resume: {what}" for what in corrupt(run)]
     found = find_checkpoints(run)
     checkpoints = {saved.name for saved in found}
-    wrong += [f"not exported after resume: {name}" for name in checkpoints - set(fingerprints(case.exports))]
-    wrong += [f"leftover: {path.name}" for path in [*run.glob(".*"), *case.exports.glob(".*")]]
+    wrong += [f"not exported after resume: {name}" for name in checkpoints - set(fingerprints(exports))]
+    wrong += [f"leftover: {path.name}" for path in [*run.glob(".*"), *exports.glob(".*")]]
     if max((saved.step for saved in found), default=0) < _LAST_SAVE:
         wrong.append(f"the resumed run did not reach its end: {sorted(checkpoints)}")
     return wrong
@@ -343,11 +361,11 @@ def _log(folder: Path, name: str) -> Path:
     return folder.parents[1] / f"{folder.name}-{name}"
 
 
-def _end_of(folder: Path, name: str) -> str:
+def end_of(folder: Path, name: str) -> str:
     return _log(folder, name).read_text()[-2000:]
 
 
-def _wait_for_helpers(folder: Path) -> None:
+def wait_for_helpers(folder: Path) -> None:
     """A helper whose training is gone finishes its job first."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -384,15 +402,20 @@ def cases(seed: int, count: int | None, only: str | None) -> list[tuple[str, str
     return every if count is None else random.Random(seed).sample(every, min(count, len(every)))
 
 
-def campaign(base: Path, chosen: list[tuple[str, str, str]]) -> Counter[str]:
-    """Run cases one after the other, print each, and return how many of each fault went well and badly."""
+def prepare_to_fork() -> None:
+    """Import everything once, for all trainings that are forked off this process."""
     import torch
 
-    import tests.models.light  # noqa: F401 - imported once, for all that are forked
+    import tests.models.light  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where this was started in the background
     torch.set_num_threads(1)  # a fork takes no threads along
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch
+
+
+def campaign(base: Path, chosen: list[tuple[str, str, str]]) -> Counter[str]:
+    """Run cases one after the other, print each, and return how many of each fault went well and badly."""
+    prepare_to_fork()
     counts: Counter[str] = Counter()
     with small_file_system(base) as disk:
         for number, (fault, write, phase) in enumerate(chosen, 1):

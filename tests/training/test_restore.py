@@ -78,7 +78,7 @@ class Light:
 def _exporters() -> list[Any]:
     from xtts_export_callback.training import hooks
 
-    return [exporter for exporter, _ in hooks._RUNS.values()]
+    return [exporter for exporter, *_ in hooks._RUNS.values()]
 
 
 @pytest.fixture

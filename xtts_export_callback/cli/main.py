@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 COMMANDS = (
-    *("demo", "train", "export", "average", "merge", "inspect", "compare", "verify", "prune"),
+    *("demo", "train", "run", "export", "average", "merge", "inspect", "compare", "verify", "prune"),
     *("evaluate", "speak", "report"),
 )
-_TRAINING = ("demo", "train")
+_TRAINING = ("demo", "train", "run")
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
 _READER_GONE = 141  # as a shell reports a process that SIGPIPE ended
@@ -47,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         141 when the reader of the output has closed it.
     """
     _prepare_streams()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, program = _split_program(list(sys.argv[1:] if argv is None else argv))
     try:
-        args = _parse(arguments)
+        args = _parse(arguments, program)
         if argv is None and not args.trains:  # then the process has no other user
             prepare_process()
         code = int(args.run(args) or _DONE)
@@ -113,18 +113,28 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_BAD_INPUT, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def _split_program(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Take the program of ``run`` off: its arguments are none of ours."""
+    if arguments[:1] != ["run"]:
+        return arguments, []
+    from xtts_export_callback.training.overrides import split_program
+
+    own, program = split_program(arguments[1:])
+    return ["run", *own], program
+
+
+def _parse(arguments: list[str], program: list[str]) -> argparse.Namespace:
     own, overrides = arguments, list[str]()
-    if arguments[:1] == ["train"]:
+    if arguments[:1] in (["train"], ["run"]):
         from xtts_export_callback.training.overrides import split_overrides
 
         own, overrides = split_overrides(arguments[1:])
-        own = ["train", *own]
+        own = [arguments[0], *own]
     name = own[0] if own[:1] and own[0] in COMMANDS else ""
     parser, subparsers = _parsers([name] if name else COMMANDS)
     for each in (parser, *subparsers.values()):
         each.as_json = _is_json(own)
-    for argument in arguments:
+    for argument in (*arguments, *program):
         if not can_be_path(argument):
             parser.error(f"{argument}: expected an argument without null characters or halves of surrogate pairs")
     if own and not name and not own[0].startswith("-"):
@@ -133,7 +143,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if unknown:
         known = [option for action in subparsers[name]._actions for option in action.option_strings]
         subparsers[name].error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], known)}")
-    args.overrides = overrides
+    args.overrides, args.program = overrides, program
     return args
 
 

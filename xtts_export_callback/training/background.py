@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,10 +72,12 @@ class Background:
             self._later.append(work)
             self._changed.notify_all()
 
-    def wait(self) -> None:
-        """Return when all work is done, or no thread is left to do it."""
+    def wait(self, until: float = math.inf) -> None:
+        """Return when all work is done, no thread is left to do it, or `time.monotonic` reaches ``until``."""
         with self._changed:
             while self._is_alive and not self._given_up and (self._queue or self._later or self._at_work):
+                if time.monotonic() >= until:
+                    return
                 self._changed.wait(_TICK)
 
     def give_up(self) -> int:

@@ -10,6 +10,7 @@ process (`worker`) that writes it. A hard link keeps the source when the Trainer
 
 from __future__ import annotations
 
+import time
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from xtts_export_callback.training.restore import as_losses, choose_checkpoint, 
 from xtts_export_callback.training.retention import ExportRetention
 from xtts_export_callback.training.running_mean import RunningMean
 from xtts_export_callback.training.saving import TrainerSaves
+from xtts_export_callback.training.terminate import EXPORT_SECONDS, SaveOnTerminate
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.state_dict import has_trainer_prefix
 
@@ -120,6 +122,8 @@ class ExportCallback:
         self._exporter: Exporter
         self._saves: TrainerSaves
         self._mean: RunningMean | None = None
+        self._terminate: SaveOnTerminate
+        self._last_step = -1
 
     def as_callbacks(self, existing: Mapping[str, Event] | None = None) -> dict[str, Event]:
         """Return the callbacks for ``Trainer(callbacks=...)``.
@@ -135,6 +139,7 @@ class ExportCallback:
             "on_init_start": self.on_init_start,
             "on_init_end": self.on_init_end,
             "on_epoch_start": self.on_epoch_start,
+            "on_train_step_start": self.on_train_step_start,
             "on_train_step_end": self.on_train_step_end,
             "on_epoch_end": self.on_epoch_end,
             "on_keyboard_interrupt": self.on_keyboard_interrupt,
@@ -156,6 +161,7 @@ class ExportCallback:
         options.check_values()
         self._options = options
         self._has_started = False
+        trainer.export_callback = self  # found there by `attach`
         note("started")
         if not options.enabled:
             if is_main_process():
@@ -190,7 +196,8 @@ class ExportCallback:
         self._saves = TrainerSaves(trainer, self._options, copy_later=self._exporter.copy_later)
         if is_main_process() and self._options.running_mean != "off":
             self._mean = RunningMean(self._run, self._options)
-        protect_from_removal(self._run, self._exporter, self._saves)
+        self._terminate = SaveOnTerminate(partial(self._save_and_export, trainer))
+        protect_from_removal(self._run, self._exporter, self._saves, self._terminate)
         if is_main_process():
             wrap_saves(trainer, partial(self._save, trainer))
         self._has_started = True
@@ -222,20 +229,33 @@ class ExportCallback:
             trainer.best_loss, self._best_loss = self._best_loss, None
         if self._has_started:
             trainer.best_loss = as_losses(trainer.best_loss, is_evaluated=trainer.config.run_eval)
+            if self._options.save_on_terminate:
+                self._terminate.listen()
 
-    @_never_ends_training
+    def on_train_step_start(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
+        """Let SIGTERM wait for the end of the step."""
+        if self._has_started:
+            self._terminate.step_starts()
+
     def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
-        """Pass the background's numbers to the dashboard."""
+        """Pass the background's numbers to the dashboard, and act on a SIGTERM that came during the step."""
         if self._is_active:
             guarded("the dashboard was not told", self._dashboard.hand_over)
+        if self._has_started:
+            self._terminate.step_ends()
 
-    @_never_ends_training
     def on_epoch_end(self, trainer: Any) -> None:
         """Evaluate the running mean; finish after the last epoch, which is the last event of a normal run."""
-        if self._is_active and self._mean is not None and self._options.evaluate_running_mean:
-            guarded("the running mean was not evaluated", partial(self._evaluate_mean, trainer, self._mean))
-        if self._is_active and trainer.epochs_done + 1 >= trainer.config.epochs:
-            self._finish(trainer)
+        if not self._has_started:
+            return
+        is_last = trainer.epochs_done + 1 >= trainer.config.epochs
+        with self._terminate.held():  # the mean is evaluated in the place of the weights
+            if self._is_active and self._mean is not None and self._options.evaluate_running_mean:
+                guarded("the running mean was not evaluated", partial(self._evaluate_mean, trainer, self._mean))
+            if self._is_active and is_last:
+                guarded("the run was not finished", partial(self._finish, trainer))
+        if is_last:
+            self._terminate.training_ends()
 
     @_never_ends_training
     def on_keyboard_interrupt(self, trainer: Any) -> None:
@@ -268,16 +288,33 @@ class ExportCallback:
         """Let the Trainer save, and queue the export of what it saved (`trainer.io.save_checkpoint`)."""
         step = trainer.total_steps_done
         saved = Saved(step, kind, self._run / f"{kind}_{step}.pth")
-        guarded(f"did not wait for exports before {saved.name}", self._exporter.before_save)
-        if self._mean is not None:
-            self._mean.save(kind, step)
-        is_new = self._saves.perform(
-            partial(save, *args, **options), saved, make_room=self._exporter.retention.make_room
-        )
-        if is_new and (kind == "checkpoint" or self._options.export_best):
-            self._exporter.export(saved, overhead=self._saves.overhead)
+        with self._terminate.held():
+            guarded(f"did not wait for exports before {saved.name}", self._exporter.before_save)
+            if self._mean is not None:
+                self._mean.save(kind, step)
+            is_new = self._saves.perform(
+                partial(save, *args, **options), saved, make_room=self._exporter.retention.make_room
+            )
+            if is_new and (kind == "checkpoint" or self._options.export_best):
+                self._exporter.export(saved, overhead=self._saves.overhead)
+            if is_new and kind == "checkpoint":
+                self._last_step = step
 
     # The end
+
+    def _save_and_export(self, trainer: Any) -> None:
+        """Save and export on SIGTERM. The average is left to whoever resumes the run: there may be little time.
+
+        The dashboard is left alone: it may have been interrupted itself.
+        """
+        if not self._is_active:
+            return
+        logger.info(" > EXPORT : SIGTERM: the model is saved, and exported within %g s of that", EXPORT_SECONDS)
+        if self._last_step != trainer.total_steps_done - 1:  # otherwise the step that has just ended was saved already
+            trainer.save_checkpoint()
+        until = time.monotonic() + EXPORT_SECONDS
+        self._exporter.finish_exports(until=until)
+        self._saves.wait(until=until)
 
     def _finish(self, trainer: Any) -> None:
         """Finish all exports and log a summary; Ctrl-C ends the wait."""

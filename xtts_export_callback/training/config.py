@@ -188,6 +188,13 @@ class ExportConfig(Coqpit):
         "the model makes of it. It leaves with the folder, so that none is taken unasked",
     )
 
+    save_on_terminate: bool = _option(
+        False,
+        _FLAG,
+        "Save a checkpoint and export it when SIGTERM asks the training to end, as clusters and notebooks do, then let "
+        "the signal end it: after the step under way, one save and at most 15 s for the exports, without the average",
+    )
+
     @property
     def stored(self) -> dict[str, Any]:
         """How weights are stored, as arguments of `export_checkpoint`."""

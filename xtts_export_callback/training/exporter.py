@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from functools import partial
@@ -239,13 +240,19 @@ class Exporter:
 
     # The end
 
-    def finish(self) -> None:
-        """Finish all exports and the average, and wait for them."""
+    def finish_exports(self, *, until: float = math.inf) -> None:
+        """Finish all exports and wait for them; when `time.monotonic` reaches ``until``, give up what is left."""
         self._is_ending = True
-        self.wait()
+        self.wait(until)
         if not self._gives_up:
             guarded("missing exports were not looked for", self.export_missing)  # retries what failed
-            self.wait()
+            self.wait(until)
+        if time.monotonic() >= until:
+            self.give_up()
+
+    def finish(self) -> None:
+        """Finish all exports and the average, and wait for them."""
+        self.finish_exports()
         if self._gives_up:
             return
         averaged = self._options.average_last and guarded("the average was not written", self._average)
@@ -316,10 +323,10 @@ class Exporter:
     def _when_idle(self, work: Work) -> None:
         self._started().when_idle(work)
 
-    def wait(self) -> None:
-        """Wait until everything queued is done."""
+    def wait(self, until: float = math.inf) -> None:
+        """Wait until everything queued is done, or `time.monotonic` reaches ``until``."""
         if self._background is not None:
-            self._background.wait()
+            self._background.wait(until)
         self._unprotected = False
 
 

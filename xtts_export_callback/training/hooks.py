@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.training.exporter import Exporter
     from xtts_export_callback.training.saving import TrainerSaves
+    from xtts_export_callback.training.terminate import SaveOnTerminate
 
     Save = Callable[..., None]
 
@@ -126,10 +127,10 @@ def _exchange(undo: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]
     setattr(owner, name, make(original))
 
 
-_RUNS: dict[Path, tuple[Exporter, TrainerSaves]] = {}
+_RUNS: dict[Path, tuple[Exporter, TrainerSaves, SaveOnTerminate]] = {}
 
 
-def protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) -> None:
+def protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves, terminate: SaveOnTerminate) -> None:
     """Stop the Trainer from deleting a run that holds models, and finish all exports first.
 
     On Ctrl-C and on every exception `trainer.generic_utils.remove_experiment_folder` deletes a run where a glob for
@@ -139,17 +140,19 @@ def protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves) -> 
     """
     import trainer.trainer as module
 
-    _RUNS[run.resolve()] = exporter, saves
+    _RUNS[run.resolve()] = exporter, saves, terminate
     remove = module.remove_experiment_folder
     if getattr(remove, "keeps_models", False):
         return
 
     def remove_without_models(experiment_path: Any) -> None:
         run = Path(experiment_path)
-        exporter, saves = _RUNS.pop(run.resolve(), (None, None))
-        if exporter is None or saves is None:
+        found = _RUNS.pop(run.resolve(), None)
+        if found is None:
             remove(experiment_path)
             return
+        exporter, saves, terminate = found
+        terminate.training_ends()  # the exception may come of the signal: it ends other processes of the training, too
         guarded("exports were not finished", exporter.end)
         guarded("saves may not be whole on the disk", saves.wait)
         folder = exporter.folder

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_OWN_OPTIONS = ("--output", "--continue", "--template", "--json", "--quiet", "--verbose", "--help", "-q", "-v", "-h")
+_OWN_OPTIONS = (
+    *("--output", "--continue", "--template", "--options"),
+    *("--json", "--quiet", "--verbose", "--help", "-q", "-v", "-h"),
+)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -29,3 +32,20 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             target = own if argument.split("=")[0] in _OWN_OPTIONS else overrides
         target.append(argument)
     return own, overrides
+
+
+def split_program(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate our own arguments from the program that they precede.
+
+    Args:
+        arguments: A command line, without the program's name.
+
+    Returns:
+        Our own arguments. Then the script or ``-m``, which is the first word that is neither an option of ours nor the
+        value of one, and all that follows.
+    """
+    index = 0
+    while index < len(arguments) and arguments[index].startswith("-") and arguments[index] != "-m":
+        word = arguments[index]
+        index += 2 if word == "--options" or (word.startswith("--export.") and "=" not in word) else 1
+    return list(arguments[:index]), list(arguments[index:])

@@ -11,6 +11,7 @@ in the background; until then a hard link keeps the file before it, which the Tr
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -209,10 +210,10 @@ class TrainerSaves:
             return
         self._syncing = [*(each for each in self._syncing if each[1].is_alive()), (kind, thread)]
 
-    def wait(self, kind: str | None = None) -> None:
-        """Wait until the saves of one kind, or of all kinds, are on the disk."""
+    def wait(self, kind: str | None = None, *, until: float = math.inf) -> None:
+        """Wait until the saves of one kind, or of all kinds, are on the disk, or `time.monotonic` reaches ``until``."""
         for thread in [thread for name, thread in self._syncing if kind in (None, name)]:
-            while thread.is_alive():
+            while thread.is_alive() and time.monotonic() < until:
                 thread.join(_TICK)
 
     def _warn_of_lack(self, path: Path, needed: int) -> None:
