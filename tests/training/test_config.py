@@ -33,6 +33,7 @@ VALID_OPTIONS = st.fixed_dictionaries(
         "keep_optimizer_for": st.integers(0, 1000),
         "link_best_model": st.booleans(),
         "max_disk_gb": st.floats(0, 1e6),
+        "save_on_terminate": st.booleans(),
     },
 )
 REFUSED = [
@@ -94,6 +95,7 @@ def test_the_flag_is_off_by_default() -> None:
         "evaluate_running_mean": False,
         "layout": "",
         "voice": "",
+        "save_on_terminate": False,
     }
 
 

@@ -27,7 +27,7 @@ RUN = (sys.executable, "-m", "xtts_export_callback", "run")
 # What a program can see of how it was started.
 REPORT = """
 import json, os, sys
-seen = {"argv": sys.argv, "name": __name__, "file": __file__, "path": sys.path, "flags": list(sys.flags)}
+seen = {"argv": sys.argv, "name": __name__, "file": __file__, "path": list(sys.path), "flags": list(sys.flags)}
 heavy = ("torch", "TTS", "trainer", "coqpit", "xtts_export_callback")
 seen["modules"] = [name for name in heavy if name in sys.modules]
 """

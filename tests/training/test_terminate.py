@@ -87,6 +87,21 @@ def test_a_save_within_a_step_waits_for_the_step(heard: Heard, terminate: SaveOn
     assert heard.events == ["save", "program"]
 
 
+def test_workers_that_the_signal_ends_too_are_no_error_before_the_save(
+    heard: Heard, terminate: SaveOnTerminate
+) -> None:
+    before = signal.signal(signal.SIGCHLD, heard.note("worker has died"))
+    try:
+        terminate.step_starts()
+        sigterm()
+        signal.raise_signal(signal.SIGCHLD)
+        terminate.step_ends()
+        signal.raise_signal(signal.SIGCHLD)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert heard.events == ["save", "program", "worker has died"]
+
+
 def test_a_second_signal_does_not_begin_a_second_save(heard: Heard) -> None:
     def save() -> None:
         heard.note("save")()

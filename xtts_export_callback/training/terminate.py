@@ -35,6 +35,7 @@ class SaveOnTerminate:
         """Take ``save``, which saves and exports in at most the time that is stated."""
         self._save = save
         self._previous: Any = None
+        self._of_children: Any = None
         self._process: int | None = None
         self._in_step = False
         self._held = 0
@@ -91,20 +92,29 @@ class SaveOnTerminate:
         if os.getpid() != self._process:  # forked by the training, such as a worker of its data loader
             self._pass_on(number, frame)
             return
-        self._is_due = True
+        if not self._is_due:
+            self._is_due = True
+            self._ignore_dead_workers()
         self._act_if_due()
 
     def _act_if_due(self) -> None:
         if not self._is_due or self._in_step or self._held:
             return
-        self._is_due = False
-        with _dead_workers_ignored():
-            self._held += 1
-            try:
-                guarded("not saved on SIGTERM", self._save)
-            finally:
-                self._held -= 1
-            self._pass_on(signal.SIGTERM, None)
+        self._held += 1
+        try:
+            guarded("not saved on SIGTERM", self._save)
+        finally:
+            self._held -= 1
+            self._is_due = False
+            if self._of_children is not None:
+                signal.signal(signal.SIGCHLD, self._of_children)
+                self._of_children = None
+        self._pass_on(signal.SIGTERM, None)
+
+    def _ignore_dead_workers(self) -> None:
+        """Keep torch from raising an error, perhaps within a step, because the data loader's workers got the signal."""
+        if hasattr(signal, "SIGCHLD") and callable(signal.getsignal(signal.SIGCHLD)):
+            self._of_children = signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _pass_on(self, number: int, frame: Any) -> None:
         """Let the signal do what it would have done without us; the training goes on if that is nothing."""
@@ -117,17 +127,3 @@ class SaveOnTerminate:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
             signal.signal(signal.SIGTERM, self._on_signal)  # the first process of a container outlives its default
-
-
-@contextmanager
-def _dead_workers_ignored() -> Iterator[None]:
-    """Keep torch from raising an error because the signal has ended the workers of the data loader as well."""
-    if not hasattr(signal, "SIGCHLD"):
-        yield
-        return
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGCHLD, handler)
