@@ -73,7 +73,7 @@ def _measure(kind: str, disk: Path, rounds: int, scale: str) -> None:
     results.print_table(COPY)
     for way, nbytes in space.items():
         print(f"{way:<54} {nbytes / 1e6:10.2f} MB more of {kind} in use")
-    if kind in CLONING:
+    if kind in CLONING and scale == "full":
         verdict(f"{kind}, checksums read, against cp and sync", results.ratio(READ, COPY), 0.5, "")
         verdict(f"{kind}, checksums known", results.seconds(KNOWN), 0.15, " s")
         verdict(f"{kind}, space of an export", max(space[KNOWN], space[READ]) / 1e6, 5, " MB")
