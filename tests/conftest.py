@@ -6,6 +6,7 @@ import contextlib
 import io
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.models.file_systems import CLONING, can_mount, mounted
 from tests.models.small_decoder import small_decoder
 from tests.models.trainings import close_trainer_logs, lines_logged_by
 from xtts_export_callback.demo.tiny_model import TinyAssets, tiny_trainer_config, write_tiny_assets
@@ -96,6 +98,28 @@ def light(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     close_trainer_logs()
     for output in outputs:
         shutil.rmtree(output, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", params=CLONING)
+def cloning_disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system of its own on which files can share blocks."""
+    if not can_mount(request.param):
+        pytest.skip(f"needs root, Linux and mkfs.{request.param}")
+    with contextlib.ExitStack() as stack:
+        try:
+            disk = stack.enter_context(mounted(request.param, tmp_path_factory.mktemp("disk"), 1 << 30))
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"{request.param} cannot be mounted here: {error}")
+        yield disk
+
+
+@pytest.fixture
+def cloning_folder(cloning_disk: Path) -> Iterator[Path]:
+    """An empty folder on that file system."""
+    folder = cloning_disk / "folder"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

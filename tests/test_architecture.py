@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 # Read from the top: a module imports its own folder and those above it. A new module is entered here.
 HOUSE = {
     "": "errors units process extras suggestions",
-    "files": "random_access atomic crc32 threads processes disk json_file paths printable mistaken_download compressed",
+    "files": (
+        "random_access clone atomic crc32 threads processes disk json_file paths printable mistaken_download compressed"
+    ),
     "tensors": "tensor dtypes computed cast weighted_sum shared_storage quantize sparse",
     "checkpoint": (
         "reader writer zip_format zip_reader zip_writer unpickler placeholders pickled_keys pickler torch_objects "

@@ -12,7 +12,6 @@ from pathlib import Path
 from tests.benchmarks.files import FULL_SIZE
 from tests.benchmarks.measure import (
     SLIM_SIZE,
-    Measurement,
     Results,
     arguments,
     inputs,
@@ -76,8 +75,8 @@ def _one_round(results: Results, checkpoint: Path, folder: Path, program: list[s
     warm(whole)
     whole_process, printed = measure([*_WAYS, "trainer-save", other, checkpoint])
     save, synced = map(float, printed.split())
-    results.add(TRAINER, Measurement(save, whole_process.peak_bytes))
-    results.add(TRAINER_SYNCED, Measurement(synced, whole_process.peak_bytes))
+    results.add(TRAINER, whole_process._replace(seconds=save))
+    results.add(TRAINER_SYNCED, whole_process._replace(seconds=synced))
     other.unlink()
 
 

@@ -27,6 +27,7 @@ SLIM_SIZE = 1_860_000_000
 """About what an inference model takes."""
 
 _BLOCK = 1 << 20
+_SECTOR = 512
 
 
 class Measurement(NamedTuple):
@@ -35,10 +36,15 @@ class Measurement(NamedTuple):
     Attributes:
         seconds: Wall time of the process, or of the part that it timed itself.
         peak_bytes: Largest resident set of the process and those it waited for.
+        processor: Seconds that their threads were on a processor. Where a machine is busy with something else, wall
+            time grows and this does not.
+        read_bytes: What they read from the disk, because it was not in the page cache.
     """
 
     seconds: float
     peak_bytes: int
+    processor: float
+    read_bytes: int
 
 
 def measure(command: Sequence[str | Path]) -> tuple[Measurement, str]:
@@ -66,7 +72,8 @@ def measure(command: Sequence[str | Path]) -> tuple[Measurement, str]:
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(arguments)}: exit code {process.returncode}\n{printed}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return Measurement(seconds, usage.ru_maxrss * unit), printed
+    processor = usage.ru_utime + usage.ru_stime
+    return Measurement(seconds, usage.ru_maxrss * unit, processor, usage.ru_inblock * _SECTOR), printed
 
 
 class Results:
@@ -78,7 +85,11 @@ class Results:
     def add(self, way: str, measurement: Measurement) -> None:
         """Note one run of a way and print it."""
         self._runs.setdefault(way, []).append(measurement)
-        print(f"  {way:<52} {measurement.seconds:7.2f} s {measurement.peak_bytes / 1e9:8.3f} GB", flush=True)
+        print(
+            f"  {way:<52} {measurement.seconds:7.2f} s {measurement.peak_bytes / 1e9:8.3f} GB, processor "
+            f"{measurement.processor:.2f} s, {measurement.read_bytes / 1e9:.2f} GB from the disk",
+            flush=True,
+        )
 
     def seconds(self, way: str) -> float:
         """Median wall time of a way."""
@@ -95,13 +106,13 @@ class Results:
 
     def print_table(self, reference: str) -> None:
         """Print every way with its time, as a multiple of the reference's too, and its peak memory."""
-        print(f"\n{'way':<54} {'median':>8} {'from':>8} {'to':>8} {'ratio':>6} {'peak RSS':>11}")
+        print(f"\n{'way':<54} {'median':>8} {'from':>8} {'to':>8} {'ratio':>6} {'processor':>10} {'peak RSS':>11}")
         for way, runs in self._runs.items():
             times = [run.seconds for run in runs]
             ratio = f"{self.ratio(way, reference):.2f}" if len(runs) == len(self._runs[reference]) else "-"
             print(
                 f"{way:<54} {self.seconds(way):6.2f} s {min(times):6.2f} s {max(times):6.2f} s {ratio:>6} "
-                f"{self.peak(way) / 1e9:8.3f} GB"
+                f"{statistics.median(run.processor for run in runs):8.2f} s {self.peak(way) / 1e9:8.3f} GB"
             )
         print(f"ratio: to '{reference}' of the same round, median of the rounds")
 
@@ -214,7 +225,8 @@ def print_machine() -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     print(
         f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} cores, {memory / 1e9:.0f} GB "
-        f"memory, Python {platform.python_version()}"
+        f"memory ({available_memory() / 1e9:.0f} GB available), load {os.getloadavg()[0]:.1f}, Python "
+        f"{platform.python_version()}"
     )
 
 

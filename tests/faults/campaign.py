@@ -1,6 +1,6 @@
 """A campaign of faults: every fault at every point of every write of a real training, and what is left afterwards.
 
-    python -m tests.faults.campaign [--cases N] [--seed S] [--dir DIR] [--only FAULT]
+    python -m tests.faults.campaign [--cases N] [--seed S] [--dir DIR] [--only FAULT] [--file-system KIND]
 
 Linux only; needs the right to mount a small file system for "no space", which is made in a file otherwise left out.
 Every case trains a light model under the real Trainer in a process of its own, does the fault, checks what is there,
@@ -28,7 +28,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.benchmarks.files import SMALL_ARGS
 from tests.faults.points import PHASES, SAVES, TASKS, Point, arm_training
+from tests.models.file_systems import CLONING, SMALLEST, mounted
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.inference_folder.provenance import read_provenance
@@ -38,7 +40,8 @@ OPTIONS = {"enabled": True, "average_last": 2, "keep_optimizer_for": 1}
 TRAINING = {"epochs": 2, "save_step": 2, "save_n_checkpoints": 2}
 _LAST_SAVE = 6
 _TIMEOUT = 120.0  # seconds
-_SMALL = 24 << 20  # bytes of the small file system
+_WIDE = 192  # channels with which matrices have blocks to share
+_ROOM = 640 << 20  # bytes that a case then takes
 
 
 class Fault(NamedTuple):
@@ -118,8 +121,10 @@ def no_space(case: Case) -> Callable[[], None]:
     """Not a byte is left. See `quiet_log` for what of the Trainer does not survive that."""
     filler = case.folder.parent / f"filler-{case.folder.name}"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+        for size in (1 << 20, 4096):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
     return lambda: filler.unlink(missing_ok=True)
 
 
@@ -381,21 +386,6 @@ def _commands() -> Iterator[bytes]:
                 yield (entry / "cmdline").read_bytes()
 
 
-@contextlib.contextmanager
-def small_file_system(base: Path) -> Iterator[Path]:
-    """An ext4 of its own for all cases, so that it can be filled up and folders can be made immutable."""
-    image, mount = base / "disk.img", base / "disk"
-    with image.open("wb") as file:
-        file.truncate(_SMALL)
-    mount.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", "-l", mount], check=False)
-
-
 def cases(seed: int, count: int | None, only: str | None) -> list[tuple[str, str, str]]:
     """Faults, writes and phases; a sample of them when fewer are asked for."""
     every = list(itertools.product([only] if only else FAULTS, (*SAVES, *TASKS), PHASES))
@@ -413,11 +403,16 @@ def prepare_to_fork() -> None:
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch
 
 
-def campaign(base: Path, chosen: list[tuple[str, str, str]]) -> Counter[str]:
-    """Run cases one after the other, print each, and return how many of each fault went well and badly."""
+def campaign(base: Path, chosen: list[tuple[str, str, str]], kind: str = "ext4") -> Counter[str]:
+    """Run cases one after the other, print each, and return how many of each fault went well and badly.
+
+    All run on a small file system of that kind, so that it can be filled up and folders can be made immutable.
+    """
     prepare_to_fork()
     counts: Counter[str] = Counter()
-    with small_file_system(base) as disk:
+    if kind in CLONING:
+        SMALL_ARGS["gpt_n_model_channels"] = _WIDE
+    with mounted(kind, base, _ROOM if kind in CLONING else None) as disk:
         for number, (fault, write, phase) in enumerate(chosen, 1):
             folder = disk / f"case{number}"
             started = time.perf_counter()
@@ -445,10 +440,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
     parser.add_argument("--only", choices=sorted(FAULTS), help="one fault only")
     parser.add_argument("--dir", type=Path, help="where the small file system is made (default: a temporary folder)")
+    parser.add_argument("--file-system", choices=SMALLEST, default="ext4", help="its kind; xfs and btrfs share blocks")
     options = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="xtts-export-faults-", dir=options.dir))
     try:
-        counts = campaign(base, cases(options.seed, options.cases, options.only))
+        counts = campaign(base, cases(options.seed, options.cases, options.only), options.file_system)
     finally:
         shutil.rmtree(base, ignore_errors=True)
     print("\n".join(f"{count:4}  {name}" for name, count in sorted(counts.items())))

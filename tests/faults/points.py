@@ -135,7 +135,7 @@ def arm_helper(point: Point) -> None:
     for task, function in list(worker.TASKS.items()):
         worker.TASKS[task] = stopping(task, function)
 
-    verify, start_sync = writer._verify_job, RandomFile.start_sync
+    verify, start_sync, sync = writer._verify_job, RandomFile.start_sync, RandomFile.sync
 
     def verify_at_point(*arguments: Any) -> None:  # something is written, nothing has its name
         if at_work:
@@ -147,8 +147,13 @@ def arm_helper(point: Point) -> None:
             point.at("copy", "during", name[0])
         start_sync(self)
 
+    def sync_at_point(self: RandomFile) -> None:
+        if at_work and at_work[-1] == "copy":  # all at once where the copy is a clone
+            point.at("copy", "during", name[0])
+        sync(self)
+
     writer._verify_job = verify_at_point
-    RandomFile.start_sync = start_sync_at_point  # type: ignore[method-assign]
+    RandomFile.start_sync, RandomFile.sync = start_sync_at_point, sync_at_point  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

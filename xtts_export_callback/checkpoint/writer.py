@@ -3,6 +3,9 @@
 The layout of the file is fixed first. Threads then fill it storage by storage through small buffers (numpy, zlib and
 file calls release the interpreter lock). Bytes that a source file holds in their final form are copied inside the
 kernel, together with their checksum. Each block is read back as soon as it is written, before the file gets its name.
+
+Where the file system can share blocks, those of a source file that lie inside a record are cloned and not copied: the
+layout puts records where that is possible (`zip_writer.lay_out`). The file holds the same bytes either way.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from xtts_export_callback.checkpoint.safetensors import DOCUMENT_KEY
 from xtts_export_callback.checkpoint.zip_writer import Slot, directory, lay_out
 from xtts_export_callback.errors import CheckpointError, ConfigError, VerificationError
 from xtts_export_callback.files.atomic import whole_file
+from xtts_export_callback.files.clone import clone_range, whole_blocks
 from xtts_export_callback.files.crc32 import crc32
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.files.threads import thread_pool
@@ -96,7 +100,10 @@ def write_pth(
     records += [(f"data/{key}", storage) for key, storage in enumerate(storages)]
     records.append(("version", ArrayStorage(_VERSION)))
 
-    slots = lay_out([(f"archive/{name}", storage.nbytes) for name, storage in records])
+    slots = lay_out(
+        [(f"archive/{name}", storage.nbytes) for name, storage in records],
+        [(storage.file, storage.offset) if isinstance(storage, FileStorage) else None for _, storage in records],
+    )
     jobs = [_Job(storage, slot.data, slot.name) for slot, (_, storage) in zip(slots, records, strict=True)]
     _write_file(path, jobs, lambda: _zip_frame(slots, jobs), force=force, mode=mode, progress=progress)
 
@@ -177,7 +184,7 @@ def write_zip(
     Raises:
         OutputExistsError, VerificationError, OSError: As for `write_pth`.
     """
-    slots = lay_out([(name, file.size) for name, file in files.items()])
+    slots = lay_out([(name, file.size) for name, file in files.items()], [(file, 0) for file in files.values()])
     jobs = [
         _Job(FileStorage(file, 0, file.size, None, name), slot.data, name)
         for slot, (name, file) in zip(slots, files.items(), strict=True)
@@ -321,6 +328,11 @@ def _write_job(
     progress: Progress | None,
 ) -> None:
     storage = job.storage
+    if isinstance(storage, FileStorage):
+        first, last = whole_blocks(job.offset, storage.offset, storage.nbytes)
+        if last and clone_range(out, job.offset + first, storage.file, storage.offset + first, last - first):
+            _finish_clone(out, job, storage, (first, last), buffers[0], stop, progress)
+            return
     fill = None if job.copies else storage.reader()
     crc = crc_back = 0
     for start in range(0, storage.nbytes, BLOCK):
@@ -341,6 +353,46 @@ def _write_job(
             progress(size)
     job.crc32 = storage.crc32 if job.copies and storage.crc32 is not None else crc
     _verify_job(out, job, crc_back)
+
+
+def _finish_clone(
+    out: RandomFile,
+    job: _Job,
+    source: FileStorage,
+    cloned: tuple[int, int],
+    buffer: memoryview,
+    stop: threading.Event,
+    progress: Progress | None,
+) -> None:
+    """Write what lies around the blocks that a record shares with its source, and verify it.
+
+    Shared blocks have no second copy that could differ, so that the source is read in place of them, unless its
+    checksum is known to be right.
+    """
+    is_known = job.copies and source.is_verified
+    fill = source.reader()
+    crc = 0
+    for start, size in _pieces(source.nbytes, cloned):
+        if stop.is_set():
+            raise _StoppedError
+        part, is_edge = buffer[:size], not cloned[0] <= start < cloned[1]
+        if is_edge or not is_known:
+            (source.range_reader(start) if is_known else fill)(part)
+        if is_edge:
+            out.write_at(part, job.offset + start)
+            _verify_piece(out, job.offset + start, bytes(part))
+        if not job.copies:
+            crc = crc32(part, crc)
+        if progress is not None:
+            progress(size)
+    job.crc32 = source.crc32 if job.copies and source.crc32 is not None else crc
+
+
+def _pieces(nbytes: int, cloned: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Return offset and length of the pieces of a record, none of them partly cloned."""
+    for first, last in ((0, cloned[0]), cloned, (cloned[1], nbytes)):
+        for start in range(first, last, BLOCK):
+            yield start, min(BLOCK, last - start)
 
 
 def _copy_block(out: RandomFile, job: _Job, start: int, size: int) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from xtts_export_callback.checkpoint.zip_format import (
     END,
@@ -30,8 +32,13 @@ from xtts_export_callback.checkpoint.zip_format import (
     Local,
     Locator64,
 )
+from xtts_export_callback.files.clone import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ALIGNMENT = 64
+_LARGE = 64 * BLOCK  # from this size on, up to a block of padding is worth it
 _DATE = 0x21  # 1980-01-01, the earliest zip date: the same input gives the same bytes
 _VERSION, _VERSION64 = 20, 45
 
@@ -80,22 +87,36 @@ class Slot:
         return ENTRY.pack(*entry) + name + extra
 
 
-def lay_out(records: list[tuple[str, int]]) -> list[Slot]:
+def lay_out(records: list[tuple[str, int]], origins: Sequence[tuple[object, int] | None] = ()) -> list[Slot]:
     """Assign places to records.
+
+    A file can share blocks with another only where both hold the same bytes at the same place within the block. A large
+    record therefore gets the place that it has within its block in the file that it comes from, and those that follow
+    it there keep their distance, which moves them into place as well.
 
     Args:
         records: Name and length of each, in file order.
+        origins: For each record, the file that holds its bytes already, and where; None for one that is computed.
 
     Returns:
         A slot for each, one after the other, each slot's data aligned to 64 bytes.
     """
     slots = []
     position = 0
-    for name, nbytes in records:
+    before: tuple[object, int] | None = None  # where the bytes before this record end in the file they come from
+    for (name, nbytes), origin in zip_longest(records, origins):
         fixed = position + LOCAL.size + len(name.encode()) + (20 if nbytes >= FULL32 else 0) + 4
         data = -(-fixed // _ALIGNMENT) * _ALIGNMENT
+        if origin is not None and origin[1] % _ALIGNMENT == 0:
+            file, start = origin
+            distance = start - before[1] if before is not None and before[0] is file else -1
+            if data - position <= distance <= BLOCK:
+                data = position + distance
+            if nbytes >= _LARGE:
+                data += (start - data) % BLOCK
         slots.append(Slot(name, nbytes, position, data))
         position = data + nbytes
+        before = (origin[0], origin[1] + nbytes) if origin is not None else None
     return slots
 
 

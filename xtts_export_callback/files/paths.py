@@ -20,3 +20,13 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def signature(path: Path) -> tuple[int, ...]:
+    """Return what differs for another file and for one that was written to since: time of change, size, inode.
+
+    Raises:
+        OSError: When there is no such file.
+    """
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -71,6 +71,10 @@ class RandomFile:
     ) -> None:
         self.close()
 
+    def fileno(self) -> int:
+        """Return the descriptor, for calls of the system that take one."""
+        return self._fd
+
     @property
     def size(self) -> int:
         """Bytes in the file now."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import Checkpoint, open_checkpoint
 from xtts_export_callback.errors import XttsExportError
+from xtts_export_callback.files.disk import DiskSpace
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.inspection.checkpoint import report_on
 from xtts_export_callback.inspection.removals import KEEP_LAST, Removal, copy_of_best, removals_of
@@ -84,7 +85,7 @@ class RunReport:
         path: The folder.
         checkpoints: By step.
         others: Further models in the folder of exports, such as averages, with the bytes of their folders.
-        nbytes: Disk space of the whole folder; a file under two names counts once.
+        nbytes: Disk space of the whole folder; a file under two names counts once, as does a block that files share.
         removals: What ``xtts-export prune`` would remove.
         freeable_after_export: Further bytes that can be freed by exporting the other checkpoints first.
         folder: Name of the folder of exports.
@@ -130,20 +131,22 @@ def inspect_run(path: str | os.PathLike[str], *, keep_last: int = KEEP_LAST) -> 
         OSError: When the folder itself cannot be read.
     """
     path = Path(path)
+    space = DiskSpace()
     full = find_checkpoints(path)
     folder = exports_folder(path)
     exports = {saved.name: saved for saved in find_exports(path / folder)}
-    reports = _with_needs([_describe(saved, exports.get(saved.name)) for saved in full])
+    reports = _with_needs([_describe(saved, exports.get(saved.name), space) for saved in full])
     orphans = [saved for name, saved in exports.items() if name not in {saved.name for saved in full}]
-    reports += [_describe_export(saved) for saved in orphans]
+    reports += [_describe_export(saved, space) for saved in orphans]
     broken = {saved.name for saved in reports if saved.fault}
     removals = removals_of(path, path / folder, reports, keep_last=keep_last) + copy_of_best(path, full, broken=broken)
+    removals = [each for each in (_as_freed(removal, path, space) for removal in removals) if each.nbytes]
     stripped = {removal.path.stem: removal.nbytes for removal in removals if removal.what == "optimizer"}
     return RunReport(
         path=path,
         checkpoints=tuple(sorted(reports, key=lambda saved: (saved.step, saved.name))),
-        others=_others(path / folder, exports),
-        nbytes=disk_usage(path),
+        others=_others(path / folder, exports, space),
+        nbytes=space.of(path),
         removals=tuple(removals),
         freeable_after_export=sum(
             saved.nbytes - saved.slim_bytes - stripped[saved.name] for saved in reports if saved.name in stripped
@@ -152,14 +155,11 @@ def inspect_run(path: str | os.PathLike[str], *, keep_last: int = KEEP_LAST) -> 
     )
 
 
-def disk_usage(folder: Path) -> int:
-    """Return the bytes of all files below a folder; a file under several names counts once."""
-    sizes = {}
-    for entry in folder.rglob("*"):
-        if entry.is_file() and not entry.is_symlink():
-            status = entry.stat()
-            sizes[(status.st_dev, status.st_ino) if status.st_ino else entry] = status.st_size
-    return sum(sizes.values())
+def _as_freed(removal: Removal, run: Path, space: DiskSpace) -> Removal:
+    """Count only the bytes that nothing else in the run uses; optimizer state is never shared."""
+    if removal.what == "optimizer":
+        return removal
+    return removal._replace(nbytes=space.freed_by(run, removal.path))
 
 
 def _with_needs(reports: list[SavedReport]) -> list[SavedReport]:
@@ -178,7 +178,7 @@ def _with_needs(reports: list[SavedReport]) -> list[SavedReport]:
     return [replace(saved, needed=reasons.get(saved.name, "")) for saved in reports]
 
 
-def _describe(saved: Saved, export: Saved | None) -> SavedReport:
+def _describe(saved: Saved, export: Saved | None, space: DiskSpace) -> SavedReport:
     provenance = read_provenance(export.path) if export is not None else None
     found = SavedReport(
         saved.name,
@@ -186,7 +186,7 @@ def _describe(saved: Saved, export: Saved | None) -> SavedReport:
         saved.kind,
         nbytes=saved.path.stat().st_size if saved.path.exists() else 0,  # a link may be dangling
         export=_dtype_name(provenance) if provenance is not None else "",
-        export_bytes=disk_usage(export.path) if export is not None else 0,
+        export_bytes=space.of(export.path) if export is not None else 0,
         is_link=saved.path.is_symlink(),
     )
     try:
@@ -205,7 +205,7 @@ def _describe(saved: Saved, export: Saved | None) -> SavedReport:
     )
 
 
-def _describe_export(saved: Saved) -> SavedReport:
+def _describe_export(saved: Saved, space: DiskSpace) -> SavedReport:
     provenance = read_provenance(saved.path) or {}
     sources = provenance.get("sources")
     source = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
@@ -217,7 +217,7 @@ def _describe_export(saved: Saved) -> SavedReport:
         saved.kind,
         eval_loss=loss,
         export=_dtype_name(provenance),
-        export_bytes=disk_usage(saved.path),
+        export_bytes=space.of(saved.path),
     )
 
 
@@ -238,8 +238,8 @@ def _is_source(provenance: dict[str, Any], checkpoint: Checkpoint) -> bool:
     return checkpoint.has_fingerprint(sources[0].get("fingerprint"))
 
 
-def _others(folder: Path, exports: dict[str, Saved]) -> dict[str, int]:
+def _others(folder: Path, exports: dict[str, Saved], space: DiskSpace) -> dict[str, int]:
     if not folder.is_dir():
         return {}
     found = [entry for entry in sorted(folder.iterdir()) if entry.name not in exports and entry.name[0] != "."]
-    return {entry.name: disk_usage(entry) for entry in found if read_provenance(entry) is not None}
+    return {entry.name: space.of(entry) for entry in found if read_provenance(entry) is not None}

@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from xtts_export_callback.files.atomic import temporary_name
-from xtts_export_callback.files.disk import used_bytes
+from xtts_export_callback.files.disk import DiskSpace
 from xtts_export_callback.inference_folder.ownership import folder_bytes, not_ours
 from xtts_export_callback.run.checkpoints import SHORTCUT, find_checkpoints, find_exports, find_running_means
 from xtts_export_callback.run.log import training_logger
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GB = 1e9
+_SHARES_NEARLY_ALL = 10  # times more bytes than its removal would free
 _kept: set[Path] = set()  # folders that the log has named already
 
 
@@ -62,10 +63,16 @@ def remove_export(path: Path) -> bool:
 
 
 def exports_bytes(folder: Path) -> int:
-    """Return the bytes of the visible entries in a folder of exports; hidden ones are being written or removed."""
+    """Return the bytes that the exports of a run take beyond the rest of it.
+
+    Args:
+        folder: The folder of exports, inside the run folder. Its visible entries count; hidden ones are being written
+            or removed. What an export shares with its checkpoint counts once the checkpoint is gone.
+    """
     if not folder.is_dir():
         return 0
-    return sum(used_bytes(entry) for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    exports = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return DiskSpace().freed_by(folder.parent, *exports)
 
 
 class DiskUse(NamedTuple):
@@ -73,7 +80,7 @@ class DiskUse(NamedTuple):
 
     Attributes:
         checkpoints: The Trainer's own files.
-        exports: The visible entries in the folder of exports.
+        exports: What the visible entries in the folder of exports take beyond them.
         stock: What the stock recipe would take for the same checkpoints.
     """
 
@@ -91,8 +98,7 @@ def use_of(run: Path, exports: Path, full_bytes: Mapping[str, int]) -> DiskUse:
         full_bytes: Size by kind of what the stock recipe would have saved.
     """
     saved = find_checkpoints(run)
-    files = [*(file.path for file in saved), *run.glob(SHORTCUT)]
-    own = sum({(s.st_dev, s.st_ino): s.st_size for s in (file.stat() for file in files)}.values())
+    own = DiskSpace().of(*(path.resolve() for path in (*(file.path for file in saved), *run.glob(SHORTCUT))))
     stock = sum(full_bytes.get(file.kind) or max(full_bytes.values(), default=0) for file in saved)
     if any(file.kind == "best_model" for file in saved):
         stock += full_bytes.get("best_model", 0)
@@ -103,7 +109,7 @@ def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> 
     """Remove exports, the oldest by step first, until a folder takes no more than a limit.
 
     Exports of checkpoints go before those of best models, and the newest of each kind goes last. One export always
-    stays.
+    stays, and so do those that share nearly all blocks with their checkpoint: removing them would free nothing.
 
     Args:
         folder: The folder of exports.
@@ -114,12 +120,13 @@ def prune_to(folder: Path, limit: float, *, protected: Collection[str] = ()) -> 
         Names of the removed exports. Folders with files that are not ours stay.
     """
     removed: list[str] = []
+    space = DiskSpace()
     total = exports_bytes(folder)
     for name in removable(folder, protected=protected):
         if total <= limit:
             break
-        nbytes = folder_bytes(folder / name)
-        if remove_export(folder / name):
+        nbytes = space.freed_by(folder.parent, folder / name)
+        if nbytes * _SHARES_NEARLY_ALL > folder_bytes(folder / name) and remove_export(folder / name):
             total -= nbytes
             removed.append(name)
     return removed

@@ -155,9 +155,9 @@ class ExportConfig(Coqpit):
     max_disk_gb: float = _option(
         0.0,
         _GIGABYTES,
-        "Gigabytes (10^9 bytes) that the exports of a run may take; the oldest are removed first, never the "
-        "last one, also to make room for a save that does not fit on the disk. 0 is no limit. Trade-off: "
-        "average_last may lack the removed exports",
+        "Gigabytes (10^9 bytes) that the exports of a run may take, without the blocks that they share with its "
+        "checkpoints; the oldest are removed first, never the last one, also to make room for a save that does not "
+        "fit on the disk. 0 is no limit. Trade-off: average_last may lack the removed exports",
     )
     running_mean: str = _option(
         "off",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.files.atomic import hard_link, temporary_name
+from xtts_export_callback.files.paths import signature
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.run.checkpoints import (
     RUNNING_MEAN,
@@ -89,8 +90,10 @@ class Exporter:
 
         def queue() -> None:
             source = self._hold(saved.path)
+            written_as = signature(source)
             waited = time.perf_counter() - started + overhead
-            run, skip = partial(self._run_export, saved, source, waited), partial(self._skip, saved, source)
+            run = partial(self._run_export, saved, source, waited, written_as)
+            skip = partial(self._skip, saved, source)
             try:
                 self._submit(Work(saved.name, run, skip, partial(log_failure, f"{saved.name} was not exported")))
             except BaseException:
@@ -112,20 +115,20 @@ class Exporter:
             return path
         return link
 
-    def _run_export(self, saved: Saved, source: Path, waited: float) -> None:
+    def _run_export(self, saved: Saved, source: Path, waited: float, written_as: tuple[int, ...] | None = None) -> None:
         try:
-            self._write_export(saved, source, waited)
+            self._write_export(saved, source, waited, written_as)
             if saved.kind == "checkpoint":
                 guarded("the running mean was not exported", partial(self._export_mean, saved, source))
         finally:
             _let_go(source, saved)
             guarded("optimizer state was not dropped", lambda: self._drop_optimizers(saved))
 
-    def _write_export(self, saved: Saved, source: Path, waited: float) -> None:
+    def _write_export(self, saved: Saved, source: Path, waited: float, written_as: tuple[int, ...] | None) -> None:
         started = time.perf_counter()
         target = self.folder / saved.name
         guarded("retention", self.retention.before_export)
-        done = self._perform("export", **self._job(saved, source, target))
+        done = self._perform("export", **self._job(saved, source, target), written_as=written_as)
         seconds = time.perf_counter() - started
         if done["written"]:
             size = human_size(done["nbytes"])

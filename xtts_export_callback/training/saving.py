@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.files.atomic import hard_link, temporary_name
 from xtts_export_callback.files.disk import free_bytes
+from xtts_export_callback.files.paths import signature
 from xtts_export_callback.files.random_access import sync_directory, sync_file
 from xtts_export_callback.run.checkpoints import find_checkpoints
 from xtts_export_callback.run.log import training_logger
@@ -237,9 +238,8 @@ class TrainerSaves:
         )
 
 
-def _signature(path: Path) -> tuple[int, int, int] | None:
+def _signature(path: Path) -> tuple[int, ...] | None:
     try:
-        stat = path.stat()
+        return signature(path)
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
