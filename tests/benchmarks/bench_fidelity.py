@@ -1,7 +1,7 @@
 """What each type of weights costs and saves: disk, loading, memory, speed, and how far the results are from float32.
 
     python -m tests.benchmarks.bench_fidelity speed --dir FOLDER [--scale small] [--model FOLDER_OF_A_REAL_MODEL]
-    python -m tests.benchmarks.bench_fidelity error --run RUN --model CHECKPOINT_OR_FOLDER
+    python -m tests.benchmarks.bench_fidelity error --run RUN --model CHECKPOINT_OR_FOLDER --dir FOLDER
 
 ``speed`` exports a full-size model (random numbers, or ``--model``) in every type, and measures in a process for each:
 loading beside the stock loader, and then speaking; steps of the GPT are timed in turn in one process. ``error`` takes a
