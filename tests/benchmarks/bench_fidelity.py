@@ -1,7 +1,7 @@
 """What each type of weights costs and saves: disk, loading, memory, speed, and how far the results are from float32.
 
     python -m tests.benchmarks.bench_fidelity speed --dir FOLDER [--scale small] [--model FOLDER_OF_A_REAL_MODEL]
-    python -m tests.benchmarks.bench_fidelity error --run RUN --model CHECKPOINT_OR_FOLDER
+    python -m tests.benchmarks.bench_fidelity error --run RUN --model CHECKPOINT_OR_FOLDER --dir FOLDER
 
 ``speed`` exports a full-size model (random numbers, or ``--model``) in every type, and measures in a process for each:
 loading beside the stock loader, and then speaking; steps of the GPT are timed in turn in one process. ``error`` takes a
@@ -160,77 +160,92 @@ def _step(model: Any, steps: int) -> float:
 
 def _error(options: argparse.Namespace) -> None:
     """Compare logits, evaluation loss and greedy codes of every way with those of float32."""
-    import numpy as np
-    import torch
-
     from xtts_export_callback.evaluation.loss import LossMeter, build_trainer
     from xtts_export_callback.evaluation.trainer_config import evaluation_samples, read_trainer_config
 
     folders = _folders(options)
-    ways = {
-        "float32": ("float32", "float32"),
-        "float16": ("float16", "float16"),
-        "bfloat16 file": ("bfloat16", "float32"),
-        "int8": ("int8", "int8"),
-        "int8 weights alone": ("int8", "float32"),
+    config = read_trainer_config(options.run / "config.json")
+    samples = evaluation_samples(config, every=True)
+    batches = list(LossMeter(build_trainer(config, "cpu"), config, samples)._batches())
+    found = {
+        name: (*_teacher_forced(config, folders[dtype], compute, batches), _greedy(folders[dtype], compute, samples))
+        for name, (dtype, compute) in ERROR_WAYS.items()
     }
-    logits: dict[str, list[Any]] = {}
-    losses: dict[str, float] = {}
-    for name, (dtype, compute) in ways.items():
-        config = read_trainer_config(options.run / "config.json")
-        trainer = build_trainer(config, "cpu")
-        meter = LossMeter(trainer, config, evaluation_samples(config, every=True))
-        found: list[Any] = []
-        logits[name] = found
-        from xtts_export_callback.evaluation.candidates import swap_weights
-
-        swap_weights(trainer.xtts, folders[dtype])
-        if compute != "float32":
-            _exchange(trainer.xtts, folders[dtype], compute)
-        hook = trainer.xtts.gpt.mel_head.register_forward_hook(lambda *parts, into=found: into.append(parts[2].numpy()))
-        with torch.inference_mode():
-            torch.manual_seed(0)
-            values = [float(trainer.eval_step(dict(batch), None)[1]["loss"]) for batch in meter._batches()]
-        hook.remove()
-        losses[name] = statistics.mean(values)
-    codes = {name: _greedy(folders[dtype], compute) for name, (dtype, compute) in ways.items()}
-    for name in ways:
-        squares = sum(float(np.square(a - b).sum()) for a, b in zip(logits[name], logits["float32"], strict=True))
-        error = (squares / sum(float(np.square(each).sum()) for each in logits["float32"])) ** 0.5
-        change = losses[name] / losses["float32"] - 1
-        same = sum(bool(np.array_equal(a, b)) for a, b in zip(codes[name], codes["float32"], strict=True))
-        print(f"{name:<20} logits {error:8.4%}  loss {change:+8.4%}  greedy codes equal {same} of {len(SENTENCES)}")
+    expected, loss, codes = found["float32"]
+    different = {int(code) for each in codes for code in each}
+    print(f"float32: loss {loss:.4f}; {sum(each.size for each in codes)} greedy codes, {len(different)} different ones")
+    for name, (logits, own_loss, own_codes) in found.items():
+        squares = sum(float(((a - b) ** 2).sum()) for a, b in zip(logits, expected, strict=True))
+        error = (squares / sum(float((each**2).sum()) for each in expected)) ** 0.5
+        same = [_same_codes(a, b) for a, b in zip(own_codes, codes, strict=True)]
+        clips = sum(count == each.size for count, each in zip(same, codes, strict=True))
+        print(
+            f"{name:<20} logits {error:8.4%}  loss {own_loss / loss - 1:+8.4%}  same greedy codes: {clips} of "
+            f"{len(codes)} clips, {sum(same)} of {sum(each.size for each in codes)} codes before the first other one"
+        )
 
 
-SENTENCES = ("listen to the rain.", "the bird sings.", "a cold wind blows.", "we walk home.", "open the door.")
+ERROR_WAYS = {
+    "float32": ("float32", "float32"),
+    "float16": ("float16", "float16"),
+    "float16, float32": ("float16", "float32"),
+    "bfloat16, float32": ("bfloat16", "float32"),
+    "int8": ("int8", "int8"),
+    "int8, float32": ("int8", "float32"),
+}
+"""By name, the type of the folder, and what it is computed in."""
 
 
-def _exchange(model: Any, folder: Path, compute: str) -> None:
+def _teacher_forced(config: Any, folder: Path, compute: str, batches: list[Any]) -> tuple[list[Any], float]:
+    """Return the logits of the audio codes for every batch, less their mean, which softmax cancels, and the loss."""
     import torch
 
     from xtts_export_callback.checkpoint import open_checkpoint
+    from xtts_export_callback.evaluation.candidates import swap_weights
+    from xtts_export_callback.evaluation.loss import build_trainer
     from xtts_export_callback.inference_folder.compute import exchange
 
-    with open_checkpoint(folder) as checkpoint:
-        exchange(model, checkpoint.tensors, compute, torch.device("cpu"), str(folder))
+    trainer = build_trainer(config, "cpu")
+    swap_weights(trainer.xtts, folder)
+    if compute != "float32":
+        with open_checkpoint(folder) as checkpoint:
+            exchange(trainer.xtts, checkpoint.tensors, compute, torch.device("cpu"), str(folder))
+    logits: list[Any] = []
+    trainer.xtts.gpt.mel_head.register_forward_hook(lambda *parts: logits.append(_centred(parts[2])))
+    with torch.inference_mode():
+        losses = [float(trainer.eval_step(dict(batch), None)[1]["loss"]) for batch in batches]
+    return logits, statistics.mean(losses)
 
 
-def _greedy(folder: Path, compute: str) -> list[Any]:
-    """Return the audio codes of each sentence, without sampling."""
+def _centred(logits: Any) -> Any:
+    wide = logits.double()
+    return (wide - wide.mean(-1, keepdim=True)).numpy()
+
+
+def _greedy(folder: Path, compute: str, samples: list[dict[str, Any]]) -> list[Any]:
+    """Return the audio codes of every clip's text in its own voice, without sampling."""
     import torch
 
     from xtts_export_callback import load_xtts
 
     model = load_xtts(folder, compute=compute)
-    torch.manual_seed(0)
-    latents = torch.randn(1, 32, model.args.gpt_n_model_channels) * 0.1
     found = []
     with torch.inference_mode():
-        for text in SENTENCES:
-            tokens = torch.tensor([model.tokenizer.encode(text, lang="en")], dtype=torch.int32)
-            codes = model.gpt.generate(latents, tokens, do_sample=False, num_beams=1, max_new_tokens=60)
-            found.append(codes.numpy())
+        for sample in samples:
+            latents, _ = model.get_conditioning_latents(audio_path=[sample["audio_file"]])
+            tokens = torch.tensor([model.tokenizer.encode(sample["text"].lower(), lang="en")], dtype=torch.int32)
+            codes = model.gpt.generate(latents, tokens, do_sample=False, num_beams=1, max_new_tokens=CODES)
+            found.append(codes[0].numpy())
     return found
+
+
+CODES = 200  # for each clip
+
+
+def _same_codes(codes: Any, expected: Any) -> int:
+    """Return how many codes at the start are the same."""
+    pairs = [int(a) == int(b) for a, b in zip(codes, expected, strict=False)]
+    return pairs.index(False) if False in pairs else len(pairs)
 
 
 if __name__ == "__main__":

@@ -219,6 +219,18 @@ def test_layers_of_the_voice_are_exchanged_for_ones_that_compute_the_same(
         assert relative_error(layer(inputs), reference(inputs)) < bound
 
 
+def test_the_gelu_of_the_layers_is_one_operator_that_computes_the_same() -> None:
+    from transformers.activations import ACT2FN
+
+    model = model_with({"gpt.gpt.h.0.mlp.act": ACT2FN["gelu_new"]})
+    inputs = torch.linspace(-8, 8, 1001)
+    expected = model.get_submodule("gpt.gpt.h.0.mlp.act")(inputs)
+    exchange(model, {}, "float16", CPU, "model.pth")
+    gelu = model.get_submodule("gpt.gpt.h.0.mlp.act")
+    assert isinstance(gelu, nn.GELU)
+    assert torch.allclose(gelu(inputs), expected, rtol=1e-5, atol=1e-6)
+
+
 @needs_int8
 def test_the_integers_of_a_file_are_used_as_they_are() -> None:
     reference = conv1d()

@@ -3,7 +3,10 @@
 Symmetric, to the nearest of 255 steps: a weight is ``int8 * scale``, and the scale of a channel is its largest
 magnitude / 127. This is round-to-nearest, per channel (Jacob et al., "Quantization and Training of Neural Networks",
 2018, https://arxiv.org/abs/1712.05877). Clipping each channel where its squared error is least, the usual improvement
-that needs no data, gains nothing at 8 bits: see `tests/benchmarks/bench_fidelity.py`.
+that needs no data, gains nothing at 8 bits: on a trained GPT of 4 layers of 256 channels it took 1.2 % off the squared
+error of the weights and left the logits 0.163 % from those of float32, where round-to-nearest leaves 0.160 %. Nor does
+moving scales of the inputs into the norms before (SmoothQuant, https://arxiv.org/abs/2211.10438; with the norms' own
+weights in place of recorded activations): 0.175 to 0.184 %.
 """
 
 from __future__ import annotations
