@@ -105,7 +105,7 @@ def start(program: Sequence[str], options: Mapping[str, Any]) -> int:
         stream.flush()
     if sys.platform == "win32":
         return _wait(subprocess.Popen(command, env=environment))
-    os.execve(sys.executable, command, environment)
+    return os.execve(sys.executable, command, environment)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
