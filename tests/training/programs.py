@@ -128,8 +128,6 @@ server.shutdown()
 from common import VALUES, Trainer, TrainerArgs, report, samples
 from TTS.tts.configs.vits_config import VitsConfig
 from TTS.tts.models.vits import Vits, VitsArgs
-from TTS.tts.utils.text.tokenizer import TTSTokenizer
-from TTS.utils.audio import AudioProcessor
 small = VitsArgs(hidden_channels=32, hidden_channels_ffn_text_encoder=32, num_layers_text_encoder=1,
     num_layers_posterior_encoder=1, num_layers_flow=1, upsample_initial_channel_decoder=32, use_sdp=False)
 config = VitsConfig(output_path="out", run_name="tiny", model_args=small, batch_size=2, eval_batch_size=2, epochs=1,
@@ -137,8 +135,7 @@ config = VitsConfig(output_path="out", run_name="tiny", model_args=small, batch_
     test_sentences=[], use_phonemes=False, compute_input_seq_cache=False, dashboard_logger="tensorboard")
 config.from_dict({"datasets": VALUES["datasets"]})
 train, evaluate = samples(config)
-tokenizer, config = TTSTokenizer.init_from_config(config)
-model = Vits(config, AudioProcessor.init_from_config(config), tokenizer, speaker_manager=None)
+model = Vits.init_from_config(config)
 Trainer(TrainerArgs(), config, output_path="out", model=model, train_samples=train[:4], eval_samples=evaluate,
     parse_command_line_args=False).fit()
 report()

@@ -103,9 +103,12 @@ def start(program: Sequence[str], options: Mapping[str, Any]) -> int:
     command = [sys.executable, *program]
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    if sys.platform != "win32":
-        os.execve(sys.executable, command, environment)
-    process = subprocess.Popen(command, env=environment)
+    if sys.platform == "win32":
+        return _wait(subprocess.Popen(command, env=environment))
+    return os.execve(sys.executable, command, environment)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
     while True:
         try:
             return process.wait()

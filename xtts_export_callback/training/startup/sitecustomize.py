@@ -46,7 +46,7 @@ def _call_after(loader: Any) -> None:
 
 
 def _start() -> None:
-    sys.meta_path.insert(0, _Wait())  # type: ignore[arg-type] # a finder needs this one method
+    sys.meta_path.insert(0, _Wait())
     # The program sees the path that it would have without us, and the module of this name that it would have.
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != _HERE]  # noqa: PTH100
     spec = PathFinder.find_spec("sitecustomize", sys.path)
