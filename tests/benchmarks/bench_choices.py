@@ -11,11 +11,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import math
 import random
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from xtts_export_callback.run.checkpoints import find_checkpoints
+
+if TYPE_CHECKING:
+    from xtts_export_callback.evaluation.intervals import Interval
 
 COUNTS = (2, 3, 4, 6)
 LAST = max(COUNTS)
@@ -42,15 +49,22 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3, help="trainings (default 3)")
+    parser.add_argument(
+        "--also", nargs="+", default=[], metavar="OPTION=N", help="options of export: its models are measured as well"
+    )
     options = parser.parse_args()
     data = speak(options)
     from xtts_export_callback.demo.tiny_model import write_tiny_assets
 
     assets = write_tiny_assets(options.output / "assets", clips=2)
+    changes = []
     for seed in range(1, options.seeds + 1):
         run = train(options, assets, data, seed)
-        report(run, data, seed)
+        changes.append(report(run, data, seed))
         shutil.rmtree(options.output / f"seed{seed}")
+    print("unseen loss less that of the last checkpoint, a column for each seed")
+    for way in changes[0]:
+        print(f"  {way:<16}", "  ".join(_shown(found[way], "+.4f") for found in changes if way in found))
 
 
 def speak(options: argparse.Namespace) -> Path:
@@ -77,13 +91,14 @@ def train(options: argparse.Namespace, assets: Any, data: Path, seed: int) -> Pa
     import torch
 
     from tests.models.trainings import make_trainer
-    from xtts_export_callback import export_checkpoint
+    from xtts_export_callback import ExportConfig, export_callbacks, export_checkpoint
     from xtts_export_callback.demo.tiny_model import tiny_trainer_config
 
     config: Any = tiny_trainer_config(
         assets, options.output / f"seed{seed}", epochs=options.epochs, lr=options.lr, save_best_after=10**6,
         save_n_checkpoints=LAST, save_checkpoints=True, save_step=10**6, print_step=10**6, training_seed=seed,
         batch_size=4, eval_batch_size=4,
+        export=ExportConfig(enabled=bool(options.also), keep_last=LAST, **_options(options.also)),
     )  # fmt: skip
     dataset = config.datasets[0]
     dataset.path, dataset.meta_file_train, dataset.meta_file_val = str(data), "train.csv", "choose.csv"
@@ -101,38 +116,57 @@ def train(options: argparse.Namespace, assets: Any, data: Path, seed: int) -> Pa
             export_checkpoint(saved, Path(trainer.output_path) / "start")
             saved.unlink()
 
-    trainer = make_trainer(
-        config, {"on_train_epoch_start": start, "on_epoch_end": lambda trainer: trainer.save_checkpoint()}
-    )
+    # At the end of an epoch's training: after the evaluation that follows, the export has finished already.
+    saving = {"on_train_epoch_start": start, "on_train_epoch_end": lambda trainer: trainer.save_checkpoint()}
+    trainer = make_trainer(config, export_callbacks(config, saving))
     trainer.fit()
     return Path(trainer.output_path)
 
 
-def report(run: Path, data: Path, seed: int) -> None:
-    """Merge, evaluate on both splits, and print a line for each model."""
+def _options(texts: list[str]) -> dict[str, Any]:
+    return {name: json.loads(value) for name, _, value in (text.partition("=") for text in texts)}
+
+
+def report(run: Path, data: Path, seed: int) -> dict[str, Interval]:
+    """Merge, evaluate on both splits, and print a line for each model.
+
+    Returns:
+        For each way to choose, the unseen loss less that of the last checkpoint, over the same clips.
+    """
     from xtts_export_callback import average_checkpoints, evaluate_checkpoints, merge_checkpoints
-    from xtts_export_callback.run.checkpoints import find_checkpoints
+    from xtts_export_callback.evaluation.intervals import paired
 
     saved = [one.path for one in find_checkpoints(run)][-LAST:]
     merges = run / "inference"
     for count in COUNTS:
         average_checkpoints(saved[-count:], merges / f"average_last_{count}")
-    for decay in ("cosine", "1-sqrt"):
+    for decay in ("cosine", "1-sqrt"):  # linear is the plain mean
         average_checkpoints(saved, merges / f"decay_{decay}", decay=decay)
     recipe = {"models": [str(path) for path in saved], "method": "model_stock", "base": str(run / "start")}
     merge_checkpoints(recipe, merges / "model_stock")
-    chosen = evaluate_checkpoints([run], data=data / "choose.csv", greedy=True)
-    unseen = evaluate_checkpoints([run], data=data / "unseen.csv")
-    there = {one.name: one for one in unseen.candidates}
-    print(f"seed {seed}: {chosen.verdict} On the unseen split: {unseen.verdict}")
-    for note in chosen.notes:
-        print(f"  {note}")
-    for one in sorted(chosen.candidates, key=lambda one: one.name):
-        print(f"  {one.name:<18} choose {_shown(one)}   unseen {_shown(there[one.name])}")
+    options: dict[str, Any] = {"data": data / "choose.csv", "output": run / "choosing"}
+    chosen = evaluate_checkpoints([run], **options)
+    made = {one.name: one.fingerprint for one in chosen.candidates}
+    with_soup = evaluate_checkpoints([run], greedy=True, **options)
+    soups = [one for one in with_soup.candidates if one.name == "greedy_soup"]
+    singles = [one for one in chosen.candidates if one.name.startswith("checkpoint_")]
+    best = min(singles, key=lambda one: one.loss.mean if one.loss else math.inf)
+    made |= {"greedy_soup": (soups or [best])[0].fingerprint, "best_single": best.fingerprint}
+    models = [run, *(run / "choosing" / one.name for one in soups)]
+    unseen = evaluate_checkpoints(models, data=data / "unseen.csv")
+    losses = [{one.fingerprint: one.loss for one in found.candidates} for found in (with_soup, unseen)]
+    print(f"seed {seed}: {with_soup.verdict} On the unseen split: {unseen.verdict}")
+    print("\n".join(f"  {note}" for note in with_soup.notes))
+    last = losses[1][made[saved[-1].stem]].clips
+    changes = {name: paired(losses[1][found].clips, last) for name, found in made.items()}
+    for name, found in made.items():
+        choose, there = (_shown(loss[found], ".4f") for loss in losses)
+        print(f"  {name:<16} choosing {choose}  unseen {there}  less the last {_shown(changes[name], '+.4f')}")
+    return {name: change for name, change in changes.items() if not name.startswith("checkpoint_") and change}
 
 
-def _shown(one: Any) -> str:
-    return f"rank {one.rank} {one.loss.mean:.4f} ({one.loss.low:.4f} to {one.loss.high:.4f})"
+def _shown(one: Any, spec: str) -> str:
+    return f"{one.mean:{spec}} ({one.low:{spec}} to {one.high:{spec}})"
 
 
 if __name__ == "__main__":
