@@ -1,10 +1,27 @@
 """Which choice is best: single checkpoints, means, decay weights, Model Stock, greedy soup, on real trainings.
 
-    python -m tests.benchmarks.bench_choices --output FOLDER [--sentences FILE] [--seeds 3]
+    python -m tests.benchmarks.bench_choices --output FOLDER [--sentences FILE] [--seeds 3] [--also OPTION=N ...]
 
 espeak-ng (of Debian) speaks at least 200 sentences, which are split into three: to train on, to choose on, and unseen.
 For each seed a small GPT is trained with the real Trainer. Everything is measured on both splits, with the intervals
 over clips; only the split for choosing decides what goes into the soup.
+
+Measured with 300 sentences (100 for each split) and 16 epochs of 25 steps, a checkpoint each; learning rate 3e-3, never
+lowered. Unseen loss less that of the last checkpoint, with 95 % intervals over clips; it was 0.5295, 0.5142, 0.4973:
+
+    way             seed 1                        seed 2                        seed 3
+    last 2          -0.0105 (-0.0126 to -0.0082)  -0.0053 (-0.0082 to -0.0025)  -0.0011 (-0.0026 to +0.0005)
+    last 3          -0.0135 (-0.0164 to -0.0103)  -0.0056 (-0.0080 to -0.0032)  -0.0030 (-0.0049 to -0.0012)
+    last 4          -0.0138 (-0.0172 to -0.0101)  -0.0043 (-0.0068 to -0.0016)  -0.0039 (-0.0062 to -0.0016)
+    last 6          -0.0100 (-0.0149 to -0.0049)  +0.0018 (-0.0012 to +0.0050)  -0.0001 (-0.0031 to +0.0028)
+    6, cosine       -0.0097 (-0.0146 to -0.0045)  +0.0018 (-0.0012 to +0.0051)  +0.0003 (-0.0029 to +0.0034)
+    6, 1-sqrt       -0.0044 (-0.0099 to +0.0015)  +0.0069 (+0.0034 to +0.0108)  +0.0058 (+0.0021 to +0.0094)
+    6, model_stock  -0.0102 (-0.0150 to -0.0052)  +0.0020 (-0.0010 to +0.0053)  -0.0000 (-0.0030 to +0.0029)
+    greedy soup     -0.0138 (-0.0172 to -0.0101)  -0.0056 (-0.0080 to -0.0032)  -0.0040 (-0.0060 to -0.0019)
+    best single     -0.0090 (-0.0140 to -0.0038)   0      (the last itself)      0      (the last itself)
+
+The means of the last 3 and 4 and the greedy soup were better than the last checkpoint each time. With 6 the oldest are too
+far behind, most of all for 1-sqrt, which gives the oldest most.
 """
 
 from __future__ import annotations
@@ -154,7 +171,7 @@ def report(run: Path, data: Path, seed: int) -> dict[str, Interval]:
     made |= {"greedy_soup": (soups or [best])[0].fingerprint, "best_single": best.fingerprint}
     models = [run, *(run / "choosing" / one.name for one in soups)]
     unseen = evaluate_checkpoints(models, data=data / "unseen.csv")
-    losses = [{one.fingerprint: one.loss for one in found.candidates} for found in (with_soup, unseen)]
+    losses = [{one.fingerprint: one.loss for one in found.candidates if one.loss} for found in (with_soup, unseen)]
     print(f"seed {seed}: {with_soup.verdict} On the unseen split: {unseen.verdict}")
     print("\n".join(f"  {note}" for note in with_soup.notes))
     last = losses[1][made[saved[-1].stem]].clips
