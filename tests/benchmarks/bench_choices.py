@@ -20,8 +20,8 @@ lowered. Unseen loss less that of the last checkpoint, with 95 % intervals over 
     greedy soup     -0.0138 (-0.0172 to -0.0101)  -0.0056 (-0.0080 to -0.0032)  -0.0040 (-0.0060 to -0.0019)
     best single     -0.0090 (-0.0140 to -0.0038)   0      (the last itself)      0      (the last itself)
 
-The means of the last 3 and 4 and the greedy soup were better than the last checkpoint each time. With 6 the oldest are too
-far behind, most of all for 1-sqrt, which gives the oldest most.
+The means of the last 3 and 4 and the greedy soup were better than the last checkpoint each time. With 6, the oldest are
+too far behind, most of all for 1-sqrt, which gives the oldest most.
 """
 
 from __future__ import annotations
