@@ -1,6 +1,6 @@
 """Which choice is best: single checkpoints, means, decay weights, Model Stock, greedy soup, on real trainings.
 
-    python -m tests.benchmarks.bench_choices --output FOLDER [--sentences FILE] [--seeds 3] [--also OPTION=N ...]
+    python -m tests.benchmarks.bench_choices --output FOLDER [--sentences FILE] [--seeds 3] [--also OPTION=VALUE ...]
 
 espeak-ng (of Debian) speaks at least 200 sentences, which are split into three: to train on, to choose on, and unseen.
 For each seed a small GPT is trained with the real Trainer. Everything is measured on both splits, with the intervals
@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import random
 import shutil
@@ -67,7 +66,11 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3, help="trainings (default 3)")
     parser.add_argument(
-        "--also", nargs="+", default=[], metavar="OPTION=N", help="options of export: its models are measured as well"
+        "--also",
+        nargs="+",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="options of export: its models are measured as well",
     )
     options = parser.parse_args()
     data = speak(options)
@@ -141,7 +144,9 @@ def train(options: argparse.Namespace, assets: Any, data: Path, seed: int) -> Pa
 
 
 def _options(texts: list[str]) -> dict[str, Any]:
-    return {name: json.loads(value) for name, _, value in (text.partition("=") for text in texts)}
+    import yaml
+
+    return {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
 
 
 def report(run: Path, data: Path, seed: int) -> dict[str, Interval]:
