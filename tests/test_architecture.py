@@ -40,13 +40,13 @@ HOUSE = {
     "evaluation": (
         "candidates choose evaluate intervals loss plots prepare results soup sweep table trainer_config "
         "evaluate_recordings faults kept_files measures recogniser recordings sentences sound speak speaking "
-        "speaking_model speech speech_evaluation voices words"
+        "speaking_model speech speech_evaluation voices words recommend"
     ),
     "evaluation.page": "page listening figures sound",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight packing "
-        "presence coqui_fields forecast running_mean attach launch terminate"
+        "presence coqui_fields forecast running_mean attach launch terminate recommending"
     ),
     "training.startup": "sitecustomize",
     "train_gpt_xtts": "",

@@ -20,6 +20,7 @@ from tests.models.reports import (
     run_report,
     trajectory,
 )
+from xtts_export_callback.cli import progress
 from xtts_export_callback.cli.progress import progress_line
 from xtts_export_callback.comparison import table as comparison_table
 from xtts_export_callback.inspection.columns import fitting, shortened
@@ -80,6 +81,21 @@ def test_progress_never_reaches_the_last_column(width: int) -> None:
 def test_progress_says_how_long_it_still_takes() -> None:
     assert progress_line("verify", 10**9, 4 * 10**9, 2.0, 120).endswith(" 25% 1.00 GB 500.00 MB/s 6 s left")
     assert progress_line("verify", 10**9, 400 * 10**9, 2.0, 120).endswith("13 min 18 s left")
+
+
+def test_the_time_left_counts_from_the_first_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 100.0, 110.0, 111.0])  # 100 s to load a model, then 10 s a clip
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+
+    with progress.clips_bar("evaluate") as show:
+        for done, total in ((1, 10), (2, 10), (1, 40)):  # of the loss, then of speech
+            show(done, total)
+
+    shown = [line.partition("% ")[2] for line in terminal.getvalue().split("\x1b[K")]
+    assert shown == ["1 of 10 clips", "2 of 10 clips, 1 min 20 s left", "1 of 40 clips", "", ""]
 
 
 def test_the_first_column_stays_and_the_dispensable_go_in_turn() -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from tests.models.command_line import complaint
-from tests.models.small_speaker import FAULTS, write_small_speakers
+from tests.models.small_speaker import FAULTS, HEALTHY, write_small_speakers
+from xtts_export_callback import verify_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.demo.speech_samples import SENTENCES
 from xtts_export_callback.demo.tiny_model import TinyAssets
 from xtts_export_callback.evaluation.results import Evaluation, Sentence, read_evaluation
+from xtts_export_callback.inference_folder.ownership import not_ours
 
 EVALUATED = ("after-200", "stops-at-once", "loops")
 
@@ -131,6 +133,28 @@ class TestEvaluated:
         arguments = ["--speech", "--seeds", 2, "--sentences", evaluated / "sentences.txt"]
         arguments += ["--voice", tiny_assets.speaker_wav, "--output", evaluated]
         assert "is of other sentences, seeds" in complaint(capsys, "evaluate", speakers[0], *map(str, arguments))
+
+    def test_the_greedy_soup_can_be_chosen_by_the_speech(
+        self, speakers: list[Path], tiny_assets: TinyAssets, tmp_path: Path
+    ) -> None:
+        sentences = tmp_path / "two.txt"
+        sentences.write_text("\n".join(SENTENCES[:2]))
+        healthy = [str(path) for path in speakers if path.name in HEALTHY]
+        options = ["--speech", "--sentences", sentences, "--voice", tiny_assets.speaker_wav, "--device", "cpu"]
+        output = tmp_path / "evaluation"
+
+        assert (
+            main(["evaluate", *healthy, "--greedy", "--by", "faults", "--output", str(output), *map(str, options)]) == 0
+        )
+
+        found = read_evaluation(output)
+        (soup,) = [one for one in found.candidates if one.name == "greedy_soup"]
+        faults = {one.name: one.speech.faults.kinds for one in found.candidates if one.speech is not None}
+        assert faults["greedy_soup"] == faults["after-150"] == faults["after-200"]  # the voices hum: no speech
+        assert {one.name: one.rank for one in found.candidates} == dict.fromkeys([*HEALTHY, "greedy_soup"], 1)
+        assert all((output / sample.wav).is_file() for sample in soup.samples)
+        assert verify_checkpoint(output / "greedy_soup").is_fine
+        assert not_ours(output / "greedy_soup") == []
 
 
 @pytest.mark.integration

@@ -33,7 +33,7 @@ def test_weights_are_positive_and_sum_to_one(decay: str, count: int) -> None:
 def test_updates_count_as_the_learning_rate_would_make_them(decay: str) -> None:
     weights = decay_weights(decay, 6)
 
-    # Theorem 3.1 of the paper: what led to checkpoint i counts by the sum of the weights from i on
+    # Of the paper: what led to checkpoint i counts by the sum of the weights from i on
     assert [math.fsum(weights[index:]) for index in range(6)] == pytest.approx([DECAYS[decay](i / 6) for i in range(6)])
 
 

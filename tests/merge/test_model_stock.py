@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("least_models")
 
 
 def stock_of_the_paper(base: torch.Tensor, models: list[torch.Tensor]) -> np.ndarray[Any, Any]:
-    """Equation 7 of Jang et al. with the mean cosine of all pairs, in the widest floating-point type."""
+    """The ratio of Jang et al. for N models with the mean cosine of all pairs, in the widest floating-point type."""
     start = base.double().numpy().astype(np.longdouble)
     inputs = [model.double().numpy().astype(np.longdouble) for model in models]
     changes = [(one - start).ravel() for one in inputs]

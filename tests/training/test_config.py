@@ -84,6 +84,7 @@ def test_the_flag_is_off_by_default() -> None:
         "keep_last": 0,
         "export_best": True,
         "average_last": 0,
+        "recommend": False,
         "checkpoint_state": "full",
         "best_model_state": "full",
         "keep_optimizer_for": 0,

@@ -92,9 +92,9 @@ def test_an_unreadable_run_folder_at_the_end_does_not_end_training(
 
     finish = Exporter.finish
 
-    def finish_without_a_look(self: Exporter) -> None:
+    def finish_without_a_look(self: Exporter, trainer: Any) -> None:
         monkeypatch.setattr(exporter_module, "find_checkpoints", stale)
-        finish(self)
+        finish(self, trainer)
 
     monkeypatch.setattr(Exporter, "finish", finish_without_a_look)
     light(ON)  # ends without an error

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--greedy",
         action="store_true",
-        help="also build the greedy soup by the loss, and write it to DIR/greedy_soup (or RUN/inference/greedy_soup)",
+        help="also build the greedy soup by the loss, with --speech by the speech, and write it to DIR/greedy_soup (or "
+        "RUN/inference/greedy_soup)",
     )
     parser.add_argument(
         "--sweep", metavar="BASE", help="in place of that, the loss of each weight between BASE and the one MODEL"

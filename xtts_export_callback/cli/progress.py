@@ -131,12 +131,22 @@ def clips_bar(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int
         A function to call with the number of clips done so far and the number of all.
     """
     name = printable(label)
+    first = (0.0, 0, 0)  # seconds, clips done and their number when the line was first shown
     with _bar(quiet=quiet) as draw:
 
         def show(done: int, total: int) -> None:
             def line(seconds: float, width: int) -> str:
-                left = seconds / done * (total - done)
-                return _line(name, done, total, f"{done} of {total} clips, {duration(left)} left", width)
+                nonlocal first
+                if first[2] != total or done < first[1]:
+                    first = (
+                        seconds,
+                        done,
+                        total,
+                    )  # loading models and data before the first clip says nothing of clips
+                text = f"{done} of {total} clips"
+                if done > first[1]:
+                    text += f", {duration((seconds - first[0]) / (done - first[1]) * (total - done))} left"
+                return _line(name, done, total, text, width)
 
             draw(line)
 

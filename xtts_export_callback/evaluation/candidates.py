@@ -43,12 +43,13 @@ class Source(NamedTuple):
     candidate: Candidate
 
 
-def find_candidates(paths: Iterable[Path]) -> list[Source]:
+def find_candidates(paths: Iterable[Path], *, folder: str | None = None) -> list[Source]:
     """Find the models that paths name, each once, without reading weights where the files have checksums.
 
     Args:
         paths: Runs, checkpoints, inference folders and files of weights. A run stands for all of its checkpoints and
             exports; of a checkpoint and its export, the more precise one is taken, and of equal weights the first.
+        folder: Name of the folder of exports in a run; by default the one that the run's config names.
 
     Returns:
         The models. Where names meet, the name of the folder that each lies in is put in front.
@@ -60,14 +61,14 @@ def find_candidates(paths: Iterable[Path]) -> list[Source]:
     found: dict[str | None, tuple[Path, Candidate]] = {}
     for path in paths:
         refuse_folder_of_exports(path)
-        for name, model in _of_run(path) if is_run(path) else [(_name(path), path)]:
+        for name, model in _of_run(path, folder) if is_run(path) else [(_name(path), path)]:
             candidate = _describe(model, name)
             found.setdefault(candidate.fingerprint, (model, candidate))
     return [Source(path, candidate) for (path, candidate) in _with_unique_names(list(found.values()))]
 
 
-def _of_run(run: Path) -> list[tuple[str, Path]]:
-    folder = run / exports_folder(run)
+def _of_run(run: Path, name: str | None) -> list[tuple[str, Path]]:
+    folder = run / (name or exports_folder(run))
     exports = find_exports(folder)
     precise = [saved for saved in exports if (read_provenance(saved.path) or {}).get("dtype") == "float32"]
     # A later one replaces an earlier one of the same name: the file of an export is a third of the checkpoint's.
@@ -121,6 +122,8 @@ def _describe(path: Path, name: str) -> Candidate:
 def _origin(checkpoint: Checkpoint) -> tuple[str, list[int]]:
     """What a model is, and the steps of the checkpoints that it comes from."""
     provenance: Any = checkpoint.document.get("export") or read_provenance(checkpoint.path.parent) or {}
+    if isinstance(provenance, dict) and isinstance(chosen := provenance.get("recommended"), dict):
+        provenance = {**provenance, **{key: chosen[key] for key in ("kind", "sources") if chosen.get(key)}}
     kind = provenance.get("kind") if isinstance(provenance, dict) else None
     if kind not in ("export", "average", "merge"):
         return "checkpoint", [step for step in [checkpoint.document.get("step")] if type(step) is int]

@@ -74,6 +74,11 @@ def check_rule(rule: Sequence[str]) -> list[str]:
     return list(rule)
 
 
+def score_by(rule: Sequence[str]) -> Callable[[Candidate], tuple[float, ...]]:
+    """Return a function that scores candidates by the means of a rule's measures, the lower the better."""
+    return _Comparison([(name, MEASURES[name]) for name in check_rule(rule)]).means
+
+
 def ranked(evaluation: Evaluation) -> Evaluation:
     """Rank the candidates of an evaluation.
 

@@ -60,8 +60,9 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
         by: The measures that decide, in their order: ``faults``, ``errors``, ``voice``, ``naturalness``, ``loss``.
         force: Replace an ``evaluation.json`` of other data.
         speech: What the models are to say, if their speech is measured too. It needs ``output``, where the clips go.
-        greedy: Build the greedy soup of the checkpoints and exports, on the loss, and write it as an inference folder
-            ``greedy_soup`` with its recipe: into ``output``, or else beside the exports of the only run.
+        greedy: Build the greedy soup of the checkpoints and exports, and write it as an inference folder
+            ``greedy_soup`` with its recipe: into ``output``, or else beside the exports of the only run. The loss
+            decides; with ``speech``, its measures in the order of ``by``.
         progress: Called with the clips done and their number over all models, for the loss and then for the speech.
         forecast: Called before the first sentence, with the seconds that speaking will take and the number of clips.
 
@@ -87,7 +88,7 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
         raise ConfigError(msg)
     config_path = expanded(config) if config is not None else _config_of(folders, needed=speech is None)
     soup = _soup_folder(folders, folder, force=force) if greedy else None
-    if soup is not None and config_path is None:
+    if soup is not None and config_path is None and speech is None:
         msg = "--greedy: expected --config, because the soup is chosen by the loss; name the config.json of the run"
         raise ConfigError(msg)
     old = _old(folder, force=force)
@@ -96,12 +97,15 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
     plan = plan_speech(speech, config_path, _samples(config_path, **where)) if speech is not None else None
     evaluation = replace(_continued(Evaluation([one.candidate for one in sources]), old), rule=rule)
     if config_path is not None:
-        options: dict[str, Any] = {"soup": soup, "force": force, "device": device, **where}
+        options: dict[str, Any] = {"soup": None if plan else soup, "force": force, "device": device, **where}
         evaluation = _with_loss(evaluation, config_path, sources, folder, progress, **options)
-        sources = [*sources, *(find_candidates([soup]) if soup is not None and soup.is_dir() else [])]
     if plan is not None and folder is not None:
+        told: dict[str, Any] = {"progress": progress, "forecast": forecast}
         chosen = usable_device(device)
-        evaluation = with_speech(evaluation, sources, plan, folder, device=chosen, progress=progress, forecast=forecast)
+        evaluation = with_speech(evaluation, sources, plan, folder, soup=soup, device=chosen, **told)
+        if config_path is not None and soup is not None and soup.is_dir():  # the soup still lacks its loss
+            new = find_candidates([soup])
+            evaluation = _with_loss(evaluation, config_path, new, folder, progress, **{**options, "soup": None})
     return evaluation
 
 
@@ -163,7 +167,13 @@ def _with_loss(
                 evaluation.write(folder)
         if soup is not None:
             with quiet():
-                evaluation = with_greedy_soup(evaluation, sources, prepared.meter, soup, force=force, progress=advance)
+                evaluation = with_greedy_soup(
+                    evaluation,
+                    sources,
+                    lambda plan: {"loss": prepared.meter.measure(plan, advance)},
+                    soup,
+                    force=force,
+                )
     finally:  # Ctrl-C keeps what is measured
         evaluation = ranked(evaluation)
         if folder is not None:

@@ -13,7 +13,12 @@ from xtts_export_callback.errors import ConfigError, IncompatibleError
 from xtts_export_callback.evaluation.candidates import Source, check_fits
 from xtts_export_callback.evaluation.loss import LossMeter, build_trainer, quiet
 from xtts_export_callback.evaluation.results import Data
-from xtts_export_callback.evaluation.trainer_config import evaluation_samples, fingerprint_of, read_trainer_config
+from xtts_export_callback.evaluation.trainer_config import (
+    check_recordings,
+    evaluation_samples,
+    fingerprint_of,
+    read_trainer_config,
+)
 from xtts_export_callback.files.json_file import read_small_file
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.xtts.assets import find_assets
@@ -41,7 +46,13 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config_path: Path, sources: Sequence[Source], *, device: str | None, data: Path | None, language: str | None
+    config_path: Path,
+    sources: Sequence[Source],
+    *,
+    device: str | None,
+    data: Path | None,
+    language: str | None,
+    samples: list[dict[str, Any]] | None = None,
 ) -> Prepared:
     """Load the data, build the model, and check that every candidate fits it before the first is measured.
 
@@ -51,6 +62,7 @@ def prepare(
         device: See `usable_device`.
         data: See `read_trainer_config`.
         language: See `read_trainer_config`.
+        samples: What to evaluate, in place of the evaluation split of the config's data sets.
 
     Returns:
         What measures the loss.
@@ -60,8 +72,11 @@ def prepare(
     """
     chosen = usable_device(device)
     with quiet():
-        config = read_trainer_config(config_path, data=data, language=language)
-        samples = evaluation_samples(config, every=data is not None and not data.is_dir())
+        config = read_trainer_config(config_path, data=data, language=language, needs_data=samples is None)
+        if samples is None:
+            samples = evaluation_samples(config, every=data is not None and not data.is_dir())
+        else:
+            check_recordings(samples, config)
         # GPTTrainer adds to its config, so the settings are taken before.
         settings = {
             "samples": fingerprint_of(samples),
@@ -72,8 +87,8 @@ def prepare(
         meter = LossMeter(trainer, config, samples)
     tokenizer = expanded(config.model_args.tokenizer_file)
     _check_all_fit(sources, meter, read_vocabulary(read_small_file(tokenizer), str(tokenizer)))
-    names = ", ".join(one.dataset_name or Path(one.path).name for one in config.datasets)
-    return Prepared(trainer, meter, settings, Data(names, meter.clips))
+    names = ", ".join(one.dataset_name or Path(one.path).name for one in config.datasets if one.path)
+    return Prepared(trainer, meter, settings, Data(names or "the evaluation split", meter.clips))
 
 
 def usable_device(name: str | None) -> str:

@@ -1,7 +1,7 @@
 """Greedy soup: Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models ...", 2022, recipe 1.
 
-Models are tried from the lowest loss on; each stays in the mean if the loss of the mean does not rise. The trials are
-planned merges, which are computed while they are swapped in: nothing is written before the end.
+Models are tried from the best on; each stays in the mean if the mean does not become worse. The trials are planned
+merges, which are computed while they are swapped in: nothing is written before the end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from xtts_export_callback.evaluation.candidates import Source
-    from xtts_export_callback.evaluation.loss import LossMeter
-    from xtts_export_callback.evaluation.results import Candidate, Evaluation, Loss
+    from xtts_export_callback.evaluation.results import Candidate, Evaluation
+    from xtts_export_callback.merge.plan import Plan
+
+    Score = tuple[float, ...]
+    """The lower the better, the first number that differs decides."""
 
 SOUP = "greedy_soup"
 _NOTE = "greedy soup: "
@@ -41,24 +44,29 @@ def check_soup(folder: Path, *, force: bool) -> None:
         raise OutputExistsError(msg)
 
 
+def by_loss(candidate: Candidate) -> Score:
+    """Return the score of a candidate by its loss; infinite where there is none."""
+    return (candidate.loss.mean if candidate.loss and math.isfinite(candidate.loss.mean) else math.inf,)
+
+
 def with_greedy_soup(
     evaluation: Evaluation,
     sources: Sequence[Source],
-    meter: LossMeter,
+    measure: Callable[[Plan], dict[str, Any]],
     folder: Path,
     *,
+    score: Callable[[Candidate], Score] = by_loss,
     force: bool = False,
-    progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Build the greedy soup of measured candidates and write it as an inference folder, its recipe beside it.
 
     Args:
-        evaluation: With the losses of the candidates. Averages and merges are left out: they are soups already.
+        evaluation: With the measures of the candidates. Averages and merges are left out: they are soups already.
         sources: The files of the candidates.
-        meter: What measured the losses.
+        measure: Measures a planned mean as the candidates were, and returns fields of `Candidate`.
         folder: The inference folder to write; the recipe is ``FOLDER.yaml``.
+        score: What decides.
         force: Replace what is there.
-        progress: Called with the number of clips done since the last call.
 
     Returns:
         The evaluation with the soup as a candidate, and a note; with the note alone where no mean is better than the
@@ -70,17 +78,21 @@ def with_greedy_soup(
     """
     paths = {source.candidate.fingerprint: source.path for source in sources}
     usable = [one for one in evaluation.candidates if is_ingredient(one) and one.fingerprint in paths]
-    usable = [one for one in usable if one.loss is not None and math.isfinite(one.loss.mean)]
+    usable = [one for one in usable if min(score(one)) < math.inf]
     if len(usable) < 2:
-        msg = f"--greedy: expected at least 2 checkpoints or exports with a loss, found {len(usable)}; name more"
+        msg = (
+            f"--greedy: expected at least 2 checkpoints or exports that can be measured, found {len(usable)}; name more"
+        )
         raise ConfigError(msg)
     notes = [one for one in evaluation.notes if not one.startswith(_NOTE)]
-    first, *others = sorted(usable, key=lambda one: one.loss.mean if one.loss else math.inf)
-    chosen, loss = [first], first.loss
+    first, *others = sorted(usable, key=score)
+    chosen, measured = [first], {}
+    best = score(first)
     for one in others:
-        trial = _measured([*chosen, one], paths, meter, progress)
-        if loss is not None and trial.mean <= loss.mean:
-            chosen, loss = [*chosen, one], trial
+        with planned(load_recipe(_recipe([*chosen, one], paths))) as plan:
+            trial = measure(plan)
+        if score(replace(one, **trial)) <= best:
+            chosen, measured, best = [*chosen, one], trial, score(replace(one, **trial))
     if len(chosen) == 1:
         note = f"{_NOTE}no mean is better than {first.name} alone, so nothing is written"
         return replace(evaluation, notes=[*notes, note])
@@ -88,7 +100,7 @@ def with_greedy_soup(
     merge_checkpoints(recipe, folder, force=force)
     _write_recipe(recipe, folder.with_name(f"{folder.name}.yaml"), force=force)
     (written,) = find_candidates([folder])
-    soup = replace(written.candidate, loss=loss)
+    soup = replace(written.candidate, **measured)
     kept = [one for one in evaluation.candidates if one.name != soup.name and one.fingerprint != soup.fingerprint]
     names = ", ".join(one.name for one in chosen)
     note = (
@@ -100,16 +112,6 @@ def with_greedy_soup(
 def is_ingredient(candidate: Candidate) -> bool:
     """Whether a candidate can be part of a soup."""
     return candidate.kind in ("checkpoint", "export")
-
-
-def _measured(
-    chosen: Sequence[Candidate],
-    paths: dict[str | None, Path],
-    meter: LossMeter,
-    progress: Callable[[int], None] | None,
-) -> Loss:
-    with planned(load_recipe(_recipe(chosen, paths))) as plan:
-        return meter.measure(plan, progress)
 
 
 def _recipe(chosen: Sequence[Candidate], paths: dict[str | None, Path]) -> dict[str, Any]:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError, OutputExistsError
-from xtts_export_callback.evaluation.candidates import swap_weights
-from xtts_export_callback.evaluation.choose import ranked
+from xtts_export_callback.evaluation.candidates import swap_tensors, swap_weights
+from xtts_export_callback.evaluation.choose import ranked, score_by
 from xtts_export_callback.evaluation.kept_files import REFERENCE_FILE, keep_voice, refuse_foreign
 from xtts_export_callback.evaluation.measures import Measures
-from xtts_export_callback.evaluation.results import EVALUATION_FILE, Evaluation, Sentence
+from xtts_export_callback.evaluation.results import EVALUATION_FILE, RULE, Evaluation, Sentence
 from xtts_export_callback.evaluation.sentences import sentences_of_file, sentences_of_run, voice_of_run
+from xtts_export_callback.evaluation.soup import SOUP, is_ingredient, with_greedy_soup
 from xtts_export_callback.evaluation.speaking_model import speaking_model
 from xtts_export_callback.evaluation.speech import SpeechPlan, counter, measure_speech, not_measured
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.json_file import read_json_object
 from xtts_export_callback.files.paths import expanded
+from xtts_export_callback.inference_folder.provenance import PROVENANCE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from xtts_export_callback.evaluation.candidates import Source
+    from xtts_export_callback.evaluation.results import Candidate
     from xtts_export_callback.evaluation.speech import Progress
+    from xtts_export_callback.merge.plan import Plan
 
 _MOST_TEXTS = 10
 """Sentences taken from an evaluation split, where the run has no test sentences."""
@@ -90,6 +95,7 @@ def with_speech(
     plan: SpeechPlan,
     folder: Path,
     *,
+    soup: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
     forecast: Callable[[float, int], None] | None = None,
@@ -101,6 +107,7 @@ def with_speech(
         sources: The files of the candidates.
         plan: What they say.
         folder: The evaluation's folder; it is written after each candidate, and at the end, also of Ctrl-C.
+        soup: Where the greedy soup by the measures of speech is to be written, if one is to be built; it speaks too.
         device: Where the model runs; the measures run on the CPU.
         progress: Called with the clips done and their number over all candidates.
         forecast: Called before the first sentence, with the seconds that it will take and the number of clips.
@@ -109,6 +116,51 @@ def with_speech(
         OutputExistsError: When the folder holds speech of other sentences, seeds or another voice.
         CheckpointError, ConfigError, IncompatibleError: When a candidate or the voice cannot be used.
     """
+    evaluation = _begun(evaluation, plan, folder)
+    paths = {source.candidate.fingerprint: source.path for source in sources}
+    usable = [one for one in evaluation.candidates if one.fingerprint in paths]
+    missing = [one for one in usable if one.speech is None]
+    if not missing and soup is None:
+        return ranked(evaluation)
+    evaluation.write(folder)  # so that the clips are known for ours
+    models = len(missing) + (sum(map(is_ingredient, usable)) if soup is not None else 0)  # the trials, and the soup
+    advance = counter(progress, models * plan.clips)
+    model = speaking_model(paths[usable[0].fingerprint], device)
+    if forecast is not None:
+        forecast(models * plan.forecast(model), models * plan.clips)
+
+    def speak(one: Candidate, path: Path) -> None:
+        nonlocal evaluation
+        swap_weights(model, path)
+        speech, samples = measure_speech(model, _clips_of(one, folder), plan, folder, progress=advance)
+        spoken = replace(one, speech=speech, samples=samples)
+        candidates = [spoken if each.name == one.name else each for each in evaluation.candidates]
+        evaluation = replace(evaluation, candidates=candidates)
+        evaluation.write(folder)
+
+    def try_out(mean: Plan) -> dict[str, Any]:
+        swap_tensors(model, mean.tensors, Path(mean.recipe.where))
+        with TemporaryDirectory(prefix="xtts-export-") as temporary:
+            speech, samples = measure_speech(model, SOUP, plan, Path(temporary), progress=advance)
+        return {"speech": speech, "samples": samples}
+
+    try:
+        for one in missing:
+            speak(one, paths[one.fingerprint])
+        if soup is not None:
+            rule = [name for name in evaluation.rule if name != "loss"] or list(RULE[:-1])
+            evaluation = with_greedy_soup(evaluation, sources, try_out, soup, score=score_by(rule), force=True)
+            for one in evaluation.candidates:
+                if one.name == SOUP and soup.is_dir():  # the clips of its trial are gone
+                    speak(replace(one, speech=None, samples=[]), soup)
+    finally:  # Ctrl-C keeps what is measured
+        evaluation = ranked(evaluation)
+        evaluation.write(folder)
+    return evaluation
+
+
+def _begun(evaluation: Evaluation, plan: SpeechPlan, folder: Path) -> Evaluation:
+    """Note what is said, and refuse a folder that holds other speech or other files."""
     settings = {
         "sentences": [[one.text, one.language] for one in plan.sentences],
         "seeds": plan.seeds,
@@ -116,35 +168,19 @@ def with_speech(
         "recogniser": plan.measures.recogniser,
     }
     evaluation = _with_settings(evaluation, settings, folder)
-    refuse_foreign(folder, [*(f"{one.name}/0_0.wav" for one in evaluation.candidates), REFERENCE_FILE], plan.voice)
-    evaluation = replace(
+    clips = [f"{_clips_of(one, folder)}/0_0.wav" for one in evaluation.candidates]
+    refuse_foreign(folder, [*clips, REFERENCE_FILE], plan.voice)
+    return replace(
         evaluation,
         sentences=plan.sentences,
         voice=keep_voice(plan.voice, folder),
         not_measured=_noted(evaluation.not_measured, not_measured(plan.sentences, plan.measures)),
     )
-    paths = {source.candidate.fingerprint: source.path for source in sources}
-    missing = [one for one in evaluation.candidates if one.speech is None and one.fingerprint in paths]
-    if not missing:
-        return ranked(evaluation)
-    evaluation.write(folder)  # so that the clips are known for ours
-    advance = counter(progress, len(missing) * plan.clips)
-    model = speaking_model(paths[missing[0].fingerprint], device)
-    if forecast is not None:
-        forecast(len(missing) * plan.forecast(model), len(missing) * plan.clips)
-    try:
-        for one in missing:
-            swap_weights(model, paths[one.fingerprint])
-            speech, samples = measure_speech(model, one.name, plan, folder, progress=advance)
-            spoken = [
-                replace(each, speech=speech, samples=samples) if each is one else each for each in evaluation.candidates
-            ]
-            evaluation = replace(evaluation, candidates=spoken)
-            evaluation.write(folder)
-    finally:  # Ctrl-C keeps what is measured
-        evaluation = ranked(evaluation)
-        evaluation.write(folder)
-    return evaluation
+
+
+def _clips_of(candidate: Candidate, folder: Path) -> str:
+    """Return the name of the folder of a candidate's clips, which is not that of a model that lies there."""
+    return f"{candidate.name}-clips" if (folder / candidate.name / PROVENANCE_FILE).is_file() else candidate.name
 
 
 def _with_settings(evaluation: Evaluation, settings: dict[str, Any], folder: Path) -> Evaluation:

@@ -25,7 +25,9 @@ _COQUI_HEADER = "audio_file|"  # first line of the metadata of TTS.tts.datasets.
 _SHOWN = 3
 
 
-def read_trainer_config(path: Path, *, data: Path | None = None, language: str | None = None) -> Any:
+def read_trainer_config(
+    path: Path, *, data: Path | None = None, language: str | None = None, needs_data: bool = True
+) -> Any:
     """Read the ``config.json`` of a run.
 
     Args:
@@ -33,6 +35,7 @@ def read_trainer_config(path: Path, *, data: Path | None = None, language: str |
         data: In place of its data sets: the folder that its only data set has moved to, or a metadata file, of which
             every clip is evaluated.
         language: Language code of a metadata file, where the config has none.
+        needs_data: Whether its data sets must be there.
 
     Returns:
         A ``GPTTrainerConfig`` that starts from no weights.
@@ -54,7 +57,7 @@ def read_trainer_config(path: Path, *, data: Path | None = None, language: str |
     config.datasets = [_fill(BaseDatasetConfig(), one) for one in raw.get("datasets") or []]
     if data is not None:
         config.datasets = [_elsewhere(config, path, expanded(data), language, BaseDatasetConfig)]
-    problem = next(_missing(config), None)
+    problem = next(_missing_files(config), None) or (next(_missing_data(config), None) if needs_data else None)
     if problem:
         msg = f"{path}: {problem}"
         raise ConfigError(msg)
@@ -115,13 +118,16 @@ def _elsewhere(config: Any, path: Path, data: Path, language: str | None, datase
     )
 
 
-def _missing(config: Any) -> Iterator[str]:
+def _missing_files(config: Any) -> Iterator[str]:
     for name in _NEEDED_FILES:
         value = getattr(config.model_args, name)
         if not isinstance(value, str) or not value:
             yield f"model_args.{name}: expected a file, found {value!r}"
         elif "://" not in value and not expanded(value).is_file():
             yield f"model_args.{name}: there is no file {value}; correct the path in a copy of the config.json"
+
+
+def _missing_data(config: Any) -> Iterator[str]:
     if not any(dataset.path for dataset in config.datasets):
         yield "names no data set, as the stock recipe leaves it; name its evaluation metadata with --data FILE"
     for index, dataset in enumerate(config.datasets):
@@ -162,13 +168,27 @@ def evaluation_samples(config: Any, *, every: bool) -> list[dict[str, Any]]:
         msg = f"{_folders(config)}: the data set cannot be read ({cause:.300}); name another with --data"
         raise ConfigError(msg) from error
     samples = list(train if every else held_out)
+    check_recordings(samples, config)
+    return samples
+
+
+def check_recordings(samples: list[dict[str, Any]], config: Any) -> None:
+    """Refuse samples whose recordings are missing.
+
+    Args:
+        samples: The samples.
+        config: From `read_trainer_config`, which names the folders.
+
+    Raises:
+        ConfigError: When there are no samples, or recordings are missing.
+    """
     lost = [sample["audio_file"] for sample in samples if not Path(sample["audio_file"]).is_file()]
     if lost or not samples:
         names = ", ".join(map(str, lost[:_SHOWN])) + (" ..." if len(lost) > _SHOWN else "")
         what = f"{len(lost)} of {len(samples)} recordings are missing: {names}" if lost else "no evaluation samples"
-        msg = f"{_folders(config)}: {what}; name where the data set is now with --data"
+        where = f"{_folders(config)}: " if _folders(config) else ""
+        msg = f"{where}{what}; name where the data set is now with --data"
         raise ConfigError(msg)
-    return samples
 
 
 def _folders(config: Any) -> str:

@@ -125,12 +125,13 @@ def export_opened(  # noqa: PLR0913 - options of one command
     layout: str | None = None,
     voice: str | os.PathLike[str] | None = None,
     trained_in: Path | None = None,
+    more: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> WrittenFolder:
     """Export an open checkpoint, whose ``path`` gives its name and the place of its assets; see `export_checkpoint`.
 
-    ``trained_in`` is as for `find_assets`.
+    ``trained_in`` is as for `find_assets`; ``more`` goes into the provenance.
     """
     model = inference_model(source)
     types = types_of(model.tensors, dtype, precision)
@@ -150,6 +151,7 @@ def export_opened(  # noqa: PLR0913 - options of one command
         return _already_there(output, source, options, format, assets)
     tensors, sparse = sparsified(tie_equal(model.tensors), sparsity)
     provenance = provenance_of("export", [describe_source(source)], dtype=options["dtype"], models=[model]) | options
+    provenance |= more or {}
     try:
         written = write_inference_folder(
             output,

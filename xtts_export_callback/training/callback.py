@@ -319,7 +319,7 @@ class ExportCallback:
     def _finish(self, trainer: Any) -> None:
         """Finish all exports and log a summary; Ctrl-C ends the wait."""
         try:
-            guarded("exports were not finished", self._exporter.finish)
+            guarded("exports were not finished", partial(self._exporter.finish, trainer))
             guarded("saves may not be whole on the disk", self._saves.wait)
         except KeyboardInterrupt:
             self._exporter.give_up()  # the Trainer calls `on_keyboard_interrupt` now, which would wait again

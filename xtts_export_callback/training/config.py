@@ -123,6 +123,13 @@ class ExportConfig(Coqpit):
     keep_last: int = _option(0, _COUNT, "Keep the exports of the last N checkpoints, 0 keeps all")
     export_best: bool = _option(True, _FLAG, "Export the best model as well")
     average_last: int = _option(0, _AVERAGED, "Average the last N exported checkpoints when training ends, 0 is off")
+    recommend: bool = _option(
+        False,
+        _FLAG,
+        "When training ends, measure the evaluation loss of all models of the run, averages and a greedy soup "
+        "included, in a process of its own, and write the best to recommended, with the reason in its export.json. "
+        "Training ends up to 30 minutes later, when no further model is measured; Ctrl-C skips it",
+    )
     checkpoint_state: str = _option(
         "full",
         _one_of(*STATES),

@@ -25,6 +25,7 @@ from xtts_export_callback.run.running_mean import path_of, remove_windows_before
 from xtts_export_callback.training.background import Background, Work
 from xtts_export_callback.training.log import guarded, log_failure
 from xtts_export_callback.training.packing import pack
+from xtts_export_callback.training.recommending import recommend_model
 from xtts_export_callback.training.worker_client import Helper, HelperError, HungError
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.assets import VOCAB_FILE
@@ -253,8 +254,8 @@ class Exporter:
         if time.monotonic() >= until:
             self.give_up()
 
-    def finish(self) -> None:
-        """Finish all exports and the average, and wait for them."""
+    def finish(self, trainer: Any = None) -> None:
+        """Finish all exports, the average and what follows from them, and wait for it."""
         self.finish_exports()
         if self._gives_up:
             return
@@ -262,6 +263,9 @@ class Exporter:
         if self._options.layout:
             pack_run = partial(pack, self._run, self._options, averaged=self._averaged, trained_in=self._trained_in)
             guarded("exports were not packed", pack_run)
+        if self._options.recommend:  # before older exports go
+            choose = partial(recommend_model, trainer, self._options, self._trained_in)
+            guarded("no model is recommended", choose)
         if not self._options.average_last or averaged:
             guarded("retention", self.retention.after_average)
 

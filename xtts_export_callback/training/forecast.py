@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 
 def exports(run: Run, options: ExportConfig, *, keep_last: int | None = None) -> int:
-    """Return how many exports there are at most while the run trains, the average included.
+    """Return how many exports there are at most, the average and the recommended model included.
 
     Args:
         run: The run.
@@ -60,7 +60,7 @@ def exports(run: Run, options: ExportConfig, *, keep_last: int | None = None) ->
     kept = min(run.checkpoints, max(last, options.average_last)) if last else run.checkpoints
     best = (run.epochs if run.keeps_all_best else 1) if options.export_best else 0
     means = min(run.checkpoints, options.keep_last or run.checkpoints) if options.running_mean != "off" else 0
-    return kept + best + means + (options.average_last > 1 and run.checkpoints > 1)
+    return kept + best + means + (options.average_last > 1 and run.checkpoints > 1) + options.recommend
 
 
 def export_bytes(run: Run, options: ExportConfig, count: int) -> int:

@@ -42,7 +42,7 @@ class ModelStock(Method):
 
 
 class ModelStockStorage(ComputedStorage):
-    """Jang et al., "Model Stock: All we need is just a few fine-tuned models", 2024 (arXiv 2403.19522), equation 7.
+    """Jang et al., "Model Stock: All we need is just a few fine-tuned models", 2024 (arXiv 2403.19522).
 
     t = N c / (1 + (N - 1) c) for N models, where c is the cosine of the angle between two changes (model minus base)
     of a tensor: the mean over all pairs. A change of 0 is at a right angle to all others. Where c is negative, which
