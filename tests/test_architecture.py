@@ -41,16 +41,17 @@ HOUSE = {
         "speaking_model speech speech_evaluation voices words"
     ),
     "evaluation.page": "page listening figures sound",
+    "hub": "card contents private push",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight packing "
-        "presence coqui_fields forecast running_mean"
+        "presence coqui_fields forecast running_mean best_clip"
     ),
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
     "cli": (
         "main options progress json_output reporting completion merge_output speech_options average compare demo "
-        "evaluate export inspect merge prune report speak train verify"
+        "evaluate export inspect merge prune push report speak train verify"
     ),
 }
 # What stands at the door: the command, and the names that the package offers.
