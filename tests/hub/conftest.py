@@ -18,9 +18,10 @@ from xtts_export_callback import export_checkpoint
 
 TOKEN = "hf_PlantedTokenOfSomebody"
 SECRET = "planted-secret-of-a-bucket"
-USER = "gretchen"
+USER, HOST = "gretchen", "gretchens-workstation"
 ROOT = Path(__file__).parents[2]
-CODE = """import signal, sys
+CODE = f"""import signal, socket, sys
+socket.gethostname = lambda: {HOST!r}
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv.pop(1))
 from tests.models.small_decoder import small_decoder

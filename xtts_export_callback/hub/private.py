@@ -92,7 +92,8 @@ def _finder(folder: Path, repo: str) -> Callable[..., str]:
                 return what
         for what, pattern in _PATTERNS.items():
             if match := pattern.search(text):
-                return what if what == "a key" else f"{what} ({text[match.start() :][:60]!r})"
+                shown = text[match.start() :].split(maxsplit=1)[0][:60]
+                return what if what == "a key" else f"{what} ({shown!r})"
         for place in places:
             if place in text:
                 return f"a path ({place!r})"

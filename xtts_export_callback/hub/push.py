@@ -103,7 +103,7 @@ def _origin(contents: Contents, base_models: Sequence[str], evaluation: Path | N
     own = run / "evaluation"
     place = evaluation or (own if (own / EVALUATION_FILE).is_file() else None)
     found = read_evaluation(place) if place is not None else None
-    weights = [each.get("fingerprint") for each in contents.provenance["files"].values()]
+    weights = [each["fingerprint"] for each in contents.provenance["files"].values() if "fingerprint" in each]
     candidate = next((one for one in found.candidates if one.fingerprint in weights), None) if found else None
     if evaluation is not None and candidate is None:
         msg = f"{evaluation}: has no candidate with the weights of {contents.folder}; evaluate the folder itself"
@@ -137,7 +137,7 @@ def send(push: Push, *, say: Callable[[str], None], show_progress: bool) -> str:
 
     require("remote", "xtts-export push", "huggingface_hub")
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] # it is not in __all__
 
     if not show_progress:
         disable_progress_bars()
@@ -183,12 +183,14 @@ def _card_there(api: Any, repo: str) -> str:
 
 def _reason(repo: str, error: Exception) -> str:
     """Say why the Hub has not taken a model, in one line."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:  # the upload of a file wraps what has happened
-        cause = cause.__cause__
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    said = " ".join(str(cause).split())[:300]
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    answers = [each.response for each in chain if getattr(each, "response", None) is not None]
+    status = getattr(answers[0], "status_code", None) if answers else None
+    told = next((each for each in chain if not isinstance(each, RuntimeError)), error)  # the wrapper of an upload
+    said = " ".join(str(told).split())[:300]
     if status in (401, 403):
         return f"{repo}: the Hub refuses ({status}): log in with hf auth login, or set HF_TOKEN, for one that may write"
     again = "run the command again to go on: what has arrived is not sent twice"
-    return f"{repo}: the Hub has not taken it ({type(cause).__name__}: {said}); {again}"
+    return f"{repo}: the Hub has not taken it ({type(told).__name__}: {said}); {again}"
