@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from tests.models.small_xtts import small_state, write_small
 from tests.xtts.test_model_config import planted
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.demo.speech_samples import write_wav
+from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.hub.card import is_as_written
+from xtts_export_callback.hub.push import plan_push
 
 REPO = "anna/my-voice"
 
@@ -53,6 +56,13 @@ def test_public_is_said_and_made_when_asked(folder: Path, hub: Hub, push: Push) 
 
     assert done.stdout.startswith(f"{REPO} (public): ")
     assert hub.repos[REPO]["private"] is False
+
+
+def test_a_repository_that_is_private_stays_so(folder: Path, hub: Hub, push: Push) -> None:
+    hub.repos[REPO] = {"private": True, "files": {}, "commits": 0}
+    done = push(folder, REPO, "--public")
+
+    assert f"{REPO} stays private: make it public in its settings" in done.stdout
 
 
 def test_a_public_repository_is_not_pushed_to_unasked(folder: Path, hub: Hub, push: Push) -> None:
@@ -144,14 +154,18 @@ class TestPrivateThings:
         ],
     )
     def test_a_card_of_ones_own_is_looked_through(
-        self, folder: Path, hub: Hub, push: Push, text: str, found: str
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: str
     ) -> None:
+        monkeypatch.setattr(socket, "gethostname", lambda: HOST)
+        for name, value in {"LOGNAME": USER, "HF_TOKEN": TOKEN, "AWS_SECRET_ACCESS_KEY": SECRET}.items():
+            monkeypatch.setenv(name, value)
         (folder / "README.md").write_text(f"---\nlicense: other\n---\n{text}\n", "utf-8")
-        line = refused(push, hub, folder, REPO)
+        with pytest.raises(ConfigError) as refusal:
+            plan_push(folder, REPO)
 
-        assert found in line
-        assert TOKEN not in line
-        assert SECRET not in line
+        assert found in str(refusal.value)
+        assert TOKEN not in str(refusal.value)
+        assert SECRET not in str(refusal.value)
 
     def test_a_source_that_has_the_name_of_its_user_is_refused(self, tmp_path: Path, hub: Hub, push: Push) -> None:
         checkpoint = write_small(tmp_path / USER / "model.pth")
@@ -229,8 +243,15 @@ class TestFaults:
         assert "../id_rsa" not in hub.repos.get(REPO, {"files": {}})["files"]
 
     @pytest.mark.parametrize("repo", ["my-voice", "a/b/c", "anna/", "anna/../x", "https://huggingface.co/anna/x"])
-    def test_a_name_that_is_none_is_refused(self, folder: Path, hub: Hub, push: Push, repo: str) -> None:
-        assert "expected the name of a repository on the Hub, USER/NAME" in refused(push, hub, folder, repo)
+    def test_a_name_that_is_none_is_refused(self, folder: Path, repo: str) -> None:
+        with pytest.raises(ConfigError, match="expected the name of a repository on the Hub, USER/NAME"):
+            plan_push(folder, repo)
+
+    def test_a_share_of_something_is_no_path(self, folder: Path) -> None:
+        text = "Trained on ~3/4 of it and/or https://example.org/a/b; see docs/a/b."
+        (folder / "README.md").write_text(text, "utf-8")
+
+        assert plan_push(folder, REPO).card == text
 
     def test_what_somebody_else_wrote_is_refused(self, tmp_path: Path, hub: Hub, push: Push) -> None:
         (tmp_path / "other").mkdir()

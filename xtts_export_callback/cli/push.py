@@ -18,6 +18,7 @@ from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from xtts_export_callback.hub.push import Push
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     return _DONE
 
 
-def _plan(folder: Path, args: argparse.Namespace, progress: object) -> Push:
+def _plan(folder: Path, args: argparse.Namespace, progress: Callable[[int], None]) -> Push:
     from xtts_export_callback.hub.push import plan_push
 
     return plan_push(
@@ -75,7 +76,7 @@ def _plan(folder: Path, args: argparse.Namespace, progress: object) -> Push:
         public=args.public,
         base_models=args.base_model,
         evaluation=Path(args.evaluation) if args.evaluation else None,
-        progress=progress,  # type: ignore[arg-type]
+        progress=progress,
     )
 
 

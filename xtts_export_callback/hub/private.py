@@ -6,7 +6,7 @@ import getpass
 import os
 import re
 import socket
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
@@ -25,7 +25,7 @@ _WEIGHTS = (".pth", ".safetensors")
 _PATTERNS = {
     "a path": re.compile(
         r"""(?<![\w.:/~}<>-])/[\w.@+-]+/[\w.@+-]  # from the root; no URL, no relative path
-        | \b[A-Za-z]:[\\/]{1,2}\w | \\\\\w[\w.-]*\\ | (?<!\w)~\w*/\w | \bfile:/""",
+        | \b[A-Za-z]:[\\/]{1,2}\w | \\\\\w[\w.-]*\\ | (?<!\w)~(?:[a-z_][\w-]*)?/\w | \bfile:/""",
         re.VERBOSE,
     ),
     "a key": re.compile(
@@ -35,6 +35,8 @@ _PATTERNS = {
         re.VERBOSE,
     ),
 }
+# A vocabulary has words of every language, and a license the names of its authors.
+_OF_OTHERS = (VOCAB_FILE, "tokenizer.json", LICENSE_FILE)
 _SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
 _SHORTEST_SECRET, _SHORTEST_NAME = 8, 3
 # Names of accounts and machines that say nothing of anybody.
@@ -57,8 +59,7 @@ def check_private(contents: Contents, card: str, repo: str) -> None:
     find = _finder(contents.folder, repo)
     for name in contents.files:
         for place, text in _texts_of(contents.folder / name):
-            # A vocabulary has words of every language, and a license the names of its authors.
-            found = find(text, names=name not in (VOCAB_FILE, LICENSE_FILE))
+            found = find(text, names=PurePosixPath(name).name not in _OF_OTHERS)
             if found:
                 where = f"{name}, {place}" if place else name
                 _refuse(contents.folder, where, found)

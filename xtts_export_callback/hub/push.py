@@ -159,6 +159,8 @@ def _commit(push: Push, api: Any, say: Callable[[str], None]) -> str:
     if not push.public and not there.private:
         msg = f"{push.repo}: the repository is public, so that everybody would see the model; add --public to allow it"
         raise ConfigError(msg)
+    if push.public and there.private:
+        say(f"{push.repo} stays private: make it public in its settings")
     files: dict[str, Any] = {name: str(push.contents.folder / name) for name in push.contents.files}
     was_there = any(each.rfilename == CARD_FILE for each in there.siblings or ())
     if CARD_FILE not in files and was_there and not is_as_written(_card_there(api, push.repo)):
@@ -186,7 +188,7 @@ def _reason(repo: str, error: Exception) -> str:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    answers = [each.response for each in chain if getattr(each, "response", None) is not None]
+    answers = [found for each in chain if (found := getattr(each, "response", None)) is not None]
     status = getattr(answers[0], "status_code", None) if answers else None
     told = next((each for each in chain if not isinstance(each, RuntimeError)), error)  # the wrapper of an upload
     said = " ".join(str(told).split())[:300]
