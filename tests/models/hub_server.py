@@ -136,7 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         there = self.hub.repos[repo]
         names = [{"rfilename": name} for name in there["files"]]
-        self._send(200, {"id": repo, "private": there["private"], "sha": "0" * 40, "siblings": names, "tags": []})
+        counts = {"downloads": 0, "likes": 0}  # huggingface_hub 0.20 wants them
+        self._send(
+            200, {"id": repo, "private": there["private"], "sha": "0" * 40, "siblings": names, "tags": [], **counts}
+        )
 
     def validate(self, body: bytes) -> None:
         errors = [{"message": message} for message in faults_of_card(json.loads(body)["content"])]
