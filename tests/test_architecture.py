@@ -43,17 +43,18 @@ HOUSE = {
         "speaking_model speech speech_evaluation voices words recommend"
     ),
     "evaluation.page": "page listening figures sound",
+    "hub": "card contents private push",
     "training": (
         "callback hooks config trainer_config recipe_config saving exporter retention background worker_client worker "
         "dashboard log best_model_copy save_errors trainer_state restore templates overrides preflight packing "
-        "presence coqui_fields forecast running_mean attach launch terminate recommending"
+        "presence coqui_fields forecast running_mean attach launch terminate recommending best_clip"
     ),
     "training.startup": "sitecustomize",
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
     "cli": (
         "main options progress json_output reporting completion merge_output speech_options average compare demo "
-        "evaluate export inspect merge prune report run speak train verify"
+        "evaluate export inspect merge prune push report run speak train verify"
     ),
 }
 # What stands at the door: the command, and the names that the package offers.

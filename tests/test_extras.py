@@ -50,6 +50,23 @@ def test_speaking_without_torch_names_the_extra() -> None:
     assert 'pip install "xtts-export-callback[train]"' in done.stderr
 
 
+def test_pushing_without_the_client_of_the_hub_names_the_extra(tmp_path: Path) -> None:
+    write_small(tmp_path / "checkpoint_1.pth")
+    hidden = "import sys; sys.modules['huggingface_hub'] = None"
+    code = (
+        "sys.path.insert(0, sys.argv.pop(1)); from tests.models.small_decoder import small_decoder\n"
+        "from xtts_export_callback.cli.main import main\n"
+        "with small_decoder(): sys.exit(main(['export', sys.argv[1]]) or main(['push', sys.argv[2], 'me/voice', '-q']))"
+    )
+    arguments = [Path(__file__).parents[1], tmp_path / "checkpoint_1.pth", tmp_path / "inference" / "checkpoint_1"]
+    command = [sys.executable, "-c", f"{hidden}\n{code}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert 'pip install "xtts-export-callback[remote]"' in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_measuring_speech_without_its_packages_names_their_extra(tmp_path: Path) -> None:
     done = command_without_torch("evaluate", "--wavs", tmp_path)
 

@@ -131,7 +131,12 @@ def test_ctrl_c_ends_every_command_with_130_and_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(importlib.import_module(f"xtts_export_callback.cli.{command}"), "run", interrupt)
-    words = {"compare": ["x", "y"], "demo": [], "speak": ["x", "--text", "y", "--voice", "z"]}.get(command, ["x"])
+    words = {
+        "compare": ["x", "y"],
+        "demo": [],
+        "push": ["x", "a/b"],
+        "speak": ["x", "--text", "y", "--voice", "z"],
+    }.get(command, ["x"])
     code, lines = outcome(capsys, [command, *words])
     assert (code, len(lines)) == (130, 1)
 

@@ -83,6 +83,7 @@ def test_an_error_is_json_with_code_2_and_one_line_on_stderr(command: str, tmp_p
     words = {
         "compare": [missing, missing],
         "average": [missing, missing, "--output", tmp_path / "out"],
+        "push": [missing, "me/voice"],
         "speak": [missing, "--text", "x", "--voice", missing],
     }
     code, value, complaints = printed(capsys, command, *words.get(command, [missing]))

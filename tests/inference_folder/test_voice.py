@@ -59,16 +59,41 @@ def test_a_packed_model_is_accepted_loads_and_speaks(
         assert list(model.speaker_manager.speakers) == ["mine"]
 
 
+def official(checkpoint: Path, slim: Path, folder: Path) -> Path:
+    """The layout of the release: no prefix, its config as a pickled ``XttsConfig``, every file beside the weights."""
+    import torch
+    from TTS.tts.configs.xtts_config import XttsConfig
+
+    config = XttsConfig()
+    config.load_json(str(slim / "config.json"))
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    model, dvae = (
+        {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        for prefix in ("xtts.", "dvae.")
+    )
+    latents = {"gpt_cond_latent": torch.ones(1, 32, 64), "speaker_embedding": torch.ones(1, 512, 1)}
+    folder.mkdir()
+    torch.save({"config": config, "model": model}, folder / "model.pth")
+    torch.save(dvae, folder / "dvae.pth")
+    torch.save(model["mel_stats"].clone(), folder / "mel_stats.pth")
+    torch.save({"Ana Florence": latents}, folder / "speakers_xtts.pth")
+    for name in ("config.json", "vocab.json"):
+        shutil.copy(slim / name, folder)
+    return folder
+
+
 def test_the_fields_of_a_finetune_page_are_filled_in_from_every_source(
     checkpoint: Path, tiny_assets: TinyAssets, output: Path
 ) -> None:
-    voice, slim = tiny_assets.speaker_wav, export_checkpoint(checkpoint, output.with_name("release")).path
+    voice, slim = tiny_assets.speaker_wav, export_checkpoint(checkpoint, output.with_name("slim")).path
     bare = shutil.copytree(slim, output.with_name("bare")) / "best_model.pth"
     (bare.parent / "model.pth").rename(bare)
+    release = official(checkpoint, slim, output.with_name("release"))
     packed = [
         export_checkpoint(slim, output.with_name("a"), layout="xtts-finetune-webui", voice=voice),
         export_checkpoint(bare, output.with_name("b"), layout="xtts-finetune-webui", voice=voice),
         average_checkpoints([slim, checkpoint], output.with_name("c"), layout="xtts-finetune-webui", voice=voice),
+        export_checkpoint(release, output.with_name("d"), layout="xtts-finetune-webui", voice=voice),
     ]
     assert all(ACCEPTS["xtts-finetune-webui"](each.path) for each in packed)
 

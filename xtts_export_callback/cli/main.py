@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("demo", "train", "run", "export", "average", "merge", "inspect", "compare", "verify", "prune"),
-    *("evaluate", "speak", "report"),
+    *("evaluate", "speak", "report", "push"),
 )
 _TRAINING = ("demo", "train", "run")
 

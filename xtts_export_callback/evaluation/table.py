@@ -28,7 +28,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
         )
         console.print(as_text(f"{evaluation.data.clips} clips of {evaluation.data.dataset}{first}"))
     columns = {
-        title: cells for title, cell in _COLUMNS.items() if any(cells := [cell(one) for one in evaluation.candidates])
+        title: cells for title, cell in COLUMNS.items() if any(cells := [cell(one) for one in evaluation.candidates])
     }
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("rank", "candidate", *columns, "reason"):
@@ -76,7 +76,7 @@ def _interval(found: Interval | Loss | None, spec: str = ".3f") -> str:
     return f"{found.mean:{spec}} ({found.low:{spec}} to {found.high:{spec}})"
 
 
-_COLUMNS: dict[str, Callable[[Candidate], str]] = {
+COLUMNS: dict[str, Callable[[Candidate], str]] = {
     "faults": _faults,
     "characters wrong": lambda one: _interval(one.speech.characters_wrong if one.speech else None, ".1%"),
     "voice": lambda one: _interval(one.speech.voice if one.speech else None),

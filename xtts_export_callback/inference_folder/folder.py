@@ -18,6 +18,7 @@ from xtts_export_callback.inference_folder.ownership import check_replaceable, f
 from xtts_export_callback.inference_folder.provenance import FORMATS, PROVENANCE_FILE, sha256_of
 from xtts_export_callback.inference_folder.voice import Clip, write_latents
 from xtts_export_callback.inference_folder.weights import quantized_weights, write_weights
+from xtts_export_callback.xtts.assets import LICENSE_FILE
 from xtts_export_callback.xtts.companions import DVAE, SPEAKERS, write_companion
 from xtts_export_callback.xtts.loadable import check_loadable
 from xtts_export_callback.xtts.state_dict import DROPPED
@@ -170,9 +171,11 @@ def _contents(
             "(--dtype, --precision)"
         )
         raise ConfigError(msg)
+    license_ = {LICENSE_FILE: assets.license} if assets.license else {}
     if not layout.is_plain:
-        return auralis.convert(tensors, assets)
-    texts = {"config.json": json.dumps(assets.config, indent=4).encode(), "vocab.json": assets.vocab}
+        files, texts = auralis.convert(tensors, assets)
+        return files, {**texts, **license_}
+    texts = {**license_, "config.json": json.dumps(assets.config, indent=4).encode(), "vocab.json": assets.vocab}
     if layout.voice_entry:
         texts[layout.voice_entry] = _voice_entry(layout, path.name)
     return {FORMATS[format]: tensors}, texts

@@ -46,8 +46,7 @@ def not_ours(output: Path) -> list[str]:
     """
     if output.is_symlink():
         return [f"{output.name}, a link"]
-    described = (read_provenance(output) or {}).get("files")
-    files = {name: each for name, each in described.items() if _is_inside(name)} if isinstance(described, dict) else {}
+    files = described_files(read_provenance(output))
     if output.is_file():
         return [] if files and _is_archive_of(output, files) else [output.name]
     known = {*files, PROVENANCE_FILE} if files else set()
@@ -64,6 +63,12 @@ def not_ours(output: Path) -> list[str]:
     if foreign:
         return foreign  # no file has to be read
     return [name for name in ours if not is_as_written(output / name, files[name])]
+
+
+def described_files(provenance: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what an ``export.json`` says of each file, by its name; empty where it describes none."""
+    described = (provenance or {}).get("files")
+    return {name: each for name, each in described.items() if _is_inside(name)} if isinstance(described, dict) else {}
 
 
 def _is_inside(name: str) -> bool:

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 _CHUNK = struct.Struct("<4sI")
 _FORMAT = struct.Struct("<HHIIHH")  # kind, channels, rate, bytes a second, bytes a frame, bits a sample
-_SHORTEST, _GOOD = 1.0, (6.0, 30.0)  # seconds: XTTS makes its latents from up to 30
+_SHORTEST = 1.0  # seconds
+GOOD_SECONDS = (6.0, 30.0)
+"""Length of a good reference clip; XTTS makes its latents from up to 30 s."""
 _MOST_BYTES = 256 << 20
 _NOT_IN_NAMES = re.compile(r"[^\w .,'()&+-]")
 
@@ -58,7 +60,7 @@ class Clip:
     @property
     def notes(self) -> list[str]:
         """What is worth knowing about it, in a line each."""
-        if _GOOD[0] <= self.seconds <= _GOOD[1]:
+        if GOOD_SECONDS[0] <= self.seconds <= GOOD_SECONDS[1]:
             return []
         return [f"the reference clip has {self.seconds:.1f} s: XTTS copies a voice best from 6 to 30 s of clean speech"]
 

@@ -32,6 +32,7 @@ from xtts_export_callback.training.hooks import (
     wrap_saves,
 )
 from xtts_export_callback.training.log import guarded, log_failure
+from xtts_export_callback.training.packing import AUTO
 from xtts_export_callback.training.preflight import check_sound
 from xtts_export_callback.training.presence import note
 from xtts_export_callback.training.restore import as_losses, choose_checkpoint, loss_of, restore_from_weights
@@ -213,6 +214,11 @@ class ExportCallback:
             return
         if self._mean is not None:
             guarded("there is no running mean", partial(self._mean.start, trainer))
+        if self._options.voice == AUTO:
+            clips = guarded(
+                "training clips were not found", lambda: [each["audio_file"] for each in trainer.train_samples]
+            )
+            self._exporter.clips = clips or []
         guarded("recordings cannot be read here, so that training may hang", check_sound)
         guarded("the disk space was not forecast", lambda: log_forecast(trainer, self._options))
         guarded("the dashboard got no card", lambda: self._dashboard.show_options(self._options))

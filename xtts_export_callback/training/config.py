@@ -62,7 +62,7 @@ def _is_number(value: Any, kinds: Any) -> bool:
 
 
 _LAYOUT = _Values(lambda value: value in ("", *LAYOUTS), f"{', '.join(LAYOUTS)}, or empty for none")
-_FILE = _Values(lambda value: isinstance(value, str), "the path of a WAV, or empty for none")
+_FILE = _Values(lambda value: isinstance(value, str), "the path of a WAV, auto, or empty for none")
 _FLAG = _Values(lambda value: isinstance(value, bool), "true, false")
 _COUNT = _Values(lambda value: _is_number(value, int), "a whole number, 0 or more")
 _POSITIVE = _Values(lambda value: _is_number(value, int) and value > 0, "a whole number, 1 or more")
@@ -192,7 +192,8 @@ class ExportConfig(Coqpit):
         "",
         _FILE,
         "A WAV of the voice, 6 to 30 s, to put beside what is packed as its reference clip, with the latents that "
-        "the model makes of it. It leaves with the folder, so that none is taken unasked",
+        "the model makes of it; auto takes the best of the training clips. A recording is somebody's and leaves with "
+        "the folder, so that none is taken unasked",
     )
 
     save_on_terminate: bool = _option(

@@ -49,11 +49,13 @@ class Exporter:
     Attributes:
         folder: The folder of exports.
         retention: Which of them stay.
+        clips: Paths of the training clips, to choose a voice from.
     """
 
     def __init__(self, run: Path, options: ExportConfig, dashboard: Dashboard, retention: ExportRetention) -> None:
         self.folder = run / options.folder
         self.retention = retention
+        self.clips: list[str] = []
         self._run = run
         self._options = options
         self._dashboard = dashboard
@@ -261,7 +263,8 @@ class Exporter:
             return
         averaged = self._options.average_last and guarded("the average was not written", self._average)
         if self._options.layout:
-            pack_run = partial(pack, self._run, self._options, averaged=self._averaged, trained_in=self._trained_in)
+            known: dict[str, Any] = {"averaged": self._averaged, "trained_in": self._trained_in, "clips": self.clips}
+            pack_run = partial(pack, self._run, self._options, **known)
             guarded("exports were not packed", pack_run)
         if self._options.recommend:  # before older exports go
             choose = partial(recommend_model, trainer, self._options, self._trained_in)

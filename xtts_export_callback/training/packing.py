@@ -6,7 +6,9 @@ It runs in the training process: the latents of a voice need torch and Coqui, wh
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.export.export import packed_as
@@ -19,15 +21,24 @@ from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.assets import VOCAB_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from xtts_export_callback.training.config import ExportConfig
 
 logger = training_logger()
 
+AUTO = "auto"
+"""Value of ``export.voice`` that stands for the best training clip."""
 
-def pack(run: Path, options: ExportConfig, *, averaged: int = 0, trained_in: str | None = None) -> None:
+
+def pack(
+    run: Path,
+    options: ExportConfig,
+    *,
+    averaged: int = 0,
+    trained_in: str | None = None,
+    clips: Sequence[str] = (),
+) -> None:
     """Pack the newest checkpoint, the best model and the average. An error becomes a line in the training log.
 
     Args:
@@ -35,7 +46,10 @@ def pack(run: Path, options: ExportConfig, *, averaged: int = 0, trained_in: str
         options: What to pack for, and how.
         averaged: How many checkpoints the average of the run is of; 0 for none.
         trained_in: The working directory of the training.
+        clips: The recordings that the model was trained on, to choose a voice from.
     """
+    if options.voice == AUTO:
+        options = replace(options, voice=guarded("no voice was chosen", partial(_choose_voice, clips)) or "")
     folder = run / options.folder
     saved_files = find_checkpoints(run)
     newest = [saved for saved in saved_files if saved.kind == "checkpoint"][-1:]
@@ -44,6 +58,14 @@ def pack(run: Path, options: ExportConfig, *, averaged: int = 0, trained_in: str
         guarded(f"{saved.name} was not packed", partial(_pack_one, folder, saved, options, trained_in))
     if averaged:
         guarded("the average was not packed", partial(_pack_average, run, folder, options, averaged))
+
+
+def _choose_voice(clips: Sequence[str]) -> str:
+    from xtts_export_callback.training.best_clip import best_clip
+
+    chosen = str(best_clip(map(Path, clips)))
+    logger.info(" > EXPORT : %s is the best training clip: it is packed as the voice", chosen)
+    return chosen
 
 
 def _pack_one(folder: Path, saved: Saved, options: ExportConfig, trained_in: str | None) -> None:

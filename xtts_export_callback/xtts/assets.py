@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 NAME_CONFIG = "name its config.json (--config; config of a model in a merge recipe)"
 VOCAB_FILE = "vocab.json"
+LICENSE_FILE = "LICENSE.txt"
+_LICENSE = b"Coqui Public Model License"
 _NAMED_FILES = ("tokenizer_file", "xtts_checkpoint", "dvae_checkpoint", "mel_norm_file")
 
 
@@ -39,12 +41,14 @@ class Assets:
         config: Content of ``config.json``, without local paths.
         vocab: Content of ``vocab.json``.
         companions: Paths where each further file may lie, by its name; the first readable one is used.
+        license: Content of the base model's ``LICENSE.txt``, where it lies beside it; otherwise empty.
         notes: What had to be assumed, in a line each.
     """
 
     config: dict[str, Any]
     vocab: bytes
     companions: dict[str, list[Path]] = field(default_factory=dict)
+    license: bytes = b""
     notes: tuple[str, ...] = ()
 
 
@@ -101,6 +105,7 @@ def find_assets(
         clean_config(spoken_languages(raw, found.tokens) if from_shapes else raw, shape[0]),
         found.content,
         {name: there for name, paths in companions.items() if (there := list(filter(_is_there, paths)))},
+        _license_in([*own, *near]),
         notes,
     )
 
@@ -149,6 +154,18 @@ def _find_vocab(candidates: list[Path], rows: int, *, explicit: bool) -> tuple[V
             return found, misfits
         misfits.append(f"{candidate} has {found.size}")
     return None, misfits
+
+
+def _license_in(folders: list[Path]) -> bytes:
+    """Return the license of XTTS from the first folder that has it. Another project's is not taken."""
+    for path in filter(_is_there, _within(folders, LICENSE_FILE)):
+        try:
+            content = read_small_file(path)
+        except ConfigError:
+            continue
+        if _LICENSE.lower() in content.lower():
+            return content
+    return b""
 
 
 def _listed(named: dict[str, Path], key: str) -> list[Path]:
