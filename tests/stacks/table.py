@@ -62,8 +62,8 @@ STACKS = {
         # torchaudio ends with 2.11.0, built for CUDA 13.0: beside torch 2.15.0, built for 13.2, its import raises.
         Stack(
             "coqui-0.28.0-newest-torch",
-            _coqui("0.28.0", "0.4.0", "torch==2.14.0", "torchaudio==2.11.0", "torchcodec", "six"),
-            "2026-11-20",
+            _coqui("0.28.0", "0.4.0", "torch==2.14.1", "torchaudio==2.11.0", "torchcodec", "six"),
+            "2026-11-27",
             needs_ffmpeg=True,
         ),
     )
