@@ -13,7 +13,7 @@ from xtts_export_callback.evaluation.kept_files import REFERENCE_FILE, keep_voic
 from xtts_export_callback.evaluation.measures import Measures
 from xtts_export_callback.evaluation.results import EVALUATION_FILE, Evaluation, Sentence
 from xtts_export_callback.evaluation.sentences import sentences_of_file, sentences_of_run, voice_of_run
-from xtts_export_callback.evaluation.speaking_model import speaking_model
+from xtts_export_callback.evaluation.speaking_model import check_generation, speaking_model
 from xtts_export_callback.evaluation.speech import SpeechPlan, counter, measure_speech, not_measured
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.json_file import read_json_object
@@ -129,6 +129,7 @@ def with_speech(
         return ranked(evaluation)
     evaluation.write(folder)  # so that the clips are known for ours
     advance = counter(progress, len(missing) * plan.clips)
+    check_generation()
     model = speaking_model(paths[missing[0].fingerprint], device)
     if forecast is not None:
         forecast(len(missing) * plan.forecast(model), len(missing) * plan.clips)
