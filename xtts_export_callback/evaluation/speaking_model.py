@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def check_generation() -> None:
     """Compare what the model takes with what transformers hands it, code by code, before anything is loaded.
 
-    transformers 5.24 renames ``past_key_values`` to ``cache`` in ``generate``. The model of coqui-tts up to 0.28.0 passes
-    over arguments of other names, and the second code ends in an AttributeError.
+    transformers 5.24 renames ``past_key_values`` to ``cache`` in ``generate``. The model of coqui-tts up to 0.28.0
+    passes over arguments of other names, and the second code ends in an AttributeError.
 
     Raises:
         ConfigError: If models cannot speak with the installed versions, with the remedy.
