@@ -91,9 +91,10 @@ def _learn(model: Any, voice: Path, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.gpt.parameters(), lr=3e-3)
     model.gpt.train()
     for _ in range(steps):
-        losses = model.gpt(
-            padded, text_lengths, codes, lengths * 1024, cond_mels=voices.transpose(1, 2), cond_latents=voices
-        )
+        with torch.enable_grad():  # the Trainer up to 0.1 leaves it off after an evaluation
+            losses = model.gpt(
+                padded, text_lengths, codes, lengths * 1024, cond_mels=voices.transpose(1, 2), cond_latents=voices
+            )
         optimizer.zero_grad()
         (losses[0] * 0.01 + losses[1]).backward()
         torch.nn.utils.clip_grad_norm_(model.gpt.parameters(), 1.0)

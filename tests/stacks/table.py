@@ -60,10 +60,11 @@ STACKS = {
         # coqui-tts 0.28.0 imports six without asking for it.
         Stack("coqui-0.28.0", _coqui("0.28.0", "0.4.0", "torch==2.8.0", "torchaudio==2.8.0", "six"), "2026-11-20"),
         # torchaudio ends with 2.11.0, built for CUDA 13.0: beside torch 2.15.0, built for 13.2, its import raises.
+        # transformers 5.24 renames the argument for the cache of `generate`: coqui-tts 0.28.0 cannot speak with it.
         Stack(
             "coqui-0.28.0-newest-torch",
-            _coqui("0.28.0", "0.4.0", "torch==2.14.0", "torchaudio==2.11.0", "torchcodec", "six"),
-            "2026-11-20",
+            _coqui("0.28.0", "0.4.0", "torch==2.14.1", "torchaudio==2.11.0", "torchcodec", "transformers<5.24", "six"),
+            "2026-11-27",
             needs_ffmpeg=True,
         ),
     )

@@ -1,4 +1,4 @@
-"""A training that could not read a recording is refused before it starts, in one line with the remedy."""
+"""What could not read a recording, or could not speak, is refused before it starts, in one line with the remedy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torchaudio
 from xtts_export_callback import train_gpt_xtts
 from xtts_export_callback.demo.demo import run_demo
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.evaluation.speaking_model import check_generation
 from xtts_export_callback.training.preflight import check_sound
 
 # As torchaudio 2.11 says it, where torchcodec finds no FFmpeg.
@@ -110,3 +111,33 @@ def test_a_training_of_another_script_is_warned(light: Callable[..., Path], log:
     (line,) = [line for line in log if "recordings cannot be read here" in line]
     assert line.startswith(" ! EXPORT : ")
     assert "apt install ffmpeg" in line
+
+
+class TestTransformersThatRenamesTheCache:
+    """As 5.24 does, whose ``generate`` hands the cache to the model as ``cache``."""
+
+    @pytest.fixture(autouse=True)
+    def _renamed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from transformers import GenerationMixin
+
+        def prepare(self: Any, input_ids: Any, cache: Any = None, **others: Any) -> Any: ...
+
+        monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", prepare)
+
+    def test_the_demo_names_it_and_leaves_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"cannot speak with transformers .*pip install .transformers<5\.24"):
+            run_demo(tmp_path / "demo")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_model_that_takes_it_under_the_new_name_is_let_through(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from TTS.tts.layers.xtts.gpt_inference import GPT2InferenceModel
+
+        def forward(self: Any, input_ids: Any = None, cache: Any = None) -> Any: ...
+
+        monkeypatch.setattr(GPT2InferenceModel, "forward", forward)
+        check_generation()
+
+
+@pytest.mark.integration
+def test_with_what_is_installed_here_models_can_speak() -> None:
+    check_generation()

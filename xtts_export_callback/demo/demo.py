@@ -17,6 +17,7 @@ import numpy as np
 
 from xtts_export_callback.demo.speech_samples import write_wav
 from xtts_export_callback.errors import ConfigError, OutputExistsError
+from xtts_export_callback.evaluation.speaking_model import check_generation
 from xtts_export_callback.files.disk import free_bytes
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.files.printable import printable
@@ -66,7 +67,7 @@ def run_demo(output: str | Path | None = None) -> Path:
 
     Raises:
         OutputExistsError: If ``output`` exists already.
-        ConfigError: If there is no room for it, or torchaudio cannot read a recording.
+        ConfigError: If there is no room for it, torchaudio cannot read a recording, or Coqui's XTTS cannot speak here.
     """
     from rich.console import Console
 
@@ -74,11 +75,12 @@ def run_demo(output: str | Path | None = None) -> Path:
 
     folder = _free_folder(output)
     check_sound()
-    folder.mkdir(parents=True)
-    (folder / _UNFINISHED).write_text(str(os.getpid()), encoding="ascii")
     console = Console(highlight=False, soft_wrap=True)
     started = time.perf_counter()
     console.print("[bold]1. Generating[/] speech, a vocabulary and a DVAE; importing torch and Coqui TTS takes a while")
+    check_generation()
+    folder.mkdir(parents=True)
+    (folder / _UNFINISHED).write_text(str(os.getpid()), encoding="ascii")
     with _quiet(console, folder):
         assets = write_tiny_assets(folder / "data")
         command = _shown(folder / "train.json")

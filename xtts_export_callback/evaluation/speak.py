@@ -12,7 +12,7 @@ from xtts_export_callback.evaluation.prepare import usable_device
 from xtts_export_callback.evaluation.results import Sentence
 from xtts_export_callback.evaluation.sound import write_sound
 from xtts_export_callback.evaluation.speaking import say, voice_by_name, voice_of_recording
-from xtts_export_callback.evaluation.speaking_model import speaking_model
+from xtts_export_callback.evaluation.speaking_model import check_generation, speaking_model
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.atomic import whole_file
 from xtts_export_callback.files.paths import expanded
@@ -94,6 +94,7 @@ def speak(  # noqa: PLR0913 - options of one command
     if taken and not force:
         msg = f"{taken[0]}: exists already; name another --output or replace it with --force"
         raise OutputExistsError(msg)
+    check_generation()
     model = speaking_model(sources[0].path, usable_device(device))
     written = []
     for number, source in enumerate(sources, 1):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.checkpoint.reader import open_checkpoint
-from xtts_export_callback.errors import CheckpointError
+from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.evaluation.candidates import swap_weights
 from xtts_export_callback.evaluation.loss import quiet
 from xtts_export_callback.inference_folder.load import without_random_values
@@ -18,6 +20,30 @@ from xtts_export_callback.xtts.state_dict import inference_model
 
 if TYPE_CHECKING:
     from TTS.tts.models.xtts import Xtts
+
+
+def check_generation() -> None:
+    """Compare what the model takes with what transformers hands it, code by code, before anything is loaded.
+
+    transformers 5.24 renames ``past_key_values`` to ``cache`` in ``generate``. The model of coqui-tts up to 0.28.0
+    passes over arguments of other names, and the second code ends in an AttributeError.
+
+    Raises:
+        ConfigError: If models cannot speak with the installed versions, with the remedy.
+    """
+    with quiet():
+        from transformers import GenerationMixin
+        from TTS.tts.layers.xtts.gpt_inference import GPT2InferenceModel
+    given, taken = (
+        inspect.signature(method).parameters
+        for method in (GenerationMixin.prepare_inputs_for_generation, GPT2InferenceModel.forward)
+    )
+    if "cache" in given and "cache" not in taken:
+        msg = (
+            f"Coqui's XTTS cannot speak with transformers {version('transformers')}, which has renamed an argument; "
+            'install an older one: pip install "transformers<5.24"'
+        )
+        raise ConfigError(msg)
 
 
 def speaking_model(path: Path, device: str = "cpu") -> Xtts:

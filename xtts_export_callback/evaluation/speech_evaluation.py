@@ -16,7 +16,7 @@ from xtts_export_callback.evaluation.measures import Measures
 from xtts_export_callback.evaluation.results import EVALUATION_FILE, RULE, Evaluation, Sentence
 from xtts_export_callback.evaluation.sentences import sentences_of_file, sentences_of_run, voice_of_run
 from xtts_export_callback.evaluation.soup import SOUP, is_ingredient, with_greedy_soup
-from xtts_export_callback.evaluation.speaking_model import speaking_model
+from xtts_export_callback.evaluation.speaking_model import check_generation, speaking_model
 from xtts_export_callback.evaluation.speech import SpeechPlan, counter, measure_speech, not_measured
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.json_file import read_json_object
@@ -125,6 +125,7 @@ def with_speech(
     evaluation.write(folder)  # so that the clips are known for ours
     models = len(missing) + (sum(map(is_ingredient, usable)) if soup is not None else 0)  # the trials, and the soup
     advance = counter(progress, models * plan.clips)
+    check_generation()
     model = speaking_model(paths[usable[0].fingerprint], device)
     if forecast is not None:
         forecast(models * plan.forecast(model), models * plan.clips)
