@@ -48,7 +48,7 @@ class FileServer:
         self.sent: dict[str, int] = {}
         self.requests: list[str] = []
         self.broken = 0
-        self.break_from = 1 << 18
+        self.break_from = 1 << 20
         self.broken_so_far = 0
         self.ranges = True
         self.announces = True
