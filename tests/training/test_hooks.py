@@ -51,46 +51,33 @@ ELSEWHERE = ["file://{here}/runs", "local://{here}/runs", "~/runs"]
 def test_exports_lie_beside_the_checkpoints_wherever_the_trainer_saves_on_this_disk(
     elsewhere: Callable[..., list[str]], output_path: str, tmp_path: Path
 ) -> None:
-    stock = elsewhere("without", output_path, {})
-    assert {"checkpoint_4.pth", "checkpoint_6.pth", "best_model_8.pth", "best_model.pth"} <= set(stock)
+    plain = elsewhere("plain", "runs", {**ON, "average_last": 2})
 
-    elsewhere("with", output_path, {**ON, "average_last": 2})
+    assert elsewhere("elsewhere", output_path, {**ON, "average_last": 2}) == plain
 
-    (run,) = (tmp_path / "with" / "runs").iterdir()
-    assert sorted(path.name for path in run.glob("*.pth")) == [name for name in stock if name.endswith(".pth")]
-    exports = {"average_last_2", "best_model_8", "checkpoint_2", "checkpoint_4", "checkpoint_6", "checkpoint_8"}
-    assert {path.name for path in (run / "inference").iterdir()} == exports
-    assert not [name for name in files_in(tmp_path / "with") if ".tmp-" in name]
-
-
-def test_a_run_at_a_url_of_this_disk_is_resumed(light: LightRun, tmp_path: Path) -> None:
-    from tests.models.light import light_config, light_trainer
-
-    url = f"file://{tmp_path.as_posix()}/runs"
-    light(ON, output_path=url)
-    (run,) = (tmp_path / "runs").iterdir()
-
-    config = light_config(tmp_path / "again", ON, output_path=url, epochs=3)
-    light_trainer(config, continue_path=f"file://{run.as_posix()}").fit()
-
-    assert {saved.step for saved in find_exports(run / "inference") if saved.kind == "checkpoint"} >= {8, 10, 12}
+    (run,) = (tmp_path / "elsewhere" / "runs").iterdir()
+    assert (run / "checkpoint_6.pth").is_file()
+    assert (run / "inference" / "average_last_2" / "model.pth").is_file()
 
 
 @pytest.mark.parametrize("output_path", ["memory://runs", "s3://bucket/runs"])
 def test_one_line_says_where_exports_go_if_the_output_path_is_the_url_of_another_place(
     elsewhere: Callable[..., list[str]], log: list[str], output_path: str
 ) -> None:
+    """The Trainer makes a folder of this disk of the URL since its version 0.2."""
     try:
         stock = elsewhere("without", output_path, {})
-    except Exception:  # no credentials, no package: with us or without
-        pytest.skip("this Trainer takes the path for a bucket, and there is none")
+    except ImportError:
+        pytest.skip("this Trainer takes the path for a bucket, and fsspec lacks what reads one")
+    is_local = "checkpoint_6.pth" in stock
+    del log[:]
 
     there = elsewhere("with", output_path, ON)
 
-    (line,) = [line for line in log if line.startswith(" ! EXPORT")]
-    is_local = "checkpoint_6.pth" in stock
-    said = "takes the URL in output_path for a folder of this disk" if is_local else "exports need a folder of this"
-    assert said in line
+    said = (
+        "takes the URL in output_path for a folder of this disk" if is_local else "exports need a folder of this disk"
+    )
+    assert len([line for line in log if said in line]) == 1
     assert ("export.json" in there) == is_local
 
 
