@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,10 @@ def test_the_needed_ranges_are_where_the_tensors_lie(checkpoint: Path) -> None:
     ("script", "ways"),
     [
         ("bench_export", ["xtts-export export", "cp and sync", "torch.load, filter", "the Trainer's own save"]),
+        pytest.param(
+            *("bench_remote", ["xtts-export inspect URL", "xtts-export export URL", "curl of the whole file"]),
+            marks=pytest.mark.skipif(shutil.which("curl") is None, reason="downloads with curl"),
+        ),
         ("bench_merge", ["xtts-export average, full files", "floor", "torch: load all"]),
     ],
 )

@@ -14,7 +14,7 @@ _PACKAGES = {
     "completion": {"shtab": "shtab"},
     "report": {"jinja2": "jinja2", "soundfile": "soundfile"},
     "train": {"torch": "torch", "torchaudio": "torchaudio", "TTS": "coqui-tts", "trainer": "coqui-tts-trainer"},
-    "remote": {"fsspec": "fsspec", "huggingface_hub": "huggingface_hub"},
+    "remote": {"aiohttp": "aiohttp", "fsspec": "fsspec", "huggingface_hub": "huggingface_hub"},
     "speech": {
         "torch": "torch",
         "torchaudio": "torchaudio",

@@ -21,6 +21,7 @@ from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.run.resume import folder_fault, number_in, pattern_in
+from xtts_export_callback.training.hooks import place_of
 from xtts_export_callback.training.overrides import split_overrides
 from xtts_export_callback.training.preflight import check_sound
 from xtts_export_callback.training.recipe_config import check_fields, read_config
@@ -119,7 +120,7 @@ def _fit(raw: dict[str, Any], *, source: str | Path, run: Path | None, overrides
             callbacks=export_callbacks(config),
         )
     trainer.fit()
-    return Path(trainer.output_path)
+    return place_of(trainer.output_path)
 
 
 def _make_config(raw: dict[str, Any], *, source: str | Path, of_run: bool, overrides: list[str]) -> RecipeConfig:

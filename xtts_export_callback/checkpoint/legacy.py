@@ -15,7 +15,7 @@ from xtts_export_callback.errors import CheckpointError, DamagedError
 from xtts_export_callback.tensors.tensor import FileStorage
 
 if TYPE_CHECKING:
-    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.files.random_access import ReadableFile
     from xtts_export_callback.tensors.dtypes import DType
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -26,7 +26,7 @@ _COUNT = 8
 _FIRST_PIECE = 1 << 20  # a full-size training checkpoint has 0.2 MB of pickles
 
 
-def load_legacy(file: RandomFile) -> tuple[Any, frozenset[str]]:
+def load_legacy(file: ReadableFile) -> tuple[Any, frozenset[str]]:
     """Read a file in torch's old format, without reading its tensors.
 
     Args:
@@ -54,7 +54,7 @@ def load_legacy(file: RandomFile) -> tuple[Any, frozenset[str]]:
         return root, names
 
 
-def _read_pickles(file: RandomFile, data: bytes, tensors: LegacyTensors) -> tuple[Any, Any, int, frozenset[str]]:
+def _read_pickles(file: ReadableFile, data: bytes, tensors: LegacyTensors) -> tuple[Any, Any, int, frozenset[str]]:
     """Return the saved value, the keys of its storages, the offset of the first one, and the globals of all pickles."""
     values: list[Any] = []
     names: set[str] = set()

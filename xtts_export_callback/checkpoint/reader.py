@@ -16,12 +16,14 @@ from xtts_export_callback.checkpoint.zip_reader import Record, data_offset, read
 from xtts_export_callback.errors import CheckpointError, DamagedError
 from xtts_export_callback.files.crc32 import crc32
 from xtts_export_callback.files.mistaken_download import mistaken_download
-from xtts_export_callback.files.random_access import RandomFile
-from xtts_export_callback.tensors.tensor import BLOCK, SliceStorage, Storage, Tensor
+from xtts_export_callback.files.paths import as_path
+from xtts_export_callback.files.random_access import RandomFile, ReadableFile
+from xtts_export_callback.files.remote import RemotePath
+from xtts_export_callback.tensors.tensor import BLOCK, FileStorage, SliceStorage, Storage, Tensor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from types import TracebackType
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
@@ -61,7 +63,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     document: dict[str, Any]
     has_checksums: bool
-    file: RandomFile | None = field(default=None, repr=False)
+    file: ReadableFile | None = field(default=None, repr=False)
     names: frozenset[str] = frozenset()
     others: dict[str, str] = field(default_factory=dict)
     stored: dict[str, Tensor] = field(init=False, repr=False)
@@ -84,6 +86,12 @@ class Checkpoint:
         """Close the file; its tensors cannot be read afterwards."""
         if self.file is not None:
             self.file.close()
+
+    def expect(self, tensors: Iterable[Tensor]) -> None:
+        """Tell a file behind a URL which tensors will be read."""
+        if self.file is not None:
+            storages = (tensor.storage for tensor in (self.stored.values() if self.is_quantized else tensors))
+            self.file.expect(storage.span for storage in storages if isinstance(storage, FileStorage))
 
     @property
     def mode(self) -> int:
@@ -179,7 +187,8 @@ def open_checkpoint(
     """Open a checkpoint without reading its tensors.
 
     Args:
-        path: A Trainer checkpoint, an inference folder, a bare or official ``model.pth``, or a ``.safetensors``.
+        path: A Trainer checkpoint, an inference folder, a bare or official ``model.pth``, or a ``.safetensors``; also a
+            URL of one, as ``hf://USER/MODEL/best_model.pth``.
         known_as: What the checkpoint is called, where ``path`` is another name for it; the files that belong to it are
             looked for beside this one.
         keep: Keys of the document to keep. What a file says of its optimizer takes 0.3 MB of memory.
@@ -194,7 +203,7 @@ def open_checkpoint(
         >>> with open_checkpoint("run/checkpoint_1000.pth") as checkpoint:
         ...     print(len(checkpoint.tensors), checkpoint.document["step"])
     """
-    file_path = _weights_file(Path(path))
+    file_path = _weights_file(as_path(path))
     file = _open_file(file_path)
     try:
         checkpoint = _open(file)
@@ -234,12 +243,13 @@ def open_document(path: Path, *, most: int) -> Iterator[tuple[Any, frozenset[str
         file.close()
 
 
-def _read_document(file: RandomFile, most: int) -> tuple[Any, frozenset[str]]:
+def _read_document(file: ReadableFile, most: int) -> tuple[Any, frozenset[str]]:
     if file.size > most:
         msg = f"{file.path}: {file.size} bytes, expected at most {most}"
         raise CheckpointError(msg)
     try:
         head = file.read(0, min(32, file.size))
+        file.expect([(0, file.size)])
         if head.startswith(b"PK"):
             root, _, names = _read_archive(file)
             return root, names
@@ -254,7 +264,11 @@ def _read_document(file: RandomFile, most: int) -> tuple[Any, frozenset[str]]:
     raise CheckpointError(msg)
 
 
-def _open_file(path: Path) -> RandomFile:
+def _open_file(path: Path) -> ReadableFile:
+    if isinstance(path, RemotePath):
+        from xtts_export_callback.files.remote_file import open_remote
+
+        return open_remote(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait forever
             msg = f"{path}: not a regular file; name a checkpoint file or an inference folder"
@@ -291,7 +305,7 @@ def _weights_file(path: Path) -> Path:
     raise CheckpointError(msg)
 
 
-def _open(file: RandomFile) -> Checkpoint:
+def _open(file: ReadableFile) -> Checkpoint:
     head = file.read(0, min(32, file.size))
     if head.startswith(b"PK"):
         return _open_archive(file)
@@ -316,17 +330,17 @@ def _open(file: RandomFile) -> Checkpoint:
     raise DamagedError(msg)
 
 
-def _open_archive(file: RandomFile) -> Checkpoint:
+def _open_archive(file: ReadableFile) -> Checkpoint:
     root, has_checksums, names = _read_archive(file)
     return _checkpoint(file, "pth", root, names, has_checksums=has_checksums)
 
 
-def _checkpoint(file: RandomFile, kind: str, root: Any, names: frozenset[str], *, has_checksums: bool) -> Checkpoint:
+def _checkpoint(file: ReadableFile, kind: str, root: Any, names: frozenset[str], *, has_checksums: bool) -> Checkpoint:
     tensors, document, others = split(file.path, file.size, root)
     return Checkpoint(file.path, file.size, kind, tensors, document, has_checksums, file, names, others)
 
 
-def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
+def _read_archive(file: ReadableFile) -> tuple[Any, bool, frozenset[str]]:
     """Return the contents of a zip archive of torch, whether it has checksums, and the globals that it mentions."""
     records = read_directory(file)
     order = records.get("byteorder")
@@ -353,6 +367,6 @@ def _read_archive(file: RandomFile) -> tuple[Any, bool, frozenset[str]]:
     return root, has_checksums, frozenset(unpickler.names)
 
 
-def _read_record(file: RandomFile, record: Record) -> bytes:
+def _read_record(file: ReadableFile, record: Record) -> bytes:
     start = data_offset(file, f"record {record.name}", record.header, record.nbytes)
     return file.read(start, record.nbytes)

@@ -18,7 +18,7 @@ from xtts_export_callback.tensors.dtypes import BY_SAFETENSORS
 from xtts_export_callback.tensors.tensor import MAX_DIMENSIONS, MAX_NUMBER, FileStorage, Tensor, find_fault
 
 if TYPE_CHECKING:
-    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.files.random_access import ReadableFile
 
 QUANTIZED_PREFIX = f"{QUANTIZED_MODEL}."
 
@@ -30,7 +30,7 @@ DOCUMENT_KEY = "xtts_export"
 """Key in ``__metadata__`` for the document of a checkpoint, as JSON: safetensors allows only strings there."""
 
 
-def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_header(file: ReadableFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read and check the header.
 
     Args:
@@ -70,7 +70,7 @@ def read_header(file: RandomFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, document
 
 
-def _read_entry(file: RandomFile, data_start: int, name: str, entry: Any) -> tuple[Tensor, int]:
+def _read_entry(file: ReadableFile, data_start: int, name: str, entry: Any) -> tuple[Tensor, int]:
     """Return the tensor of one entry, and the offset of its bytes from the end of the header."""
     dtype = BY_SAFETENSORS[entry["dtype"]]
     shape = tuple(entry["shape"])
@@ -88,7 +88,7 @@ def _read_entry(file: RandomFile, data_start: int, name: str, entry: Any) -> tup
     return tensor, start
 
 
-def _load_json(file: RandomFile) -> tuple[dict[str, Any], int]:
+def _load_json(file: ReadableFile) -> tuple[dict[str, Any], int]:
     if file.size < _LENGTH:
         msg = f"{file.path}: {file.size} bytes are too few for a safetensors header; download it again"
         raise CheckpointError(msg)
@@ -156,7 +156,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_cover(file: RandomFile, ranges: list[tuple[int, int, str]], data_size: int) -> None:
+def _check_cover(file: ReadableFile, ranges: list[tuple[int, int, str]], data_size: int) -> None:
     position = 0
     for start, stop, name in ranges:
         if start != position:
@@ -169,7 +169,7 @@ def _check_cover(file: RandomFile, ranges: list[tuple[int, int, str]], data_size
         raise CheckpointError(msg)
 
 
-def _document(file: RandomFile, metadata: dict[str, str]) -> dict[str, Any]:
+def _document(file: ReadableFile, metadata: dict[str, str]) -> dict[str, Any]:
     if DOCUMENT_KEY not in metadata:
         return {}
     try:

@@ -15,9 +15,10 @@ from xtts_export_callback.tensors.dtypes import BY_NAME, BY_STORAGE, DType
 from xtts_export_callback.tensors.tensor import FileStorage, Tensor, find_fault
 
 if TYPE_CHECKING:
-    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.files.random_access import ReadableFile
 
 _MAX_KEY = 100
+_HEADER = 256  # a local header, with the padding that torch puts behind it, has no more
 _MAX_SIZE = 64
 _SETTERS = frozenset({"data", "real", "imag", "__class__", "__dict__"})
 """Attributes of ``torch.Tensor`` that change its elements, or their meaning, when they are set."""
@@ -32,7 +33,7 @@ class RecordStorage(FileStorage):
 
     _offset: int
 
-    def __init__(self, file: RandomFile, record: Record, *, has_checksums: bool) -> None:
+    def __init__(self, file: ReadableFile, record: Record, *, has_checksums: bool) -> None:
         """Describe the bytes of ``record``; arguments as for `FileStorage`."""
         label = sys.intern(f"record {record.name}")  # interned, because many open checkpoints have the same ones
         super().__init__(file, -1, record.nbytes, record.crc32 if has_checksums else None, label)
@@ -53,6 +54,11 @@ class RecordStorage(FileStorage):
     def offset(self, value: int) -> None:
         self._offset = value
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """See `FileStorage.span`: the local header comes with the bytes, without being read for this."""
+        return self._header, self._header + _HEADER + self.nbytes
+
 
 Typed: TypeAlias = "tuple[FileStorage, DType] | Opaque"
 
@@ -60,7 +66,7 @@ Typed: TypeAlias = "tuple[FileStorage, DType] | Opaque"
 class TensorBuilder(ABC):
     """Turns descriptions of tensors in a pickle into `Tensor`, and everything else into `Opaque`."""
 
-    def __init__(self, file: RandomFile) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         """Prepare for the pickle of ``file``."""
         self._file = file
         self._storages: dict[str, Typed] = {}
@@ -170,7 +176,7 @@ class TensorBuilder(ABC):
 class ArchiveTensors(TensorBuilder):
     """Tensors over the records of a zip archive."""
 
-    def __init__(self, file: RandomFile, records: dict[str, Record], *, has_checksums: bool) -> None:
+    def __init__(self, file: ReadableFile, records: dict[str, Record], *, has_checksums: bool) -> None:
         """Prepare for the pickle of ``file``, whose ``records`` hold the storages."""
         super().__init__(file)
         self._records = records

@@ -28,7 +28,15 @@ from xtts_export_callback.files.crc32 import crc32
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.files.threads import thread_pool
 from xtts_export_callback.tensors.shared_storage import pack
-from xtts_export_callback.tensors.tensor import BLOCK, ArrayStorage, FileStorage, Storage, Tensor, skip
+from xtts_export_callback.tensors.tensor import (
+    BLOCK,
+    ArrayStorage,
+    FileStorage,
+    Storage,
+    Tensor,
+    place_in_source,
+    skip,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,7 +236,8 @@ def _write_file(
     ):
         stop = threading.Event()
         queue: SimpleQueue[_Job | None] = SimpleQueue()
-        for job in (*sorted(jobs, key=lambda job: -job.storage.nbytes), *[None] * _THREADS):
+        # In the order of the source: a disk, or a server, is then read from front to back.
+        for job in (*sorted(jobs, key=lambda job: place_in_source(job.storage)), *[None] * _THREADS):
             queue.put(job)
         with thread_pool(_THREADS, stop) as pool:
             tasks = [pool.submit(_write_jobs, out, queue, stop, sync, progress) for _ in range(_THREADS)]

@@ -36,7 +36,7 @@ from xtts_export_callback.checkpoint.zip_format import (
 from xtts_export_callback.errors import CheckpointError, DamagedError
 
 if TYPE_CHECKING:
-    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.files.random_access import ReadableFile
 
 _MAX_DIRECTORY = 32 << 20  # a full-size training checkpoint has 0.2 MB
 
@@ -57,7 +57,7 @@ class Record(NamedTuple):
     crc32: int
 
 
-def read_directory(file: RandomFile) -> dict[str, Record]:
+def read_directory(file: ReadableFile) -> dict[str, Record]:
     """Read and check the directory of a checkpoint archive.
 
     Args:
@@ -83,7 +83,7 @@ def read_directory(file: RandomFile) -> dict[str, Record]:
     return _strip_root(file, entries)
 
 
-def data_offset(file: RandomFile, label: str, header: int, nbytes: int) -> int:
+def data_offset(file: ReadableFile, label: str, header: int, nbytes: int) -> int:
     """Return the offset of a record's bytes, according to its local header.
 
     Args:
@@ -113,14 +113,14 @@ class _BadRecordError(Exception):
     pass
 
 
-def read_tail(file: RandomFile) -> tuple[bytes, int]:
+def read_tail(file: ReadableFile) -> tuple[bytes, int]:
     """Return the last bytes of an archive, all that can hold its end record, and the record's place in them or -1."""
     start = max(0, file.size - END.size - MAX_COMMENT)
     tail = file.read(start, file.size - start)
     return tail, tail.rfind(END_MAGIC)
 
 
-def _locate_directory(file: RandomFile) -> End | End64:
+def _locate_directory(file: ReadableFile) -> End | End64:
     """Return the record that says where the directory is, which is where the records before it must have ended."""
     tail, position = read_tail(file)
     if position < 0 or len(tail) - position < END.size:
@@ -143,7 +143,7 @@ def _locate_directory(file: RandomFile) -> End | End64:
     return found
 
 
-def _read_end64(file: RandomFile, end: int) -> tuple[int, End64]:
+def _read_end64(file: ReadableFile, end: int) -> tuple[int, End64]:
     locator_start = end - LOCATOR64.size
     try:
         locator = Locator64._make(LOCATOR64.unpack(file.read(max(locator_start, 0), LOCATOR64.size)))
@@ -206,7 +206,7 @@ def _zip64_numbers(extra: bytes, nbytes: int, packed: int, header: int) -> tuple
     raise struct.error(msg)
 
 
-def _check_layout(file: RandomFile, records: list[Record], end_of_data: int) -> None:
+def _check_layout(file: ReadableFile, records: list[Record], end_of_data: int) -> None:
     """Refuse records that share bytes: with them, a small file claims to hold a huge model."""
     previous_end = 0
     previous = ""
@@ -221,7 +221,7 @@ def _check_layout(file: RandomFile, records: list[Record], end_of_data: int) -> 
         raise DamagedError(msg)
 
 
-def _strip_root(file: RandomFile, records: list[Record]) -> dict[str, Record]:
+def _strip_root(file: ReadableFile, records: list[Record]) -> dict[str, Record]:
     """Return records by name below the root folder, which is ``archive`` or the stem that the file was saved under."""
     roots = [record.name[: -len("/data.pkl")] for record in records if record.name.endswith("/data.pkl")]
     if len(roots) != 1 or "/" in roots[0]:

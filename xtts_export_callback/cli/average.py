@@ -14,6 +14,7 @@ from xtts_export_callback.cli.merge_output import add_merge_options, write_and_r
 from xtts_export_callback.cli.options import add_asset_options, add_output_options, add_report_options
 from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.cli.reporting import report
+from xtts_export_callback.files.paths import as_path
 
 if TYPE_CHECKING:
     import argparse
@@ -74,17 +75,21 @@ def run(args: argparse.Namespace) -> int:
 def _paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
     from xtts_export_callback.errors import ConfigError
     from xtts_export_callback.export.export import packed_as
+    from xtts_export_callback.files.remote import RemotePath
     from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.run.checkpoints import exports_folder, is_run, last_checkpoints
     from xtts_export_callback.xtts.companions import DVAE
 
-    sources = [Path(source) for source in args.sources]
+    sources = [as_path(source) for source in args.sources]
     if len(sources) == 1 and is_run(sources[0]):
         count = args.last if args.last is not None else _DEFAULT_LAST
         needs_dvae = DVAE in layout_of(args.layout).files
         paths = [saved.path for saved in last_checkpoints(sources[0], count, prefer_full=needs_dvae)]
+        if args.output is None and isinstance(sources[0], RemotePath):
+            msg = f"{sources[0]}: expected --output, the folder to write to, since the run is not on this disk"
+            raise ConfigError(msg)
         output = sources[0] / exports_folder(sources[0]) / f"average_last_{count}"
-        return paths, packed_as(output, args.layout) if args.output is None else Path(args.output)
+        return paths, packed_as(output, args.layout) if args.output is None else as_path(args.output)
     if len(sources) == 1 and not sources[0].is_file():
         what = "a folder without checkpoint_N.pth" if sources[0].exists() else "nothing"
         msg = f"{sources[0]}: expected a run folder, found {what}; name a run, or two or more checkpoints"
@@ -95,7 +100,7 @@ def _paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
     if args.output is None:
         msg = "--output: expected a folder to write to; only a run has a default"
         raise ConfigError(msg)
-    return sources, Path(args.output)
+    return sources, as_path(args.output)
 
 
 _OF_CHECKPOINTS = {"last": None, "weights": None, "decay": None, "for_training": False, "layout": None, "voice": None}
@@ -119,7 +124,7 @@ def _running_mean(args: argparse.Namespace) -> int:
     run = Path(args.sources[0])
     windows = windows_between(run, *parse_steps(args.steps))
     first, last = windows[0].first, windows[-1].last
-    output = Path(args.output or run / exports_folder(run) / f"running_mean_{first}_{last}")
+    output = as_path(args.output or run / exports_folder(run) / f"running_mean_{first}_{last}")
     options = {key: getattr(args, key) for key in ("dtype", "vocab", "config", "force")}
     source = checkpoint_at(run, last)
     started = time.perf_counter()

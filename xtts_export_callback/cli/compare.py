@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from xtts_export_callback.cli.options import add_report_options
 from xtts_export_callback.cli.progress import progress_bar
 from xtts_export_callback.cli.reporting import report
+from xtts_export_callback.files.paths import as_path
 
 if TYPE_CHECKING:
     import argparse
@@ -54,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
     if plot is not None and (plot.suffix.lower() not in (".png", ".svg", ".pdf") or not plot.parent.is_dir()):
         msg = f"--plot {plot}: expected a name that ends in .png, .svg or .pdf, in a folder that exists"
         raise ConfigError(msg)
-    a = Path(args.a)
+    a = as_path(args.a)
     if is_run(a):
-        return _follow(args, a, Path(args.b) if args.b else None, plot)
+        return _follow(args, a, as_path(args.b) if args.b else None, plot)
     if args.b is None:
         msg = f"{a}: expected a second model to compare with, or a run folder; found neither"
         raise ConfigError(msg)
-    return _compare(args, a, Path(args.b), plot)
+    return _compare(args, a, as_path(args.b), plot)
 
 
 def _compare(args: argparse.Namespace, a: Path, b: Path, plot: Path | None) -> int:

@@ -20,6 +20,7 @@ from xtts_export_callback.cli.options import (
 )
 from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.cli.reporting import Failure, exit_code, files_of, for_each, report, tell
+from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export every source, then say what was done. A source that fails does not stop the others."""
-    checkpoints = _checkpoints([Path(source) for source in args.sources])
+    checkpoints = _checkpoints([as_path(source) for source in args.sources])
     several = len(checkpoints) > 1
     results: list[WrittenFolder] = []
     failures = for_each(checkpoints, lambda path: results.append(_export(path, args, several=several)), several=several)
@@ -134,4 +135,4 @@ def _checkpoints(sources: list[Path]) -> list[Path]:
 def _output(output: str | None, default: Path, *, several: bool) -> Path:
     if output is None:
         return default
-    return Path(output) / default.name if several else Path(output)
+    return as_path(output) / default.name if several else as_path(output)

@@ -13,6 +13,7 @@ from xtts_export_callback.cli.json_output import print_json
 from xtts_export_callback.cli.options import add_report_options
 from xtts_export_callback.cli.progress import say
 from xtts_export_callback.cli.reporting import exit_code, for_each
+from xtts_export_callback.files.paths import as_path
 
 if TYPE_CHECKING:
     import argparse
@@ -48,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
     several = len(args.paths) > 1
 
     def look(path: str) -> None:
-        found.append(_report(Path(path), args))
+        found.append(_report(as_path(path), args))
         if not (args.json or args.quiet):
             _show(found[-1], args, is_first=len(found) == 1)
 

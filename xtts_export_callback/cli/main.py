@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from xtts_export_callback import __version__
 from xtts_export_callback.cli.completion import SHELLS, PrintCompletion
 from xtts_export_callback.errors import XttsExportError
-from xtts_export_callback.files.paths import can_be_path
+from xtts_export_callback.files.paths import as_path, can_be_path
 from xtts_export_callback.files.printable import printable
+from xtts_export_callback.files.remote import RemotePath
 from xtts_export_callback.process import prepare_process
 from xtts_export_callback.suggestions import did_you_mean
 
@@ -31,6 +32,9 @@ COMMANDS = (
     *("evaluate", "speak", "report", "push"),
 )
 _TRAINING = ("demo", "train", "run")
+_WRITE_TO_URLS = ("export", "average", "merge", "train")
+_ON_THIS_DISK = {"output": "--output", "plot": "--plot", "wavs": "--wavs", "run_folder": "RUN", "path": "RUN"}
+"""What may not be a URL, by its name on the parsed command line and as the user knows it."""
 
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
 _READER_GONE = 141  # as a shell reports a process that SIGPIPE ended
@@ -143,6 +147,11 @@ def _parse(arguments: list[str], program: list[str]) -> argparse.Namespace:
     if unknown:
         known = [option for action in subparsers[name]._actions for option in action.option_strings]
         subparsers[name].error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], known)}")
+    for option, shown in _ON_THIS_DISK.items():
+        value = getattr(args, option, None)
+        is_exempt = option == "output" and name in _WRITE_TO_URLS
+        if isinstance(value, str) and not is_exempt and isinstance(as_path(value), RemotePath):
+            subparsers[name].error(f"{shown} {as_path(value)}: expected a path of this disk")
     args.overrides, args.program = overrides, program
     return args
 

@@ -14,6 +14,7 @@ from xtts_export_callback.cli.merge_output import add_merge_options, write_and_r
 from xtts_export_callback.cli.options import add_output_options, add_report_options
 from xtts_export_callback.cli.progress import say
 from xtts_export_callback.cli.reporting import report
+from xtts_export_callback.files.paths import as_path
 
 if TYPE_CHECKING:
     import argparse
@@ -100,9 +101,11 @@ def _recipe(args: argparse.Namespace) -> Recipe:
             msg = f"{(recipes or args.sources)[0]}: expected one recipe (.yaml), or at least 2 models (1 with --base)"
             if recipes or args.base is None:
                 raise ConfigError(msg)
-        sources = model_sources([Path(source) for source in args.sources])
-        files = {key: str(Path(getattr(args, key))) for key in _FILES if getattr(args, key) is not None}
-        named = [{"path": str(source.path), "name": source.name, **files} for source in sources]
+        sources = model_sources([as_path(source) for source in args.sources])
+        files = {key: getattr(args, key) for key in _FILES if getattr(args, key) is not None}
+        named = [
+            {"path": given, "name": source.name, **files} for given, source in zip(args.sources, sources, strict=True)
+        ]
         given: dict[str, Any] = {key: getattr(args, key) for key in (*_SETTINGS, "vocab")}
         return parse_recipe(
             {"models": named, **{key: value for key, value in given.items() if value is not None}}, "merge", Path()
@@ -125,7 +128,7 @@ def _output(args: argparse.Namespace) -> Path:
     from xtts_export_callback.export.export import packed_as
 
     if args.output is not None:
-        return Path(args.output)
+        return as_path(args.output)
     if _is_recipe(args):
         return packed_as(Path(args.sources[0]).with_suffix(""), args.layout)
     msg = "--output: expected a folder to write to; only a recipe has a default"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from xtts_export_callback.cli.options import LAYOUTS, add_report_options
 from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.cli.reporting import exit_code, for_each, report
+from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.units import human_size
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check every path, then print the faults."""
+    from xtts_export_callback.errors import ConfigError
     from xtts_export_callback.extras import require
+    from xtts_export_callback.files.remote import RemotePath
     from xtts_export_callback.inference_folder.layouts import layout_of
     from xtts_export_callback.run.checkpoints import is_run
     from xtts_export_callback.verification.layout import verify_layout
@@ -52,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
     paths: dict[Path, int] = {}
 
     def measure(path: str) -> None:
-        paths[Path(path)] = _bytes_to_read(Path(path), any_content=bool(args.layout))
+        if args.layout and isinstance(as_path(path), RemotePath):
+            msg = f"{as_path(path)}: --layout checks a folder or a ZIP of this disk; download it first"
+            raise ConfigError(msg)
+        paths[as_path(path)] = _bytes_to_read(as_path(path), any_content=bool(args.layout))
 
     failures = for_each(args.paths, measure, several=len(args.paths) > 1)
     found: list[VerificationReport | RunVerification] = []

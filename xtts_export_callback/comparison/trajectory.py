@@ -14,6 +14,7 @@ from xtts_export_callback.comparison.distance import Trajectory, trajectories
 from xtts_export_callback.comparison.models import bare_tensors
 from xtts_export_callback.comparison.summary import count, percent, places_of
 from xtts_export_callback.errors import CheckpointError, ConfigError, IncompatibleError
+from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.run.checkpoints import exports_folder, find_checkpoints, find_exports
 from xtts_export_callback.xtts.model_config import known_config, local_path, model_args
 from xtts_export_callback.xtts.parts import part_of
@@ -137,14 +138,14 @@ def compare_run(
         ConfigError: When there are fewer than two models to compare.
         IncompatibleError: When their tensors differ in names or shapes.
     """
-    run = Path(run)
+    run = as_path(run)
     stops = stops_of(run)
     with ExitStack() as stack:
         opened = [stack.enter_context(open_checkpoint(path)) for _, _, path in stops]
         names = [name for name, _, _ in stops]
         steps: list[int | None] = [step for _, step, _ in stops]
         models = [bare_tensors(checkpoint) for checkpoint in opened]
-        start = _open_base(None if base is None else Path(base), opened, models)
+        start = _open_base(None if base is None else as_path(base), opened, models)
         if start is not None:
             stack.enter_context(start)
             models.insert(0, bare_tensors(start))

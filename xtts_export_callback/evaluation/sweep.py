@@ -7,7 +7,6 @@ nothing is written.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
@@ -18,7 +17,7 @@ from xtts_export_callback.evaluation.prepare import prepare
 from xtts_export_callback.evaluation.results import Loss
 from xtts_export_callback.evaluation.trainer_config import evaluation_samples, read_trainer_config
 from xtts_export_callback.extras import require
-from xtts_export_callback.files.paths import expanded
+from xtts_export_callback.files.paths import as_path, expanded
 from xtts_export_callback.merge.merge import planned
 from xtts_export_callback.merge.recipe import load_recipe
 
@@ -129,6 +128,6 @@ def sweep_weights(  # noqa: PLR0913 - options of one command
 def _source(path: str | os.PathLike[str]) -> Source:
     found = find_candidates([expanded(path)])
     if len(found) != 1:
-        msg = f"{Path(path)}: expected one model, found {len(found)}; name one of them, such as {found[-1].path}"
+        msg = f"{as_path(path)}: expected one model, found {len(found)}; name one of them, such as {found[-1].path}"
         raise ConfigError(msg)
     return found[0]

@@ -18,6 +18,8 @@ from xtts_export_callback.export.precision import (
     types_of,
 )
 from xtts_export_callback.files.json_file import read_json_object, read_small_file
+from xtts_export_callback.files.paths import as_path
+from xtts_export_callback.files.remote import RemotePath
 from xtts_export_callback.inference_folder.folder import WrittenFolder, packing_of, write_inference_folder
 from xtts_export_callback.inference_folder.layouts import Layout, layout_of
 from xtts_export_callback.inference_folder.ownership import folder_bytes, not_ours
@@ -98,7 +100,7 @@ def export_checkpoint(  # noqa: PLR0913 - options of one command
     with open_checkpoint(checkpoint) as source:
         return export_opened(
             source,
-            Path(output_dir) if output_dir is not None else packed_as(default_output(source.path), layout),
+            as_path(output_dir) if output_dir is not None else packed_as(default_output(source.path), layout),
             dtype=dtype,
             precision=precision,
             sparsity=sparsity,
@@ -135,16 +137,16 @@ def export_opened(  # noqa: PLR0913 - options of one command
     """
     model = inference_model(source)
     types = types_of(model.tensors, dtype, precision)
-    chosen, clip = layout_of(layout), read_clip(Path(voice)) if voice is not None else None
+    chosen, clip = layout_of(layout), read_clip(as_path(voice)) if voice is not None else None
     options = storage_options(types, dtype, precision, sparsity) | packing_of(chosen, clip)
-    is_there = output.exists() and not force
+    is_there = not isinstance(output, RemotePath) and output.exists() and not force
     if is_there and not (vocab or config):
         return _already_there(output, source, options, format)
     assets = find_assets(
         source,
         model.tensors,
-        vocab=Path(vocab) if vocab else None,
-        config=Path(config) if config else None,
+        vocab=as_path(vocab) if vocab else None,
+        config=as_path(config) if config else None,
         trained_in=trained_in,
     )
     if is_there:
@@ -169,7 +171,7 @@ def export_opened(  # noqa: PLR0913 - options of one command
             progress=progress,
         )
     except OutputExistsError:
-        if force:
+        if force or isinstance(output, RemotePath):
             raise
         return _already_there(output, source, options, format, assets)  # another process was faster
     return replace(written, notes=(*written.notes, sparsity_note(written.weights, sparse))) if sparse else written
@@ -185,8 +187,13 @@ def _needed_from(source: Checkpoint, model: InferenceModel, layout: Layout) -> d
 def default_output(checkpoint: Path) -> Path:
     """Return where a checkpoint's export goes: ``inference/NAME`` beside it; NAME is its stem or its folder's name.
 
+    That of a checkpoint behind a URL goes into the working directory.
+
     The config of a run may name another folder in place of ``inference``: see `exports_folder`.
     """
+    if isinstance(checkpoint, RemotePath):
+        is_standard = checkpoint.name in MODEL_NAMES
+        return Path(DEFAULT_FOLDER) / (checkpoint.parent.name if is_standard else checkpoint.stem)
     if checkpoint.name in MODEL_NAMES:
         return checkpoint.parent / DEFAULT_FOLDER / checkpoint.absolute().parent.name
     return checkpoint.parent / exports_folder(checkpoint.parent) / checkpoint.stem

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.mistaken_download import mistaken_download
+from xtts_export_callback.files.remote import RemotePath
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,10 @@ def read_small_file(path: Path) -> bytes:
     Raises:
         ConfigError: When the file is larger, is not regular, or cannot be read.
     """
+    if isinstance(path, RemotePath):
+        from xtts_export_callback.files.remote_file import read_small
+
+        return read_small(path, MOST_BYTES)
     try:
         descriptor = os.open(path, _OPEN)  # without O_NONBLOCK, opening a named pipe waits for its writer
         try:

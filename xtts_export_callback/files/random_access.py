@@ -11,11 +11,12 @@ import errno
 import os
 import sys
 import threading
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from types import TracebackType
 
@@ -38,8 +39,65 @@ class Moved:
     nbytes = 0
 
 
-class RandomFile:
-    """An open file that is read and written at offsets, by several threads at once.
+class ReadableFile(ABC):
+    """An open file that is read at offsets, by several threads at once, wherever it lies.
+
+    Attributes:
+        path: Its name in messages.
+    """
+
+    path: Path
+
+    def __enter__(self) -> ReadableFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes in the file."""
+
+    @property
+    @abstractmethod
+    def mode(self) -> int:
+        """Permissions for a file made from this one."""
+
+    @abstractmethod
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` from ``offset``.
+
+        Raises:
+            EOFError: When the file ends before the buffer is full.
+            OSError, CheckpointError: When it cannot be read.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset``; raises as `read_into` does."""
+        buffer = bytearray(size)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:  # noqa: B027 - only a file that is far away needs it
+        """Tell a file that is far away which bytes will be read, as first and past-the-last one, so that it begins."""
+
+    def check_unchanged(self) -> None:  # noqa: B027 - an open file of this machine stays the same
+        """Refuse a file that somebody has replaced since it was opened, where that can happen.
+
+        Raises:
+            CheckpointError: When it is another.
+        """
+
+
+class RandomFile(ReadableFile):
+    """An open file of this machine that is read and written at offsets, by several threads at once.
 
     It keeps its descriptor, so that a file deleted meanwhile (the Trainer's retention does that) stays readable on
     POSIX systems.
@@ -65,11 +123,6 @@ class RandomFile:
 
     def __enter__(self) -> RandomFile:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def fileno(self) -> int:
         """Return the descriptor, for calls of the system that take one."""
@@ -105,12 +158,6 @@ class RandomFile:
             done += count
             Moved.nbytes += count
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Read ``size`` bytes from ``offset``; raises as `read_into` does."""
-        buffer = bytearray(size)
-        self.read_into(memoryview(buffer), offset)
-        return bytes(buffer)
-
     def write_at(self, data: memoryview | bytes, offset: int) -> None:
         """Write all of ``data`` at ``offset``.
 
@@ -130,7 +177,7 @@ class RandomFile:
             done += count
             Moved.nbytes += count
 
-    def copy_range_from(self, source: RandomFile, source_offset: int, offset: int, size: int) -> None:
+    def copy_range_from(self, source: ReadableFile, source_offset: int, offset: int, size: int) -> None:
         """Copy ``size`` bytes from ``source``, inside the kernel where possible.
 
         Raises:
@@ -198,8 +245,8 @@ class RandomFile:
         """Add the file's name to an error: the system does not know it from the descriptor."""
         error.filename = os.fspath(self.path)
 
-    def _copy_in_kernel(self, source: RandomFile, source_offset: int, offset: int, size: int) -> int:
-        if not hasattr(os, "copy_file_range"):
+    def _copy_in_kernel(self, source: ReadableFile, source_offset: int, offset: int, size: int) -> int:
+        if not (isinstance(source, RandomFile) and hasattr(os, "copy_file_range")):
             return 0
         done = 0
         while done < size:

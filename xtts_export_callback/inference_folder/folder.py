@@ -12,6 +12,8 @@ from xtts_export_callback.checkpoint.quantized import is_scale
 from xtts_export_callback.errors import ConfigError, VerificationError
 from xtts_export_callback.files.atomic import temporary_directory, whole_directory
 from xtts_export_callback.files.random_access import RandomFile
+from xtts_export_callback.files.remote import RemotePath, is_url
+from xtts_export_callback.files.remote_output import uploaded
 from xtts_export_callback.inference_folder import auralis
 from xtts_export_callback.inference_folder.layouts import PLAIN, Layout, remedy
 from xtts_export_callback.inference_folder.ownership import check_replaceable, folder_bytes
@@ -87,7 +89,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     """Write a folder that ``Xtts.load_checkpoint`` and ``TTS(model_path=...)`` load, or what another program takes.
 
     Args:
-        path: The folder to create, or the ZIP.
+        path: The folder to create, or the ZIP; at a URL it is first written to a temporary folder.
         tensors: The inference model, as it is stored: see `export.precision.store`.
         origin: Its source file, for errors.
         assets: The files beside it.
@@ -138,7 +140,8 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         _check_complete(temporary, layout, name, notes)
         complete = {**described, "files": files | _describe_others(temporary, files)}
         _write(temporary / PROVENANCE_FILE, json.dumps(complete, indent=2).encode(), mode)
-    return WrittenFolder(path, folder_bytes(path), written=True, provenance=complete, notes=tuple(notes))
+    nbytes = sum(file["bytes"] for file in complete["files"].values()) if is_url(path) else folder_bytes(path)
+    return WrittenFolder(path, nbytes, written=True, provenance=complete, notes=tuple(notes))
 
 
 def packing_of(layout: Layout, clip: Clip | None) -> dict[str, Any]:
@@ -221,6 +224,13 @@ def _check_complete(
 @contextmanager
 def _whole_output(path: Path, layout: Layout, *, force: bool, mode: int) -> Iterator[Path]:
     """Give a folder to fill, which becomes the output or the content of a ZIP when the block ends without an error."""
+    if isinstance(path, RemotePath):
+        with (
+            uploaded(path, last=PROVENANCE_FILE) as local,
+            _whole_output(local, layout, force=False, mode=mode) as temporary,
+        ):
+            yield temporary
+        return
 
     def check(there: Path) -> None:
         check_replaceable(there, force=force, known_as=path)

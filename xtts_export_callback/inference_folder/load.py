@@ -12,6 +12,7 @@ from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
 from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.paths import expanded
+from xtts_export_callback.files.remote import RemotePath
 from xtts_export_callback.tensors.quantize import read_float32
 from xtts_export_callback.xtts.matrices import is_layer_matrix
 
@@ -177,6 +178,9 @@ def _mapping_the_file(model: Xtts, checkpoint: Checkpoint, compute: str, device:
 
 def _find_weights(folder: Path) -> Path:
     """Return the file with the weights, of a folder that has all files of a model."""
+    if isinstance(folder, RemotePath):
+        msg = f"{folder}: expected a folder of this disk, whose file can be mapped; export it to one first"
+        raise CheckpointError(msg)
     if not folder.is_dir():
         what = "is a file, expected the folder it lies in" if folder.exists() else "the folder does not exist"
         msg = f"{folder}: {what}"

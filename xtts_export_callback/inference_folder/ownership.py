@@ -8,6 +8,8 @@ from zipfile import ZipFile
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import CheckpointError, OutputExistsError
+from xtts_export_callback.files.remote import RemotePath
+from xtts_export_callback.files.remote_output import check_free
 from xtts_export_callback.inference_folder.provenance import PROVENANCE_FILE, read_provenance, sha256_of
 
 _WEIGHTS = (".pth", ".safetensors")
@@ -16,6 +18,9 @@ _WEIGHTS = (".pth", ".safetensors")
 def check_replaceable(path: Path, *, force: bool, known_as: Path | None = None) -> None:
     """Refuse to replace a folder with files that are not ours: a run, a user's folder, an export with added files."""
     shown = known_as or path
+    if isinstance(path, RemotePath):
+        check_free(path)
+        return
     if path.name in {"", ".."}:
         msg = f"{shown}: expected the name of a folder to create; name another output"
         raise OutputExistsError(msg)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint.reader import Checkpoint, open_checkpoint
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.files.disk import DiskSpace
+from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.inspection.checkpoint import report_on
 from xtts_export_callback.inspection.removals import KEEP_LAST, Removal, copy_of_best, removals_of
@@ -130,7 +131,7 @@ def inspect_run(path: str | os.PathLike[str], *, keep_last: int = KEEP_LAST) -> 
     Raises:
         OSError: When the folder itself cannot be read.
     """
-    path = Path(path)
+    path = as_path(path)
     space = DiskSpace()
     full = find_checkpoints(path)
     folder = exports_folder(path)

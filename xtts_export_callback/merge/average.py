@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.merge.decay import Decayed, decay_weights
 from xtts_export_callback.merge.merge import plan_of, with_dtype, write_merge
 from xtts_export_callback.merge.methods.settings import check_weights
@@ -90,7 +90,7 @@ def average_checkpoints(  # noqa: PLR0913 - options of one command
     ) as plan:
         return write_merge(
             plan,
-            Path(output_dir),
+            as_path(output_dir),
             kind="average",
             format=format,
             for_training=for_training,
@@ -131,11 +131,11 @@ def planned_average(
         raise ConfigError(msg)
     checked = check_weights(weights, len(checkpoints))
     with ExitStack() as stack:
-        opened = open_models(model_sources([Path(path) for path in checkpoints]), stack)
+        opened = open_models(model_sources([as_path(path) for path in checkpoints]), stack)
         order = sorted(range(len(opened)), key=lambda index: _step(opened[index]))
         models = [opened[index] for index in order]
         newest = replace(
-            models[-1].source, vocab=Path(vocab) if vocab else None, config=Path(config) if config else None
+            models[-1].source, vocab=as_path(vocab) if vocab else None, config=as_path(config) if config else None
         )
         models[-1] = replace(models[-1], source=newest)
         settings = (

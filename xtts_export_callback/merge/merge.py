@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import reduce
 from operator import and_
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import fingerprint
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.export.export import check_choice
 from xtts_export_callback.export.precision import TYPES, storage_options, store
+from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.inference_folder.folder import WrittenFolder, write_inference_folder
 from xtts_export_callback.inference_folder.layouts import layout_of
 from xtts_export_callback.inference_folder.provenance import describe_source, provenance_of, training_state
@@ -30,6 +30,7 @@ from xtts_export_callback.xtts.state_dict import dvae_of
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from xtts_export_callback.checkpoint import Checkpoint, Tensor
     from xtts_export_callback.checkpoint.writer import Progress
@@ -79,7 +80,7 @@ def merge_checkpoints(  # noqa: PLR0913 - options of one command
     with planned(with_dtype(load_recipe(recipe), dtype, precision=precision, for_training=for_training)) as plan:
         return write_merge(
             plan,
-            Path(output_dir),
+            as_path(output_dir),
             kind="merge",
             for_training=for_training,
             layout=layout,
@@ -169,7 +170,7 @@ def write_merge(  # noqa: PLR0913 - options of one command
         provenance=provenance | options,
         format=format,
         layout=chosen,
-        clip=read_clip(Path(voice)) if voice is not None else None,
+        clip=read_clip(as_path(voice)) if voice is not None else None,
         extra={name: each for name, each in files.items() if for_training or name in chosen.files},
         force=force,
         mode=reduce(and_, (model.checkpoint.mode for model in plan.models)),

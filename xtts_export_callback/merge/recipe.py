@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.export.precision import TYPES
-from xtts_export_callback.files.paths import expanded
+from xtts_export_callback.files.paths import as_path, expanded
+from xtts_export_callback.files.remote import RemotePath
 from xtts_export_callback.merge.methods.registry import METHODS, WITH_BASE, methods_using
 from xtts_export_callback.merge.methods.settings import DEFAULT_DENSITY, Method, check_weights
 from xtts_export_callback.merge.methods.weighted_sums import Linear
@@ -110,7 +111,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
     """
     if isinstance(recipe, Mapping):
         return parse_recipe(dict(recipe), "recipe", Path())
-    path = Path(recipe)
+    path = as_path(recipe)
     return parse_recipe(load_yaml(path), str(path), path.parent)
 
 
@@ -305,7 +306,8 @@ def _path(item: Table, key: str, folder: Path) -> Path | None:
 
 
 def _resolve(folder: Path, value: str) -> Path:
-    return folder / expanded(value)
+    path = expanded(value)
+    return path if isinstance(path, RemotePath) or path.is_absolute() else folder / path
 
 
 _SUFFIXES = {".pth", ".pt", ".safetensors"}  # .3 is none: v2.0.3 is a name

@@ -43,8 +43,10 @@ def is_run(path: Path) -> bool:
     """Whether a folder is a run of the Trainer: it has checkpoints, or it has their exports and is not a model."""
     if find_checkpoints(path):
         return True
+    if not path.is_dir():
+        return False
     folder = path / exports_folder(path)
-    if not path.is_dir() or not folder.is_dir() or any((path / name).is_file() for name in MODEL_NAMES):
+    if not folder.is_dir() or any((path / name).is_file() for name in MODEL_NAMES):
         return False
     return weights_in(path) is None or bool(find_exports(folder))
 

@@ -98,7 +98,7 @@ class _Matrix:
 
     def __init__(self, name: str, tensor: Tensor, dimension: int) -> None:
         self._name = name
-        self._tensor = tensor
+        self.tensor = tensor
         self._dimension = dimension
         self._scales: Float32 | None = None
         self._lock = threading.Lock()
@@ -106,13 +106,13 @@ class _Matrix:
     def scales(self) -> Float32:
         with self._lock:
             if self._scales is None:
-                self._scales = self._compute(read_float32(self._tensor))
+                self._scales = self._compute(read_float32(self.tensor))
             return self._scales
 
     def integers(self) -> npt.NDArray[np.int8]:
         import numpy as np
 
-        values = read_float32(self._tensor)
+        values = read_float32(self.tensor)
         with self._lock:
             if self._scales is None:
                 self._scales = self._compute(values)
@@ -131,7 +131,7 @@ class _Matrix:
         others = tuple(axis for axis in range(values.ndim) if axis != self._dimension)
         largest = np.maximum(values.max(axis=others, keepdims=True), -values.min(axis=others, keepdims=True))
         if not np.isfinite(largest).all():
-            msg = f"{source_path(self._tensor)}: {self._name}: holds NaN or infinity; leave this checkpoint out"
+            msg = f"{source_path(self.tensor)}: {self._name}: holds NaN or infinity; leave this checkpoint out"
             raise CheckpointError(msg)
         scales: Float32 = largest / np.float32(_LARGEST)
         scales[scales < np.finfo(np.float32).tiny] = 1  # a channel of zeros, or as good as zeros
@@ -143,6 +143,7 @@ class _Part(Storage):
 
     def __init__(self, matrix: _Matrix, nbytes: int, *, scales: bool) -> None:
         self._matrix = matrix
+        self.base = matrix.tensor.storage  # names the file in messages
         self._gives_scales = scales
         self.nbytes = nbytes
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.files.random_access import ReadableFile
 
     Reader: TypeAlias = Callable[[memoryview], None]
 
@@ -61,7 +61,7 @@ class FileStorage(Storage):
     # Slots save memory: fifty open checkpoints have fifty thousand of them.
     __slots__ = ("crc32", "file", "is_verified", "label", "nbytes", "offset")
 
-    def __init__(self, file: RandomFile, offset: int, nbytes: int, crc32: int | None, label: str) -> None:
+    def __init__(self, file: ReadableFile, offset: int, nbytes: int, crc32: int | None, label: str) -> None:
         """Describe ``nbytes`` bytes at ``offset`` of ``file``; ``label`` names them in errors."""
         self.file = file
         self.offset = offset
@@ -70,6 +70,11 @@ class FileStorage(Storage):
         self.label = label
         self.is_verified = crc32 is None
         """Whether a full read has matched the checksum, or there is no checksum to match."""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and past-the-last byte of the file that a read takes."""
+        return self.offset, self.offset + self.nbytes
 
     def reader(self) -> Reader:
         """See `Storage.reader`.
@@ -91,6 +96,7 @@ class FileStorage(Storage):
             crc = crc32(buffer, crc)
             if position == self.nbytes:
                 if crc != self.crc32:
+                    self.file.check_unchanged()
                     msg = (
                         f"{self.file.path}: {self.label}: checksum {crc:08x}, expected {self.crc32:08x}; "
                         "the file is damaged, download it again or use another checkpoint"
@@ -273,6 +279,20 @@ class Tensor:
         if self.numel == 0:
             return np.empty(self.shape, self.dtype.numpy)
         return np.lib.stride_tricks.as_strided(elements, self.shape, strides, writeable=False)
+
+
+def place_in_source(storage: Any) -> int:
+    """Return the offset in its file of the first bytes that a storage is made of; 0 for bytes in memory.
+
+    Args:
+        storage: A storage of any kind.
+    """
+    while not isinstance(storage, FileStorage):
+        tensors = [*getattr(storage, "inputs", ())[:1], *([storage.tensor] if hasattr(storage, "tensor") else [])]
+        storage = tensors[0].storage if tensors else getattr(storage, "base", None)
+        if storage is None:
+            return 0
+    return storage.span[0]
 
 
 def find_fault(

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.files.atomic import remove_leftovers
+from xtts_export_callback.files.paths import as_path
+from xtts_export_callback.files.remote import is_url
 from xtts_export_callback.run.checkpoints import Saved, find_checkpoints
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.run.retention import use_of
@@ -27,6 +29,7 @@ from xtts_export_callback.training.forecast import log_forecast
 from xtts_export_callback.training.hooks import (
     is_main_process,
     looks_like_pattern,
+    place_of,
     protect_from_removal,
     saves_into,
     wrap_saves,
@@ -74,8 +77,12 @@ def export_callbacks(config: Any, existing: Mapping[str, Event] | None = None) -
 
 
 _NO_LOCAL_FOLDER = (
-    "exports need a local folder, but the Trainer does not save into a folder of this name; training goes on as "
-    "without this callback. To export, set output_path to a plain path, not a URL and not starting with ~"
+    "exports need a folder of this disk, and the Trainer saves elsewhere; training goes on as without this callback. "
+    "Export from there afterwards (xtts-export export URL/checkpoint_N.pth), or set output_path to a path or file://"
+)
+_NO_BUCKET = (
+    "this version of the Trainer takes the URL in output_path for a folder of this disk: checkpoints and exports lie "
+    "there, not behind the URL"
 )
 _HOW_TO_TURN_ON = "to turn it on: ExportConfig(enabled=True), or --coqpit.export.enabled true"
 _LOOKS_LIKE_PATTERN = (
@@ -176,11 +183,13 @@ class ExportCallback:
             log_failure("training goes on without exports", error)
 
     def _begin(self, trainer: Any) -> None:
-        self._run = Path(trainer.output_path)
+        self._run = place_of(trainer.output_path)
         if not saves_into(self._run):
             if is_main_process():
-                logger.warning(" ! EXPORT : %s: %s", self._run, _NO_LOCAL_FOLDER)
+                logger.warning(" ! EXPORT : %s: %s", as_path(str(trainer.output_path)), _NO_LOCAL_FOLDER)
             return
+        if is_main_process() and is_url(str(trainer.config.output_path)) and self._run == Path(trainer.output_path):
+            logger.warning(" ! EXPORT : %s: %s", self._run, _NO_BUCKET)
         if trainer.args.continue_path:
             self._choose_checkpoint(trainer)
         _refuse_inference_export(trainer.args.restore_path)
@@ -353,13 +362,13 @@ class ExportCallback:
     def _choose_checkpoint(self, trainer: Any) -> None:
         if is_main_process():  # brings back the older file of a save that never reached the disk
             guarded("clean-up of leftovers", partial(remove_leftovers, self._run))
-        stock = Path(trainer.args.restore_path)
+        stock = place_of(trainer.args.restore_path)
         chosen = choose_checkpoint(self._run, stock, may_rename=is_main_process())
         if chosen == stock:
             return
         trainer.args.restore_path = str(chosen)
         best = self._best()
-        if not Path(trainer.args.best_path).exists():
+        if not place_of(trainer.args.best_path).exists():
             trainer.args.best_path = str(best or chosen)
         if best is not None and chosen.name.startswith("checkpoint"):
             self._best_loss = guarded(f"the loss of {best.name} is not known", partial(loss_of, best))

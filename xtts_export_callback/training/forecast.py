@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xtts_export_callback.files.disk import free_bytes
 from xtts_export_callback.run.log import training_logger
+from xtts_export_callback.training.hooks import place_of
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.components import BY_KEY, component_of
 from xtts_export_callback.xtts.state_dict import bare_name
@@ -97,7 +97,7 @@ def log_forecast(trainer: Any, options: ExportConfig) -> None:
     run = _run_of(trainer)
     if run is None:
         return
-    free = free_bytes(Path(trainer.output_path))
+    free = free_bytes(place_of(trainer.output_path))
     needed = own_bytes(run, options) + export_bytes(run, options, exports(run, options))
     line = f"{line_of(run, options)}; {human_size(free)} free"
     if free < needed:

@@ -36,10 +36,28 @@ def is_main_process() -> bool:
     return bool(get_rank() == 0)
 
 
+def place_of(path: Any) -> Path:
+    """Return where on this disk the Trainer's writing through fsspec puts a path.
+
+    ``file://`` and ``~`` lead to another folder than `pathlib` takes them for, and since trainer 0.2, which makes a
+    `Path` of every ``output_path``, ``file:/`` does so too.
+
+    Returns:
+        The path as it is where both agree, or where fsspec does not write to this disk.
+    """
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
+
+    if not str(path).startswith(("file:", "local:", "~")):
+        return Path(path)
+    file_system, place = url_to_fs(str(path))
+    return Path(place) if isinstance(file_system, LocalFileSystem) else Path(path)
+
+
 def saves_into(folder: Path) -> bool:
     """Whether the Trainer saves into the folder of this name.
 
-    A URL and ``~`` lead fsspec elsewhere, and so does ``*`` in its older versions. Before the first event,
+    A URL leads fsspec elsewhere, and so does ``*`` in its older versions. Before the first event,
     `trainer.io.copy_model_files` has written the config to the folder that it really uses.
     """
     return (folder / "config.json").is_file()
@@ -89,12 +107,12 @@ def _exchange_writing(
     from trainer import io
 
     def is_in_run(path: Any) -> bool:
-        return Path(path).parent == run
+        return place_of(path).parent == run
 
     def copying(original: Save) -> Save:
         def copy(path1: Any, path2: Any, *args: Any, **options: Any) -> None:
             if is_in_run(path2) and Path(path2).name == SHORTCUT:
-                guarded(f"{SHORTCUT} was not renewed", lambda: make_shortcut(Path(path1), Path(path2)))
+                guarded(f"{SHORTCUT} was not renewed", lambda: make_shortcut(place_of(path1), place_of(path2)))
             else:
                 original(path1, path2, *args, **options)
 
@@ -146,7 +164,7 @@ def protect_from_removal(run: Path, exporter: Exporter, saves: TrainerSaves, ter
         return
 
     def remove_without_models(experiment_path: Any) -> None:
-        run = Path(experiment_path)
+        run = place_of(experiment_path)
         found = _RUNS.pop(run.resolve(), None)
         if found is None:
             remove(experiment_path)

@@ -16,6 +16,7 @@ from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.run.lr_schedule import RESUME_KEY, restore_position
 from xtts_export_callback.run.resume import by_age, our_choice
 from xtts_export_callback.tensors.tensor import Tensor
+from xtts_export_callback.training.hooks import place_of
 
 logger = training_logger()
 
@@ -65,7 +66,7 @@ def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:
 
 def restore_from_weights(trainer: Any) -> None:
     """Restore learning rate and schedule from a checkpoint without optimizer state, and log it."""
-    with open_checkpoint(trainer.args.restore_path) as checkpoint:
+    with open_checkpoint(place_of(trainer.args.restore_path)) as checkpoint:
         if checkpoint.document.get("optimizer"):
             return
         position = checkpoint.document.get(RESUME_KEY)

@@ -27,7 +27,7 @@ from xtts_export_callback.files.random_access import sync_directory, sync_file
 from xtts_export_callback.run.checkpoints import find_checkpoints
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.training.best_model_copy import Shortcut
-from xtts_export_callback.training.hooks import exchanged_writing
+from xtts_export_callback.training.hooks import exchanged_writing, place_of
 from xtts_export_callback.training.log import guarded
 from xtts_export_callback.training.save_errors import WHAT_TO_DO, SaveError, save_error
 from xtts_export_callback.training.trainer_state import state_bytes, weights_only
@@ -108,7 +108,7 @@ class TrainerSaves:
         Raises:
             SaveError: When a file could not be written.
         """
-        run = Path(self._trainer.output_path)
+        run = place_of(self._trainer.output_path)
 
         def save(write: Save, state: Any, path: Any, **options: Any) -> None:
             self._save(write, state, path, options)
@@ -117,7 +117,7 @@ class TrainerSaves:
             yield
 
     def _save(self, write: Save, state: Any, path: Any, options: dict[str, Any]) -> None:
-        path = Path(path)
+        path = place_of(path)
         kind = path.stem.rpartition("_")[0]
         started = time.perf_counter()
         full = guarded(f"the size of {path.name} is not known", partial(state_bytes, state)) or 0
@@ -178,7 +178,7 @@ class TrainerSaves:
         _, durable = self._durable.get(kind, (0, None))
         if durable is not None and durable.exists():
             return durable
-        found = [saved.path for saved in find_checkpoints(Path(self._trainer.output_path)) if saved.kind == kind]
+        found = [saved.path for saved in find_checkpoints(place_of(self._trainer.output_path)) if saved.kind == kind]
         return found[-1] if found else None
 
     def _sync_later(self, kind: str, path: Path, held: Path | None) -> None:

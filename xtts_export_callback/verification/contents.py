@@ -58,6 +58,7 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
         Records that do not match their checksum, and tensors with NaN or infinity, in file order.
     """
     jobs: dict[int, _Job] = {}
+    checkpoint.expect(tensor for _, tensor in named_tensors(checkpoint))
     for name, tensor in named_tensors(checkpoint):
         job = jobs.setdefault(id(tensor.storage), _Job(tensor.storage))
         if len(job.names) < 2:  # a hostile file repeats a tensor a million times

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.files.json_file import parse_json, read_small_file
+from xtts_export_callback.files.paths import is_there
 from xtts_export_callback.inference_folder.provenance import PROVENANCE_FILE, read_provenance, sha256_of
 from xtts_export_callback.verification.faults import Fault, Findings, Subject
 from xtts_export_callback.xtts.assets import VOCAB_FILE, find_vocabulary
@@ -66,7 +66,7 @@ def folder_faults(checkpoint: Checkpoint) -> Findings:
     provenance = read_provenance(checkpoint.path.parent)
     if provenance is not None:
         yield from _provenance_faults(checkpoint, provenance, config)
-    elif os.path.lexists(checkpoint.path.with_name(PROVENANCE_FILE)):
+    elif is_there(checkpoint.path.with_name(PROVENANCE_FILE)):
         yield Fault("provenance", f"{PROVENANCE_FILE} cannot be understood: damaged or edited")
     elif isinstance(checkpoint.document.get("export"), dict):
         yield Fault("provenance", f"{PROVENANCE_FILE} is missing")
@@ -74,7 +74,7 @@ def folder_faults(checkpoint: Checkpoint) -> Findings:
 
 def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
     """Return the ``config.json`` of a folder, None where Coqui cannot read it, and the reason if it exists."""
-    if not os.path.lexists(path):
+    if not is_there(path):
         return None, []
     try:
         value = parse_json(read_small_file(path).decode(), path.name)  # to Coqui, a byte order mark is an error
@@ -88,7 +88,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
 def companion_faults(folder: Path, allowed: re.Pattern[str]) -> Findings:
     """Check those of `COMPANIONS` that are in a folder; see `companion_fault`."""
     for name in COMPANIONS:
-        if os.path.lexists(folder / name) and (message := companion_fault(folder / name, name, allowed)):
+        if is_there(folder / name) and (message := companion_fault(folder / name, name, allowed)):
             yield Fault("companions", message)
 
 

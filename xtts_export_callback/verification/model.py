@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.checkpoint.document import no_plain_tensor
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
 from xtts_export_callback.errors import CheckpointError, ConfigError
+from xtts_export_callback.files.paths import as_path, is_there
+from xtts_export_callback.files.remote import RemotePath
 from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.faults import Fault, Findings, Subject, fault_for_each
 from xtts_export_callback.verification.folder import companion_faults, folder_faults, vocabulary_check
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST_NOTES = 10
+_NO_HEADERS = (
+    "the file lies behind a URL: what the zip directory says was not compared with the header of each record, as that "
+    "would read the file twice; verify a copy on this disk for it"
+)
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,8 @@ def verify_checkpoint(
         >>> verify_checkpoint("run/inference/checkpoint_1000").is_fine
         True
     """
-    path = Path(path)
-    if not os.path.lexists(path):
+    path = as_path(path)
+    if not is_there(path):
         msg = f"{path}: no such file or folder; check the path"
         raise ConfigError(msg)
     try:
@@ -120,6 +126,9 @@ def _weights(subject: Subject) -> Findings:
 
 def _directory(subject: Subject) -> Findings:
     if subject.checkpoint.format == "pth" and subject.checkpoint.file is not None:
+        if isinstance(subject.path, RemotePath):
+            yield _NO_HEADERS
+            return
         for message in directory_faults(subject.checkpoint.file):
             yield Fault("directory", message)
 

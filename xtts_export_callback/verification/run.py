@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
+from xtts_export_callback.errors import ConfigError
+from xtts_export_callback.files.paths import as_path
+from xtts_export_callback.files.remote import RemotePath
 from xtts_export_callback.inspection.checkpoint import holds_weights_only, resume_obstacles
 from xtts_export_callback.run.checkpoints import Saved, exports_folder, find_checkpoints
 from xtts_export_callback.run.resume import Resume, by_age, our_choice, trainers_choice
@@ -69,7 +72,10 @@ def verify_run(
     Raises:
         CheckpointError: When permissions forbid reading one of its files.
     """
-    run = Path(run)
+    run = as_path(run)
+    if isinstance(run, RemotePath):
+        msg = f"{run}: a run is verified on the disk that it is trained on; name one of its checkpoints"
+        raise ConfigError(msg)
     reports = {path: verify_checkpoint(path, load=load, progress=progress) for path in models_of(run)}
     if reports and not any(run.glob("*.pth")):
         note = "holds exports only: there is no checkpoint to resume from"

@@ -34,7 +34,7 @@ from xtts_export_callback.checkpoint.zip_format import (
 from xtts_export_callback.checkpoint.zip_reader import read_tail
 
 if TYPE_CHECKING:
-    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.files.random_access import ReadableFile
 
 _VERSIONS = frozenset((0, 10, 20, 30, 45))
 _SYSTEMS = (0, 3)  # MS-DOS, Unix
@@ -50,7 +50,7 @@ class _Described(NamedTuple):
     once: tuple[Any, ...]
 
 
-def directory_faults(file: RandomFile) -> list[str]:
+def directory_faults(file: ReadableFile) -> list[str]:
     """Compare all that a zip archive states twice.
 
     Args:
@@ -75,7 +75,7 @@ def directory_faults(file: RandomFile) -> list[str]:
     return faults
 
 
-def _end_faults(file: RandomFile) -> tuple[End | End64, list[str]]:
+def _end_faults(file: ReadableFile) -> tuple[End | End64, list[str]]:
     """Return the record that says where the directory is, and the faults of the records after the directory."""
     tail, position = read_tail(file)
     short = End._make(END.unpack_from(tail, position))
@@ -96,7 +96,7 @@ def _end_faults(file: RandomFile) -> tuple[End | End64, list[str]]:
     return found, faults
 
 
-def _read_end64(file: RandomFile, short: End, locator: bytes, end: int) -> tuple[End64, bool]:
+def _read_end64(file: ReadableFile, short: End, locator: bytes, end: int) -> tuple[End64, bool]:
     """Return the zip64 end record, and whether it agrees with the end record."""
     where = Locator64._make(LOCATOR64.unpack(locator))
     full = End64._make(END64.unpack(file.read(where.end64, END64.size)))
@@ -113,7 +113,7 @@ def _read_end64(file: RandomFile, short: End, locator: bytes, end: int) -> tuple
     return full, agree and sane and full.made_by >> 8 in _SYSTEMS and one_disk and ends_here
 
 
-def _entries(file: RandomFile, start: int, count: int) -> tuple[list[_Described], int]:
+def _entries(file: ReadableFile, start: int, count: int) -> tuple[list[_Described], int]:
     """Return the entries of the directory, and where they end."""
     entries = []
     position = start
@@ -150,7 +150,7 @@ def _read_wide(extra: bytes, wide: dict[str, int]) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _header_faults(file: RandomFile, described: _Described) -> list[str]:
+def _header_faults(file: ReadableFile, described: _Described) -> list[str]:
     entry = described.entry
     local = Local._make(LOCAL.unpack(file.read(described.header, LOCAL.size)))
     name = file.read(described.header + LOCAL.size, local.name_size)
@@ -172,7 +172,7 @@ def _header_faults(file: RandomFile, described: _Described) -> list[str]:
     return faults
 
 
-def _descriptor_agrees(file: RandomFile, position: int, described: _Described) -> bool:
+def _descriptor_agrees(file: ReadableFile, position: int, described: _Described) -> bool:
     crc32, nbytes = described.entry.crc32, described.nbytes
     found = file.read(position, min(24, file.size - position))
     body = found[4:] if found.startswith(DESCRIPTOR_MAGIC) else found

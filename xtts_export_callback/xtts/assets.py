@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.files.json_file import read_small_file
+from xtts_export_callback.files.remote import RemotePath
 from xtts_export_callback.xtts.companions import COMPANIONS, DVAE, MEL_STATS
 from xtts_export_callback.xtts.model_config import clean_config, find_config, local_path, model_args, places
 from xtts_export_callback.xtts.release_config import config_from_shapes, spoken_languages, where_to_get
@@ -187,6 +188,8 @@ def _was_trained_here(folder: Path, config: dict[str, Any]) -> bool:
 
 def _is_there(path: Path) -> bool:
     """Whether a path exists; False, without an error, where access is denied, such as in another user's home."""
+    if isinstance(path, RemotePath):
+        return path.is_file()
     try:
         return os.path.exists(path)  # noqa: PTH110 - unlike Path.exists, it is False where access is denied
     except ValueError:

@@ -130,7 +130,7 @@ def check_readable(checkpoint: Checkpoint) -> None:
 
 
 def inference_model(checkpoint: Checkpoint) -> InferenceModel:
-    """Select and rename the inference weights; nothing is read.
+    """Select and rename the inference weights; none is read, but a file behind a URL is told that they will be.
 
     Args:
         checkpoint: A checkpoint of any kind.
@@ -165,6 +165,7 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
         if name not in tensors:
             msg = f"{checkpoint.path}: no tensor {name}, found {len(tensors)} others; not an XTTS v2 checkpoint"
             raise CheckpointError(msg)
+    checkpoint.expect(tensors.values())
     return InferenceModel(tensors, dropped, prefix)
 
 
