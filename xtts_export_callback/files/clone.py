@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xtts_export_callback.files.random_access import Moved
 
 if TYPE_CHECKING:
-    from xtts_export_callback.files.random_access import RandomFile
+    from xtts_export_callback.files.random_access import RandomFile, ReadableFile
 
 BLOCK = 4096
 """Bytes of a block where XFS and btrfs have their usual settings; only whole blocks can be shared."""
@@ -31,7 +31,7 @@ _REFUSED = {
 """Errors where a file system cannot clone these ranges; the bytes are then copied."""
 
 
-def clone_range(out: RandomFile, offset: int, source: RandomFile, source_offset: int, size: int) -> bool:
+def clone_range(out: RandomFile, offset: int, source: ReadableFile, source_offset: int, size: int) -> bool:
     """Give ``out`` the blocks of ``source``: nothing is copied, and a change of one file never shows in the other.
 
     The system first writes what it holds of the source's range to the disk.

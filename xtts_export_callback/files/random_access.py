@@ -85,6 +85,14 @@ class ReadableFile(ABC):
         self.read_into(memoryview(buffer), offset)
         return bytes(buffer)
 
+    def fileno(self) -> int:
+        """Return the descriptor, for calls of the system that take one.
+
+        Raises:
+            OSError: Without a number, for a file that is not on this machine.
+        """
+        raise OSError
+
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:  # noqa: B027 - only a file that is far away needs it
         """Tell a file that is far away which bytes will be read, as first and past-the-last one, so that it begins."""
 
@@ -125,7 +133,7 @@ class RandomFile(ReadableFile):
         return self
 
     def fileno(self) -> int:
-        """Return the descriptor, for calls of the system that take one."""
+        """See `ReadableFile.fileno`."""
         return self._fd
 
     @property
