@@ -151,7 +151,10 @@ def export_opened(  # noqa: PLR0913 - options of one command
     )
     if is_there:
         return _already_there(output, source, options, format, assets)
-    tensors, sparse = sparsified(tie_equal(model.tensors), sparsity)
+    source.expect([])  # a few bytes here and there are compared, for which no whole pieces have to come
+    tied = tie_equal(model.tensors)
+    source.expect(model.tensors.values())
+    tensors, sparse = sparsified(tied, sparsity)
     provenance = provenance_of("export", [describe_source(source)], dtype=options["dtype"], models=[model]) | options
     provenance |= more or {}
     try:

@@ -31,7 +31,7 @@ PIECE = 2 << 20
 
 _CONNECTIONS = 8
 _AHEAD = 4
-_KEPT = 24  # pieces of one file in memory: more than all readers of a file are ahead, or pieces would be fetched twice
+_KEPT = 64  # pieces of one file in memory: a reader that lags behind the others finds the end of its tensor still there
 _GAP = 64 << 10  # between two ranges; what lies there is read with them
 _BLOCK = 4 << 20
 
