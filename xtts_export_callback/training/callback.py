@@ -15,12 +15,11 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.files.atomic import remove_leftovers
 from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.files.remote import is_url
-from xtts_export_callback.run.checkpoints import Saved, find_checkpoints
+from xtts_export_callback.run.checkpoints import Saved
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.run.retention import use_of
 from xtts_export_callback.training.dashboard import Dashboard
@@ -38,13 +37,18 @@ from xtts_export_callback.training.log import guarded, log_failure
 from xtts_export_callback.training.packing import AUTO
 from xtts_export_callback.training.preflight import check_sound
 from xtts_export_callback.training.presence import note
-from xtts_export_callback.training.restore import as_losses, choose_checkpoint, loss_of, restore_from_weights
+from xtts_export_callback.training.restore import (
+    as_losses,
+    newest_best,
+    refuse_inference_model,
+    restore_from_weights,
+    resume_from_whole,
+)
 from xtts_export_callback.training.retention import ExportRetention
 from xtts_export_callback.training.running_mean import RunningMean
 from xtts_export_callback.training.saving import TrainerSaves
 from xtts_export_callback.training.terminate import EXPORT_SECONDS, SaveOnTerminate
 from xtts_export_callback.units import human_size
-from xtts_export_callback.xtts.state_dict import has_trainer_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -191,8 +195,8 @@ class ExportCallback:
         if is_main_process() and is_url(str(trainer.config.output_path)) and self._run == Path(trainer.output_path):
             logger.warning(" ! EXPORT : %s: %s", self._run, _NO_BUCKET)
         if trainer.args.continue_path:
-            self._choose_checkpoint(trainer)
-        _refuse_inference_export(trainer.args.restore_path)
+            self._best_loss = resume_from_whole(trainer, self._run)
+        refuse_inference_model(trainer.args.restore_path)
         if is_main_process() and looks_like_pattern(self._run):
             logger.warning(" ! EXPORT : %s: %s", self._run, _LOOKS_LIKE_PATTERN)
         self._dashboard = Dashboard(trainer)
@@ -234,7 +238,7 @@ class ExportCallback:
         if trainer.args.continue_path:
             for folder in (self._run, self._exporter.folder):
                 guarded("clean-up of leftovers", partial(remove_leftovers, folder))
-            guarded("best_model.pth was not checked", lambda: self._saves.shortcut.renew(self._best()))
+            guarded("best_model.pth was not checked", lambda: self._saves.shortcut.renew(newest_best(self._run)))
             guarded("missing exports were not looked for", self._exporter.export_missing)
 
     @_never_ends_training
@@ -357,27 +361,6 @@ class ExportCallback:
             human_size(use.exports),
         )
 
-    # Resuming
-
-    def _choose_checkpoint(self, trainer: Any) -> None:
-        if is_main_process():  # brings back the older file of a save that never reached the disk
-            guarded("clean-up of leftovers", partial(remove_leftovers, self._run))
-        stock = place_of(trainer.args.restore_path)
-        chosen = choose_checkpoint(self._run, stock, may_rename=is_main_process())
-        if chosen == stock:
-            return
-        trainer.args.restore_path = str(chosen)
-        best = self._best()
-        if not place_of(trainer.args.best_path).exists():
-            trainer.args.best_path = str(best or chosen)
-        if best is not None and chosen.name.startswith("checkpoint"):
-            self._best_loss = guarded(f"the loss of {best.name} is not known", partial(loss_of, best))
-
-    def _best(self) -> Path | None:
-        """The newest best model of the run."""
-        found = [saved.path for saved in find_checkpoints(self._run) if saved.kind == "best_model"]
-        return found[-1] if found else None
-
 
 def _in_turn(first: Event, second: Event) -> Event:
     def both(trainer: Any) -> None:
@@ -385,20 +368,3 @@ def _in_turn(first: Event, second: Event) -> Event:
         second(trainer)
 
     return both
-
-
-def _refuse_inference_export(restore_path: str | None) -> None:
-    if not restore_path:
-        return
-    try:
-        with open_checkpoint(restore_path) as checkpoint:
-            restorable = has_trainer_prefix(checkpoint)
-    except XttsExportError:
-        return  # unreadable here, remote or damaged: the Trainer reports it in its own words
-    if not restorable:
-        msg = (
-            f"{restore_path}: an inference model: its names lack the prefix 'xtts.', so the Trainer would restore 0 "
-            f"layers and train from scratch; to fine-tune from it set model_args.xtts_checkpoint to this path and "
-            "leave restore_path and continue_path empty"
-        )
-        raise ConfigError(msg)

@@ -5,20 +5,73 @@ from __future__ import annotations
 import errno
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.checkpoint.zip_reader import data_offset, read_directory
-from xtts_export_callback.errors import ConfigError, DamagedError
+from xtts_export_callback.errors import ConfigError, DamagedError, XttsExportError
+from xtts_export_callback.files.atomic import remove_leftovers
 from xtts_export_callback.run.checkpoints import SHORTCUT, Saved, find_checkpoints
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.run.lr_schedule import RESUME_KEY, restore_position
 from xtts_export_callback.run.resume import by_age, our_choice
 from xtts_export_callback.tensors.tensor import Tensor
-from xtts_export_callback.training.hooks import place_of
+from xtts_export_callback.training.hooks import is_main_process, place_of
+from xtts_export_callback.training.log import guarded
+from xtts_export_callback.xtts.state_dict import has_trainer_prefix
 
 logger = training_logger()
+
+
+def resume_from_whole(trainer: Any, run: Path) -> Any:
+    """Have a Trainer resume from the newest whole checkpoint, and return the best loss that it has to know of, or None.
+
+    Raises:
+        ConfigError: As `choose_checkpoint`.
+    """
+    if is_main_process():  # brings back the older file of a save that never reached the disk
+        guarded("clean-up of leftovers", partial(remove_leftovers, run))
+    stock = place_of(trainer.args.restore_path)
+    chosen = choose_checkpoint(run, stock, may_rename=is_main_process())
+    if chosen == stock:
+        return None
+    trainer.args.restore_path = str(chosen)
+    best = newest_best(run)
+    if not place_of(trainer.args.best_path).exists():
+        trainer.args.best_path = str(best or chosen)
+    if best is None or not chosen.name.startswith("checkpoint"):
+        return None
+    return guarded(f"the loss of {best.name} is not known", partial(loss_of, best))
+
+
+def newest_best(run: Path) -> Path | None:
+    """Return the newest numbered best model of a run."""
+    found = [saved.path for saved in find_checkpoints(run) if saved.kind == "best_model"]
+    return found[-1] if found else None
+
+
+def refuse_inference_model(restore_path: str | None) -> None:
+    """Refuse to restore from an inference model, of which the Trainer would restore nothing.
+
+    Raises:
+        ConfigError: When the file's names lack the Trainer's prefix.
+    """
+    if not restore_path:
+        return
+    try:
+        with open_checkpoint(restore_path) as checkpoint:
+            restorable = has_trainer_prefix(checkpoint)
+    except XttsExportError:
+        return  # unreadable here, remote or damaged: the Trainer reports it in its own words
+    if not restorable:
+        msg = (
+            f"{restore_path}: an inference model: its names lack the prefix 'xtts.', so the Trainer would restore 0 "
+            f"layers and train from scratch; to fine-tune from it set model_args.xtts_checkpoint to this path and "
+            "leave restore_path and continue_path empty"
+        )
+        raise ConfigError(msg)
 
 
 def choose_checkpoint(run: Path, chosen: Path, *, may_rename: bool) -> Path:
