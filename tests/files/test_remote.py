@@ -31,6 +31,7 @@ CONTENT = bytes(range(256)) * 400
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     allow_loopback(monkeypatch)
     monkeypatch.setattr(remote, "_DELAYS", (0.01,) * 5)
+    monkeypatch.setattr(remote, "_logins", {})  # the login of one test is not that of another
 
 
 @pytest.fixture

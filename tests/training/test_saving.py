@@ -25,6 +25,7 @@ from xtts_export_callback.training.config import ExportConfig
 from xtts_export_callback.training.dashboard import Dashboard
 from xtts_export_callback.training.exporter import Exporter
 from xtts_export_callback.training.retention import ExportRetention
+from xtts_export_callback.training.terminate import SaveOnTerminate
 
 pytestmark = pytest.mark.integration
 
@@ -560,6 +561,7 @@ def test_an_unexpected_error_of_ours_in_an_event_is_a_line_in_the_log(
     heard: list[Any] = []
     monkeypatch.setattr(ExportCallback, "_is_active", property(fail))
     exports._has_started = True
+    exports._terminate = SaveOnTerminate(lambda: None)
     trainer: Any = SimpleNamespace()  # has nothing that an event could ask it for
     exports.as_callbacks({event: heard.append})[event](trainer)
     assert heard == [trainer]

@@ -258,23 +258,30 @@ class ExportCallback:
 
     def on_train_step_end(self, trainer: Any) -> None:  # noqa: ARG002 - what an event is called with
         """Pass the background's numbers to the dashboard, and act on a SIGTERM that came during the step."""
-        if self._is_active:
-            guarded("the dashboard was not told", self._dashboard.hand_over)
+        guarded("on_train_step_end was not finished", self._tell_dashboard)
         if self._has_started:
-            self._terminate.step_ends()
+            self._terminate.step_ends()  # may end the training, as the signal's sender expects
+
+    def _tell_dashboard(self) -> None:
+        if self._is_active:
+            self._dashboard.hand_over()
 
     def on_epoch_end(self, trainer: Any) -> None:
         """Evaluate the running mean; finish after the last epoch, which is the last event of a normal run."""
         if not self._has_started:
             return
-        is_last = trainer.epochs_done + 1 >= trainer.config.epochs
         with self._terminate.held():  # the mean is evaluated in the place of the weights
-            if self._is_active and self._mean is not None and self._options.evaluate_running_mean:
-                guarded("the running mean was not evaluated", partial(self._evaluate_mean, trainer, self._mean))
-            if self._is_active and is_last:
-                guarded("the run was not finished", partial(self._finish, trainer))
+            is_last = guarded("on_epoch_end was not finished", partial(self._end_epoch, trainer))
         if is_last:
             self._terminate.training_ends()
+
+    def _end_epoch(self, trainer: Any) -> bool:
+        is_last = bool(trainer.epochs_done + 1 >= trainer.config.epochs)
+        if self._is_active and self._mean is not None and self._options.evaluate_running_mean:
+            guarded("the running mean was not evaluated", partial(self._evaluate_mean, trainer, self._mean))
+        if self._is_active and is_last:
+            self._finish(trainer)
+        return is_last
 
     @_never_ends_training
     def on_keyboard_interrupt(self, trainer: Any) -> None:
