@@ -214,7 +214,8 @@ class RemoteFile(ReadableFile):
         if found is None:
             found = self._pool.submit(self._fetch_piece, index, self._starts[index], self._stops[index])
         self._pieces[index] = found
-        for oldest in [each for each, piece in self._pieces.items() if piece.done()][: len(self._pieces) - _KEPT]:
+        too_many = max(0, len(self._pieces) - _KEPT)
+        for oldest in [each for each, piece in self._pieces.items() if piece.done()][:too_many]:
             del self._pieces[oldest]
         return found
 
