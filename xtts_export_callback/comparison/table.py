@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from xtts_export_callback.comparison.trajectory import TrajectoryReport
 
 _FEW = 10
+_MEANINGS = {
+    "moved": "the GPT since the previous checkpoint, relative to its size at the start",
+    "turn": "cosine between a step and the previous one; +1 straight on, 0 sideways, -1 back",
+}
 
 
 def show_comparison(report: ComparisonReport, *, with_all: bool = False, console: Console | None = None) -> None:
@@ -61,14 +65,12 @@ def show_trajectory(report: TrajectoryReport, *, console: Console | None = None)
     if any(report.nonfinite):
         titles.append("NaN or infinite")
         rows = [[*row, f"{number:,}"] for row, number in zip(rows, report.nonfinite, strict=True)]
-    console.print(
-        table_that_fits(titles, rows, console.width, dispensable=("turn", "part that moved most", "from start"))
-    )
-    for line in (
-        "moved: the GPT since the previous checkpoint, relative to its size at the start",
-        "turn: cosine between a step and the previous one; +1 straight on, 0 sideways, -1 back",
-    ):
-        console.print(as_text(line), soft_wrap=True)
+    table = table_that_fits(titles, rows, console.width, dispensable=("turn", "part that moved most", "from start"))
+    console.print(table)
+    shown = {str(column.header) for column in table.columns}
+    for title, meaning in _MEANINGS.items():
+        if title in shown:
+            console.print(as_text(f"{title}: {meaning}"), soft_wrap=True)
 
 
 def _trajectory_figures(report: TrajectoryReport, index: int) -> tuple[str, ...]:
