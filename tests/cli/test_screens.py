@@ -23,7 +23,7 @@ from tests.models.reports import (
 from xtts_export_callback.cli import progress
 from xtts_export_callback.cli.progress import progress_line
 from xtts_export_callback.comparison import table as comparison_table
-from xtts_export_callback.inspection.columns import fitting, shortened
+from xtts_export_callback.inspection.columns import filled, fitting, shortened
 from xtts_export_callback.inspection.table import show_checkpoint, show_run
 
 SCREENS = Path(__file__).with_name("screens")
@@ -111,6 +111,14 @@ def test_a_shortened_name_keeps_both_ends() -> None:
     name = "hifigan_decoder.waveform_decoder.resblocks.0.convs1.0.parametrizations.weight.original0"
     assert shortened(name, 30) == "hifigan_de\u2026ns.weight.original0"
     assert shortened(name, 200) == name
+
+
+@pytest.mark.parametrize("width", range(20, 40))
+def test_a_sentence_is_broken_between_words_and_never_before_its_percent(width: int) -> None:
+    sentence = "the GPT moved by 0.98 % (layers by 0.2 % to 1.2 %)"
+    lines = filled(sentence, width)
+    assert " ".join(lines) == sentence
+    assert not any(line.startswith("%") or len(line) > width for line in lines)
 
 
 def test_no_color_turns_colours_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.comparison.summary import percent
-from xtts_export_callback.inspection.table import as_text, make_console, print_table, table_that_fits
+from xtts_export_callback.inspection.table import as_text, make_console, print_sentence, print_table, table_that_fits
 from xtts_export_callback.xtts.components import BY_KEY
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def show_comparison(report: ComparisonReport, *, with_all: bool = False, console
     """
     console = console or make_console()
     sentence = report.sentence
-    console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
+    print_sentence(console, f"{sentence[0].upper()}{sentence[1:]}.")
     for line in _structure(report):
         console.print(as_text(line))
     components = [(BY_KEY[key].title, found) for key, found in report.components.items()]
@@ -59,7 +59,7 @@ def show_trajectory(report: TrajectoryReport, *, console: Console | None = None)
     """Print how a run's weights moved: a sentence, then one line per checkpoint."""
     console = console or make_console()
     sentence = report.sentence
-    console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
+    print_sentence(console, f"{sentence[0].upper()}{sentence[1:]}.")
     titles = ["checkpoint", "moved", "turn", "from start", "part that moved most"]
     rows = [[name, *_trajectory_figures(report, index)] for index, name in enumerate(report.stops)]
     if any(report.nonfinite):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.inspection.columns import GAP, fitting
-from xtts_export_callback.inspection.table import as_text, make_console, table_that_fits
+from xtts_export_callback.inspection.table import as_text, make_console, print_sentence, table_that_fits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ _DISPENSABLE = ("naturalness", "voice", "characters wrong")
 def show_evaluation(evaluation: Evaluation) -> None:
     """Print the verdict, the candidates by rank, and what was not measured."""
     console = make_console()
-    console.print(as_text(evaluation.verdict, style="bold"))
+    print_sentence(console, evaluation.verdict)
     if evaluation.data is not None:
         counted = max((len(one.loss.clips) for one in evaluation.candidates if one.loss), default=0)
         first = (
@@ -91,7 +91,7 @@ def _width(columns: dict[str, list[str]]) -> int:
 def show_sweep(sweep: Sweep) -> None:
     """Print what a fine-tune trades, weight by weight."""
     console = make_console()
-    console.print(as_text(sweep.verdict, style="bold"))
+    print_sentence(console, sweep.verdict)
     ends = {0.0: " (base)", 1.0: " (fine-tune)"}
     columns = {"weight": [f"{weight:g}{ends.get(weight, '')}" for weight in sweep.weights]}
     columns |= {name: [_interval(loss, ".4f") for loss in found] for name, found in sweep.losses.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,3 +46,9 @@ def shortened(name: str, width: int) -> str:
         return name
     right = (width - 1) * 2 // 3
     return f"{name[: width - 1 - right]}{_MARK}{name[len(name) - right :]}"
+
+
+def filled(sentence: str, width: int) -> list[str]:
+    """Break a sentence into lines; a number and its % stay together."""
+    lines = textwrap.wrap(sentence.replace(" %", "\u00a0%"), max(width, 1), break_on_hyphens=False)
+    return [line.replace("\u00a0%", " %") for line in lines]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.inspection.checkpoint import KINDS, CheckpointReport
-from xtts_export_callback.inspection.columns import fitting, shortened
+from xtts_export_callback.inspection.columns import filled, fitting, shortened
 from xtts_export_callback.inspection.tree import Node, fold
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.components import BY_KEY
@@ -100,6 +100,12 @@ def show_run(report: RunReport, *, console: Console | None = None) -> None:
 
 def _print_line(console: Console, text: str) -> None:
     console.print(as_text(text), soft_wrap=True)  # the terminal wraps; a file and a search keep whole lines
+
+
+def print_sentence(console: Console, sentence: str) -> None:
+    """Print a sentence in bold, in lines that fit."""
+    for line in filled(printable(sentence), console.width):
+        console.print(Text(line, style="bold"), soft_wrap=True)
 
 
 def print_table(console: Console, table: Table) -> None:
