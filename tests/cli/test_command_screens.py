@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.models.reports import RUN, evaluation, sweep
 from tests.models.small_decoder import small_decoder
@@ -25,6 +26,7 @@ from tests.models.small_xtts import write_small
 from xtts_export_callback import export_checkpoint
 from xtts_export_callback.cli import evaluate as evaluate_command
 from xtts_export_callback.cli.main import COMMANDS, main
+from xtts_export_callback.demo import demo
 from xtts_export_callback.evaluation import speak as speaking
 from xtts_export_callback.evaluation.speak import Wav
 
@@ -35,6 +37,7 @@ EXPORTED = f"{RUN}/inference/checkpoint_9000"
 """An export that the runs have; that of the other checkpoint is not made yet."""
 
 SHOWN: dict[str, list[list[str]]] = {
+    "demo": [],  # its last table alone: the rest comes from a training
     "export": [["export", FIRST, "--output", "slim"], ["export", str(RUN)], ["export", str(RUN), "nothing.pth"]],
     "average": [["average", str(RUN), "--last", "2"], ["average", FIRST]],
     "merge": [
@@ -94,11 +97,25 @@ def screen(name: str, width: int, places: Path) -> str:
         patch.setattr(evaluate_command, "_of_models", lambda args, _: evaluation(with_speech=args.speech))
         patch.setattr("xtts_export_callback.evaluation.sweep.sweep_weights", lambda *_, **__: sweep())
         patch.setattr(speaking, "speak", lambda *_, **__: [Wav("a", "speech/checkpoint_9000.wav", 1.84, [])])
+        if name == "demo":
+            shown += _demo_table(width)
         for words in SHOWN[name]:
             shown += ["$ xtts-export " + " ".join(words), *_printed(words)]
     return "".join(
         f"{line[start : start + width].rstrip()}\n" for line in shown for start in range(0, max(len(line), 1), width)
     )
+
+
+def _demo_table(width: int) -> list[str]:
+    written = ("model.pth", "config.json", "vocab.json", "export.json")
+    for name in ("checkpoint_8.pth", "best_model.pth", *(f"inference/average_last_3/{each}" for each in written)):
+        path = Path("demo", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(99_990))
+    out = io.StringIO()
+    console = Console(file=out, width=width, legacy_windows=False)
+    console.print(demo._table(Path("demo"), Path("demo", "best_model.pth")))
+    return [_without_figures(line) for line in out.getvalue().splitlines()]
 
 
 def _printed(words: list[str]) -> list[str]:
