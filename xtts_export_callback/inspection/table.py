@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Widths of the terminal: full tables from the first on, purposes from the second.
 _WIDE, _MEDIUM = 110, 90
+_NARROW = 70  # shapes are written closer
 _BAR_WIDTH, _SHORT_BAR_WIDTH = 24, 10
 _RUN_COLUMNS = 5  # with "keep for"
 _MEASURED = 10_000  # wider than any table
@@ -247,6 +248,10 @@ def _saved_row(saved: SavedReport, *, with_export_size: bool) -> tuple[str, ...]
 def _tensor_table(root: Node, width: int) -> Table:
     titles = ("tensor", "dtype", "shape", "size")
     rows = [row for child in root.children for row in _rows(child, 0, 1)]
+    if width < _NARROW:
+        rows = [
+            (name, dtype, shape.replace(" x ", "x").replace("  (", " ("), size) for name, dtype, shape, size in rows
+        ]
     return table_that_fits(titles, rows, width, dispensable=("dtype",), left=("dtype", "shape"))
 
 
