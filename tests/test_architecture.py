@@ -54,8 +54,8 @@ HOUSE = {
     "train_gpt_xtts": "",
     "demo": "demo tiny_model speech_samples",
     "cli": (
-        "main options progress json_output reporting completion merge_output speech_options average compare demo "
-        "evaluate export inspect merge prune push report run speak train verify"
+        "main options progress json_output reporting completion help_format merge_output speech_options average "
+        "compare demo evaluate export inspect merge prune push report run speak train verify"
     ),
 }
 # What stands at the door: the command, and the names that the package offers.

@@ -23,7 +23,7 @@ from tests.models.reports import (
 from xtts_export_callback.cli import progress
 from xtts_export_callback.cli.progress import progress_line
 from xtts_export_callback.comparison import table as comparison_table
-from xtts_export_callback.inspection.columns import fitting, shortened
+from xtts_export_callback.inspection.columns import filled, fitting, shortened
 from xtts_export_callback.inspection.table import show_checkpoint, show_run
 
 SCREENS = Path(__file__).with_name("screens")
@@ -64,8 +64,6 @@ def test_a_screen_is_the_one_that_was_looked_at(name: str, width: int) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", [*SHOWN, "progress"])
 def test_no_table_is_wider_than_the_terminal(name: str, width: int) -> None:
-    if (name, width) == ("inspect_tensors", 60):
-        pytest.skip("names, shapes and sizes of tensors take 69 columns, and none of them is cut")
     # Lines of text are left to the terminal to wrap, so that a file and a search keep them whole.
     cells = [line for line in screen(name, width).splitlines() if "  " in line.strip() and not line.startswith(FACTS)]
     assert [line for line in cells if len(line) > width and ": " not in line] == []
@@ -111,6 +109,15 @@ def test_a_shortened_name_keeps_both_ends() -> None:
     name = "hifigan_decoder.waveform_decoder.resblocks.0.convs1.0.parametrizations.weight.original0"
     assert shortened(name, 30) == "hifigan_de\u2026ns.weight.original0"
     assert shortened(name, 200) == name
+    assert shortened(f"    {name}", 34) == f"    {shortened(name, 30)}"
+
+
+@pytest.mark.parametrize("width", range(20, 40))
+def test_a_sentence_is_broken_between_words_and_never_before_its_percent(width: int) -> None:
+    sentence = "the GPT moved by 0.98 % (layers by 0.2 % to 1.2 %)"
+    lines = filled(sentence, width)
+    assert " ".join(lines) == sentence
+    assert not any(line.startswith("%") or len(line) > width for line in lines)
 
 
 def test_no_color_turns_colours_off(monkeypatch: pytest.MonkeyPatch) -> None:

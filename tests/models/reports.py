@@ -11,6 +11,9 @@ from tests.benchmarks.files import LAYOUT
 from xtts_export_callback.comparison.distance import Difference, Trajectory
 from xtts_export_callback.comparison.models import ComparisonReport
 from xtts_export_callback.comparison.trajectory import TrajectoryReport
+from xtts_export_callback.evaluation.intervals import Interval
+from xtts_export_callback.evaluation.results import Candidate, Data, Evaluation, Faults, Loss, Speech
+from xtts_export_callback.evaluation.sweep import Sweep
 from xtts_export_callback.inspection.checkpoint import CheckpointReport, Share
 from xtts_export_callback.inspection.removals import Removal
 from xtts_export_callback.inspection.run import RunReport, SavedReport
@@ -135,3 +138,37 @@ def trajectory(steps: Sequence[int] = (500, 1000, 1500, 2000, 3000, 4000, 6000, 
     names = tuple(f"checkpoint_{step}" for step in steps)
     layers = {layer: parts[f"layer {layer}"] for layer in range(30)}
     return TrajectoryReport(RUN, names[0], names, tuple(steps), way(1.0), parts, layers)
+
+
+def evaluation(*, with_speech: bool = True) -> Evaluation:
+    """An evaluation of a run's checkpoints: loss and speech, a tie, and faults."""
+    found = []
+    names = ("average_last_5", "checkpoint_10000", "best_model_9000", "checkpoint_8000")
+    for index, name in enumerate(names):
+        loss = Loss(2.31 + 0.04 * index, 2.28 + 0.04 * index, 2.34 + 0.04 * index, {}, [2.31] * 44)
+        faults = Faults(
+            index if index > 1 else 0, 10, {"no stop token": 2, "loop in the codes": 1} if index > 2 else {}
+        )
+        heard, voice, natural = (Interval(at, at - by, at + by) for at, by in ((0.021, 0.01), (0.86, 0.02), (4.2, 0.1)))
+        tied = [names[1 - index]] if index < 2 else []
+        worse = f"more faults: {index} of 10 against 0" if with_speech else f"higher loss: {loss.mean:.2f} against 2.31"
+        reason = "best by the rule" if not index else "tied" if tied else worse
+        speech = Speech(faults, heard, voice, natural) if with_speech else None
+        rank = 1 if index < 2 else index + 1
+        found.append(Candidate(name, "checkpoint", loss=loss, speech=speech, rank=rank, tied_with=tied, reason=reason))
+    return Evaluation(
+        found,
+        verdict="average_last_5 and checkpoint_10000 cannot be told apart; the next, best_model_9000, has "
+        + ("more faults." if with_speech else "higher loss."),
+        data=Data("my_voice", 48),
+        not_measured=["characters wrong in cs: pocketsphinx hears English alone; name a model with --asr"],
+    )
+
+
+def sweep() -> Sweep:
+    """The losses between a base and a fine-tune, of two languages."""
+    weights = [0.0, 0.25, 0.5, 0.75, 1.0]
+    target, other = ([Loss(at, at - 0.03, at + 0.03, {}, [at] * 6) for at in losses] for losses in (
+        (2.61, 2.42, 2.33, 2.30, 2.34), (1.91, 1.92, 1.95, 2.06, 2.31)
+    ))  # fmt: skip
+    return Sweep(weights, {"target": target, "de": other})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xtts_export_callback.training.coqui_fields import fields_of, unknown_fields
+from xtts_export_callback.training.coqui_fields import fields_of, unknown_fields, unknown_options
 
 TRAINER, SHARED = "TTS.tts.layers.xtts.trainer.gpt_trainer", "TTS.config.shared_configs"
 
@@ -52,6 +52,27 @@ def test_an_unknown_field_is_named_with_the_one_that_was_meant(raw: dict[str, ob
 )
 def test_fields_that_are_there_and_values_of_another_kind_are_left_alone(raw: dict[str, object]) -> None:
     assert unknown_fields(raw) == []
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "meant"),
+    [
+        ("--coqpit.bacth_size", "--coqpit.batch_size"),
+        ("--coqpit.datasets.0.pth", "--coqpit.datasets.0.path"),
+        ("--coqpit.export.keep_lats=3", "--coqpit.export.keep_last"),
+        ("--coqpit.trainer_args.grad_acum_steps", "--coqpit.trainer_args.grad_accum_steps"),
+        ("--use_dpd", "--use_ddp"),
+        ("--outptu", "--output"),
+    ],
+)
+def test_a_mistyped_option_of_the_command_line_is_named_with_the_one_that_was_meant(mistyped: str, meant: str) -> None:
+    (problem,) = unknown_options([mistyped, "--coqpit.lr", "0.1", "--rank", "0"])
+    assert problem == f"{mistyped.partition('=')[0]}: no such option or field (did you mean {meant}?)"
+
+
+@pytest.mark.parametrize("option", ["--coqpit.audio.sample_rate", "--coqpit.languages.0", "--coqpit.batch_s", "-x"])
+def test_an_option_that_is_there_or_that_the_source_does_not_tell_is_left_alone(option: str) -> None:
+    assert unknown_options([option, "1"]) == []
 
 
 def test_what_cannot_be_read_is_left_to_the_classes() -> None:

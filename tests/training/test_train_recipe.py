@@ -377,7 +377,10 @@ class TestTraining:
         ("overrides", "message"),
         [
             (["--coqpit.export.dtype", "int4"], r"export\.dtype is 'int4', allowed: float32, float16, bfloat16, int8"),
-            (["--coqpit.export.keep_lst", "3"], r"--coqpit\.export\.keep_lst 3: no such option or field"),
+            (
+                ["--coqpit.export.keep_lst", "3"],
+                r"keep_lst: no such option or field \(did you mean --coqpit\.export\.keep_last\?\)",
+            ),
             (["--coqpit.epochs", "three"], r"argument --coqpit\.epochs: invalid int value: 'three'"),
             (["--grad_accum_steps", "8"], r"use --coqpit\.trainer_args\.grad_accum_steps"),
             (["--continue_path", "run"], "use --continue RUN"),

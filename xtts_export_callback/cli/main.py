@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from xtts_export_callback import __version__
 from xtts_export_callback.cli.completion import SHELLS, PrintCompletion
+from xtts_export_callback.cli.help_format import HelpFormatter
 from xtts_export_callback.errors import XttsExportError
 from xtts_export_callback.files.paths import as_path, can_be_path
 from xtts_export_callback.files.printable import printable
@@ -161,6 +162,7 @@ def _parsers(names: Iterable[str]) -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog="xtts-export",
         description="Turn XTTS v2 checkpoints into inference models, measure them, choose and listen.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
@@ -178,7 +180,7 @@ def _parsers(names: Iterable[str]) -> tuple[_Parser, dict[str, _Parser]]:
             name,
             help=module.HELP,
             description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
         module.add_arguments(subparser)

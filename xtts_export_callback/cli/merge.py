@@ -1,8 +1,6 @@
 """Merge several fine-tunes into one inference folder, by a recipe or with one method for all tensors.
 
 A recipe is a YAML file that names models, a method, and rules for parts of the model; see configs/merge_*.yaml.
-Methods: linear, slerp, task_arithmetic, ties, interpolate,
-model_stock.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("sources", nargs="+", metavar="RECIPE.yaml|MODEL", help="one recipe, or the models to merge")
     models = parser.add_argument_group("models given on the command line")
-    models.add_argument("--method", choices=_METHODS, help="how to merge them (default: linear)")
+    models.add_argument("--method", choices=_METHODS, metavar="METHOD", help=f"{', '.join(_METHODS)} (default: linear)")
     models.add_argument("--weights", nargs="+", type=float, metavar="W", help="one per model")
     models.add_argument("--base", metavar="MODEL", help="the model that they were trained from")
     models.add_argument(

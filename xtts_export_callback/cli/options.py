@@ -42,7 +42,8 @@ def add_storage_options(parser: argparse.ArgumentParser, *, default: str) -> Non
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16", "int8"),
-        help=f"type of the weights (default: {default}); int8 is for load_xtts alone",
+        metavar="TYPE",
+        help=f"float32, float16, bfloat16, or int8 for load_xtts alone (default: {default})",
     )
     parser.add_argument(
         "--precision",

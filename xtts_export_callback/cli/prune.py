@@ -1,9 +1,9 @@
 """Free disk space of a run: print what can go and why, ask, and remove it.
 
-  checkpoints whose export holds the same weights bit for bit, once the export is verified
-  the optimizer state of older checkpoints; their weights stay
-  older exports in half precision, which can be made again from their checkpoint
-  best_model.pth where it is a second copy; it becomes a link to its original
+  - checkpoints whose export holds the same weights bit for bit, once the export is verified
+  - the optimizer state of older checkpoints; their weights stay
+  - older exports in half precision, which can be made again from their checkpoint
+  - best_model.pth where it is a second copy; it becomes a link to its original
 
 The last checkpoints, the best model, what the next resume uses, files that cannot be read and files of others stay.
 Do not prune a run that is being trained: the options keep_last and keep_optimizer_for do it there.

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         push = _plan(folder, args, progress)
     _show(push, args)
     if args.dry_run:
-        report(args, lambda: {**push.to_dict(), "url": None}, lambda: say(f"\n{push.card}"))
+        report(args, lambda: {**push.to_dict(), "url": None}, lambda: _show_card(push))
         return _DONE
     if not _may_send_voice(push, args):
         say("nothing sent")
@@ -87,6 +87,11 @@ def _show(push: Push, args: argparse.Namespace) -> None:
         tell(args, f"  {name}: {human_size(size)}{', holds a voice' if name in push.contents.voices else ''}")
     for name in push.contents.left_out:
         tell(args, f"  {name}: stays here, since it is not part of the model")
+
+
+def _show_card(push: Push) -> None:
+    for line in ("", *push.card.splitlines()):
+        say(line)
 
 
 def _may_send_voice(push: Push, args: argparse.Namespace) -> bool:

@@ -22,7 +22,10 @@ HELP = "run a training program as it is, with the export turned on"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line; `training.overrides.split_program` takes the program off before it is parsed."""
-    parser.usage = "%(prog)s [--export.KEY VALUE ...] [--options FILE] [--json] [-q] [-v] (SCRIPT | -m MODULE) [ARGS]"
+    indent = "\n" + " " * len("usage: xtts-export run ")
+    parser.usage = indent.join(
+        ("%(prog)s [--export.KEY VALUE ...]", "[--options FILE] [--json] [-q] [-v]", "(SCRIPT | -m MODULE) [ARGS]")
+    )
     parser.add_argument(
         "--options", metavar="FILE", help="JSON with options of the export, such as a run's config.json"
     )

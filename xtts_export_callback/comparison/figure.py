@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-import textwrap
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.comparison.summary import percent
+from xtts_export_callback.inspection.columns import filled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,6 +26,7 @@ _COLORMAP = "viridis"
 _STILL, _STROKE = "#dddddd", "#888888"
 BROKEN = "#d55e00"
 _HATCH: dict[str, Any] = {"facecolor": "white", "edgecolor": BROKEN, "hatch": "xxxxx", "linewidth": 0.0}
+_OVER_LINE: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 _DECADES = 4  # a distance below a ten-thousandth of the largest is drawn as that
 _TICKS = 3
 _TINY = 1e-280  # leaves room in float64 around the scale
@@ -58,7 +59,11 @@ class Scale:
     def ticks(self) -> list[float]:
         """A few powers of ten on the scale."""
         first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-        return [10.0**power for power in range(first, last + 1, math.ceil((last - first + 1) / _TICKS))]
+        if last - first > 1:
+            return [10.0**power for power in range(first, last + 1, math.ceil((last - first + 1) / _TICKS))]
+        marks = [digit * 10.0**power for power in range(first - 1, last + 1) for digit in (1, 2, 5)]
+        inside = [mark for mark in marks if self.low * (1 - 1e-9) <= mark <= self.high * (1 + 1e-9)]
+        return [inside[0], inside[-1]]
 
 
 @contextmanager
@@ -130,14 +135,14 @@ def draw_dots(axes: Axes, values: dict[str, tuple[float | None, int]], scale: Sc
     floor = scale.low / 3
     for row, (value, nonfinite) in enumerate(values.values()):
         if value is None:
-            axes.text(floor * 1.15, row, "unchanged", va="center", fontsize=8, color="#666666")
+            axes.text(floor * 1.15, row, "unchanged", va="center", fontsize=8, color="#666666", bbox=_OVER_LINE)
             continue
         look: dict[str, Any]
         label = f"{nonfinite:,} NaN or infinite" if nonfinite else _short_percent(value)
         shown = scale.low if math.isnan(value) and nonfinite else scale.high if math.isnan(value) else scale.clip(value)
         look = {**_HATCH, "linewidth": 1.0} if nonfinite else {"color": colours(scale.norm(shown)), "linewidth": 0.0}
         axes.scatter(shown, row, s=90, zorder=3, **look)
-        axes.annotate(label, (shown, row), (8, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(label, (shown, row), (9, 0), textcoords="offset points", va="center", fontsize=8, bbox=_OVER_LINE)
     axes.set_xscale("log")
     axes.set_xlim(floor, scale.high * 12)
     axes.set_yticks(range(len(values)), [drawable(title) for title in values])
@@ -188,7 +193,7 @@ def finish(figure: Figure, path: Path, title: str, subtitle: str) -> None:
     from matplotlib import pyplot
 
     try:
-        lines = textwrap.wrap(drawable(f"{title[0].upper()}{title[1:]}"), _TITLE_WIDTH)
+        lines = filled(drawable(f"{title[0].upper()}{title[1:]}"), _TITLE_WIDTH)
         figure.suptitle("\n".join(lines), fontsize=12, x=0.01, ha="left")
         figure.supxlabel(subtitle, fontsize=8, x=0.01, ha="left", color="#666666")
         figure.savefig(path)

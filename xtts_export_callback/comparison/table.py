@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.comparison.summary import percent
-from xtts_export_callback.inspection.table import as_text, make_console, print_table, table_that_fits
+from xtts_export_callback.inspection.table import as_text, make_console, print_sentence, print_table, table_that_fits
 from xtts_export_callback.xtts.components import BY_KEY
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from xtts_export_callback.comparison.trajectory import TrajectoryReport
 
 _FEW = 10
+_MEANINGS = {
+    "moved": "the GPT since the previous checkpoint, relative to its size at the start",
+    "turn": "cosine between a step and the previous one; +1 straight on, 0 sideways, -1 back",
+}
 
 
 def show_comparison(report: ComparisonReport, *, with_all: bool = False, console: Console | None = None) -> None:
@@ -32,7 +36,7 @@ def show_comparison(report: ComparisonReport, *, with_all: bool = False, console
     """
     console = console or make_console()
     sentence = report.sentence
-    console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
+    print_sentence(console, f"{sentence[0].upper()}{sentence[1:]}.")
     for line in _structure(report):
         console.print(as_text(line))
     components = [(BY_KEY[key].title, found) for key, found in report.components.items()]
@@ -55,20 +59,18 @@ def show_trajectory(report: TrajectoryReport, *, console: Console | None = None)
     """Print how a run's weights moved: a sentence, then one line per checkpoint."""
     console = console or make_console()
     sentence = report.sentence
-    console.print(as_text(f"{sentence[0].upper()}{sentence[1:]}.", style="bold"))
+    print_sentence(console, f"{sentence[0].upper()}{sentence[1:]}.")
     titles = ["checkpoint", "moved", "turn", "from start", "part that moved most"]
     rows = [[name, *_trajectory_figures(report, index)] for index, name in enumerate(report.stops)]
     if any(report.nonfinite):
         titles.append("NaN or infinite")
         rows = [[*row, f"{number:,}"] for row, number in zip(rows, report.nonfinite, strict=True)]
-    console.print(
-        table_that_fits(titles, rows, console.width, dispensable=("turn", "part that moved most", "from start"))
-    )
-    for line in (
-        "moved: the GPT since the previous checkpoint, relative to its size at the start",
-        "turn: cosine between a step and the previous one; +1 straight on, 0 sideways, -1 back",
-    ):
-        console.print(as_text(line), soft_wrap=True)
+    table = table_that_fits(titles, rows, console.width, dispensable=("turn", "part that moved most", "from start"))
+    console.print(table)
+    shown = {str(column.header) for column in table.columns}
+    for title, meaning in _MEANINGS.items():
+        if title in shown:
+            console.print(as_text(f"{title}: {meaning}"), soft_wrap=True)
 
 
 def _trajectory_figures(report: TrajectoryReport, index: int) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,8 +41,21 @@ def fitting(
 
 
 def shortened(name: str, width: int) -> str:
-    """Cut the middle out of a name that is too long: both ends tell names of tensors and runs apart."""
+    """Cut the middle out of a name that is too long: both ends tell names of tensors and runs apart.
+
+    An indentation stays, as far as it leaves half of the width to the name.
+    """
     if len(name) <= width:
         return name
-    right = (width - 1) * 2 // 3
-    return f"{name[: width - 1 - right]}{_MARK}{name[len(name) - right :]}"
+    indent = min(len(name) - len(name.lstrip(" ")), width // 2)
+    room, name = width - indent, name.lstrip(" ")
+    if len(name) > room:
+        right = (room - 1) * 2 // 3
+        name = f"{name[: room - 1 - right]}{_MARK}{name[len(name) - right :]}"
+    return " " * indent + name
+
+
+def filled(sentence: str, width: int) -> list[str]:
+    """Break a sentence into lines; a number and its % stay together."""
+    lines = textwrap.wrap(sentence.replace(" %", "\u00a0%"), max(width, 1), break_on_hyphens=False)
+    return [line.replace("\u00a0%", " %") for line in lines]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.inspection.checkpoint import KINDS, CheckpointReport
-from xtts_export_callback.inspection.columns import fitting, shortened
+from xtts_export_callback.inspection.columns import filled, fitting, shortened
 from xtts_export_callback.inspection.tree import Node, fold
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.components import BY_KEY
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Widths of the terminal: full tables from the first on, purposes from the second.
 _WIDE, _MEDIUM = 110, 90
+_NARROW = 70  # shapes are written closer
 _BAR_WIDTH, _SHORT_BAR_WIDTH = 24, 10
 _RUN_COLUMNS = 5  # with "keep for"
 _MEASURED = 10_000  # wider than any table
@@ -100,6 +101,12 @@ def show_run(report: RunReport, *, console: Console | None = None) -> None:
 
 def _print_line(console: Console, text: str) -> None:
     console.print(as_text(text), soft_wrap=True)  # the terminal wraps; a file and a search keep whole lines
+
+
+def print_sentence(console: Console, sentence: str) -> None:
+    """Print a sentence in bold, in lines that fit."""
+    for line in filled(printable(sentence), console.width):
+        console.print(Text(line, style="bold"), soft_wrap=True)
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -241,6 +248,10 @@ def _saved_row(saved: SavedReport, *, with_export_size: bool) -> tuple[str, ...]
 def _tensor_table(root: Node, width: int) -> Table:
     titles = ("tensor", "dtype", "shape", "size")
     rows = [row for child in root.children for row in _rows(child, 0, 1)]
+    if width < _NARROW:
+        rows = [
+            (name, dtype, shape.replace(" x ", "x").replace("  (", " ("), size) for name, dtype, shape, size in rows
+        ]
     return table_that_fits(titles, rows, width, dispensable=("dtype",), left=("dtype", "shape"))
 
 

@@ -10,15 +10,25 @@ from __future__ import annotations
 import ast
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.suggestions import did_you_mean
+from xtts_export_callback.training.overrides import OWN_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ROOT = ("TTS.tts.layers.xtts.trainer.gpt_trainer", "GPTTrainerConfig")
 _SECTIONS = {
     "model_args": ("TTS.tts.layers.xtts.trainer.gpt_trainer", "GPTArgs"),
     "datasets": ("TTS.config.shared_configs", "BaseDatasetConfig"),
 }
+_OUR_SECTIONS = {
+    "export": ("xtts_export_callback.training.config", "ExportConfig"),
+    "trainer_args": ("xtts_export_callback.training.trainer_config", "RecipeTrainerArgs"),
+}
+_TRAINER_ARGS = ("trainer", "TrainerArgs")
+_FIELD = "--coqpit."
 _OURS = ("export", "trainer_args", "restore_path", "github_branch")
 _MOST_STEPS = 40
 
@@ -40,6 +50,39 @@ def unknown_fields(raw: dict[str, Any]) -> list[str]:
             prefix = f"{section}.{index}." if isinstance(value, list) else f"{section}."
             problems += _unknown(item, where, prefix)
     return problems
+
+
+def unknown_options(arguments: Sequence[str]) -> list[str]:
+    """Name the options that neither a config nor the Trainer has, without importing them.
+
+    Args:
+        arguments: ``--coqpit.KEY VALUE`` and the Trainer's own options.
+
+    Returns:
+        For each such option its name, and the one that may be meant.
+    """
+    names = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    found = [(name, _options_beside(name)) for name in names]
+    return [
+        f"{name}: no such option or field{did_you_mean(name, known)}"
+        for name, known in found
+        if known is not None and not any(each.startswith(name) for each in known)  # argparse takes a beginning, too
+    ]
+
+
+def _options_beside(name: str) -> list[str] | None:
+    """Return the options that stand where this one does; None where the source does not tell."""
+    if not name.startswith(_FIELD):
+        fields = fields_of(*_TRAINER_ARGS)
+        return None if fields is None else [*OWN_OPTIONS, *(f"--{field}" for field in fields)]
+    section, *keys = name.removeprefix(_FIELD).split(".")
+    if not keys:
+        fields = fields_of(*_ROOT)
+        return None if fields is None else [f"{_FIELD}{field}" for field in (*fields, *_OURS)]
+    where = {**_SECTIONS, **_OUR_SECTIONS}.get(section)
+    fields = fields_of(*where) if where else None
+    index = f"{keys[0]}." if keys[0].isdigit() else ""
+    return None if fields is None else [f"{_FIELD}{section}.{index}{field}" for field in fields]
 
 
 def _unknown(raw: Any, where: tuple[str, str], prefix: str, *, known: tuple[str, ...] = ()) -> list[str]:

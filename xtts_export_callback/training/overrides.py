@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_OWN_OPTIONS = (
+OWN_OPTIONS = (
     *("--output", "--continue", "--template", "--options"),
     *("--json", "--quiet", "--verbose", "--help", "-q", "-v", "-h"),
 )
@@ -29,7 +29,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     target = own
     for argument in arguments:
         if argument.startswith("-"):
-            target = own if argument.split("=")[0] in _OWN_OPTIONS else overrides
+            target = own if argument.split("=")[0] in OWN_OPTIONS else overrides
         target.append(argument)
     return own, overrides
 

@@ -19,7 +19,7 @@ from xtts_export_callback.files.paths import expanded
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.suggestions import did_you_mean
 from xtts_export_callback.training.config import ExportConfig, check_options
-from xtts_export_callback.training.coqui_fields import unknown_fields
+from xtts_export_callback.training.coqui_fields import unknown_fields, unknown_options
 
 logger = training_logger()
 
@@ -62,7 +62,7 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = (), of_run: bool
             used, or if files are missing: all of them are named.
     """
     raw = _read_json_object(expanded(path))
-    problems = [] if of_run else unknown_fields(raw)
+    problems = [*unknown_options(overrides), *([] if of_run else unknown_fields(raw))]
     if "export" in raw:
         try:
             check_options(raw["export"])
