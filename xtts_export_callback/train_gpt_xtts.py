@@ -76,7 +76,10 @@ def train(
         )
         raise ConfigError(msg)
     if run and config_path is None and not is_recorded:
-        msg = f"{source}: has no trainer_args (such as grad_accum_steps); give a CONFIG.json with them as well"
+        msg = (
+            f"{source}: has no trainer_args: another script has started this run. Resume it with that script "
+            "(xtts-export run SCRIPT --continue_path RUN), or give a CONFIG.json with trainer_args as well"
+        )
         raise ConfigError(msg)
     check_sound()
     if run and config_path is not None:

@@ -38,6 +38,9 @@ def read_options(file: str | None, arguments: Sequence[str]) -> dict[str, Any]:
     from xtts_export_callback.training.config import ExportConfig, check_options
 
     given = read_json_object(expanded(file)) if file else {}
+    if "export" not in given and "model_args" in given:
+        msg = f"{file}: expected options of the export, found a config without them; name the options anew"
+        raise ConfigError(msg)
     section = given.get("export", given)
     where = f"{file}: " if file else ""
     try:

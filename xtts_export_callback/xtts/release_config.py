@@ -98,4 +98,4 @@ def where_to_get(rows: int) -> str:
     """Say where the config and the vocabulary of a model with that many text tokens may be found."""
     revision = REVISIONS.get(rows)
     release = f", or, for the release's tokens, at {RELEASE_PAGE}/{revision}" if revision else ""
-    return f"they lie in the folder of the run that trained it{release}"
+    return f"an export of the run that trained it holds both{release}"
