@@ -114,7 +114,7 @@ class TestWhatIsMissing:
         assert f"expected a vocab.json of {TOKENS} tokens" in line
         assert "--config" in line
         assert "--vocab" in line
-        assert "folder of the run that trained it" in line
+        assert "an export of the run that trained it holds both" in line
 
     def test_a_vocabulary_of_the_release_is_said_to_be_found_there(self) -> None:
         assert release_config.where_to_get(6153).endswith("coqui/XTTS-v2/tree/v2.0.2")

@@ -231,7 +231,7 @@ class TestRunsToContinue:
     ) -> None:
         run = write(raw).parent
         (run / "checkpoint_8.pth").touch()
-        with pytest.raises(ConfigError, match=r"has no trainer_args .*give a CONFIG\.json"):
+        with pytest.raises(ConfigError, match=r"has no trainer_args: .*give a CONFIG\.json"):
             train(None, continue_run=run)
 
     @pytest.mark.parametrize("name", ["voice [v2]", "voice *", "voice?"])

@@ -7,11 +7,9 @@ before it as --export.KEY VALUE, for example --export.keep_last 3.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.cli.options import add_report_options
-from xtts_export_callback.cli.progress import say
 from xtts_export_callback.cli.reporting import tell
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.extras import require
@@ -43,9 +41,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.program or args.program == ["-m"]:
         msg = "no program is given; write xtts-export run SCRIPT [ARGS], or xtts-export run -m MODULE [ARGS]"
         raise ConfigError(msg)
-    late = next((word for word in args.program[1:] if word.startswith("--export.")), None)
-    if late is not None:
-        say(f"xtts-export: {late} goes to the program; options of the export stand before it", file=sys.stderr)
     if args.verbose:
         tell(args, f"export: {', '.join(f'{name} {value}' for name, value in options.items())}")
     return start(args.program, options)
