@@ -30,7 +30,11 @@ def add_output_options(parser: argparse.ArgumentParser, *, default: str) -> None
 def add_layout_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--layout`` and ``--voice``, the same in every command that writes a model."""
     parser.add_argument(
-        "--layout", choices=LAYOUTS, metavar="NAME", help=f"write what a program takes: {', '.join(LAYOUTS)}"
+        "--layout",
+        type=str.lower,
+        choices=LAYOUTS,
+        metavar="NAME",
+        help=f"write what a program takes: {', '.join(LAYOUTS)}",
     )
     parser.add_argument(
         "--voice", metavar="WAV", help="a recording to put beside the model as its voice, with the latents of it"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xtts_export_callback.files.disk import free_bytes
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.training.hooks import place_of
+from xtts_export_callback.training.trainer_state import optimizers_of
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.components import BY_KEY, component_of
 from xtts_export_callback.xtts.state_dict import bare_name
@@ -113,7 +114,8 @@ def _run_of(trainer: Any) -> Run | None:
     state = trainer.model.state_dict()
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items()}
     slim = sum(size for name, size in sizes.items() if BY_KEY[component_of(bare_name(name))].speaks)
-    trained = sum(each.numel() * each.element_size() for each in trainer.model.parameters() if each.requires_grad)
+    groups = [group for optimizer in optimizers_of(trainer) for group in optimizer.param_groups]
+    trained = sum(each.numel() * each.element_size() for group in groups for each in group["params"])
     return Run(
         epochs=config.epochs,
         steps=max(1, -(-len(samples) // (config.batch_size * max(1, getattr(trainer, "num_gpus", 1))))),

@@ -17,6 +17,7 @@ from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.run.running_mean import KEY, MEAN, path_of, window_of
 from xtts_export_callback.tensors.tensor import ArrayStorage, Storage, Tensor
 from xtts_export_callback.training.log import guarded
+from xtts_export_callback.training.trainer_state import optimizers_of
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.components import BY_KEY, component_of
 from xtts_export_callback.xtts.state_dict import bare_name
@@ -56,7 +57,7 @@ class RunningMean:
 
     def start(self, trainer: Any) -> None:
         """Watch the optimizer, and take over the state of the checkpoint that the run resumes from."""
-        optimizers = _optimizers(trainer)
+        optimizers = optimizers_of(trainer)
         self._parameters = _trained(trainer.model, optimizers)
         accumulated = max(1, int(getattr(trainer, "grad_accum_steps", 1)))
         self._period = max(1, self._every // accumulated)
@@ -212,13 +213,6 @@ class _Sum(Storage):
     def reader(self) -> Reader:
         """See `Storage.reader`."""
         return ArrayStorage(memoryview(self._total.cpu().reshape(-1).numpy())).reader()
-
-
-def _optimizers(trainer: Any) -> list[Any]:
-    """Return the optimizers of a Trainer, which has one, several or named ones; accelerate wraps each."""
-    found = trainer.optimizer
-    each = found.values() if isinstance(found, dict) else found if isinstance(found, (list, tuple)) else [found]
-    return [getattr(one, "optimizer", one) for one in each]
 
 
 def _trained(model: Any, optimizers: list[Any]) -> dict[str, Any]:

@@ -25,6 +25,13 @@ def weights_only(state: dict[str, Any], trainer: Any) -> dict[str, Any]:
     return {**state, "optimizer": nothing, "scheduler": [], "scaler": None, RESUME_KEY: position}
 
 
+def optimizers_of(trainer: Any) -> list[Any]:
+    """Return the optimizers of a Trainer, which has one, several or named ones; accelerate wraps each."""
+    found = trainer.optimizer
+    each = found.values() if isinstance(found, dict) else found if isinstance(found, (list, tuple)) else [found]
+    return [getattr(one, "optimizer", one) for one in each]
+
+
 def state_bytes(state: Any) -> int:
     """Bytes of all tensors in a state, each storage once: the size of the file, up to some kilobytes.
 
