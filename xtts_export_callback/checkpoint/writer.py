@@ -51,6 +51,16 @@ _SYNC_EVERY = 64 << 20
 _VERSION = b"3\n"  # torch/csrc/jit/serialization: the file format version torch.save writes
 
 
+def _origin(storage: Storage) -> tuple[object, int] | None:
+    """Return the file that holds a storage's bytes already, and where, if this machine can share blocks with it.
+
+    A file behind a URL cannot, and its records would each be asked for their place.
+    """
+    if isinstance(storage, FileStorage) and isinstance(storage.file, RandomFile):
+        return storage.file, storage.offset
+    return None
+
+
 @dataclass
 class _Job:
     """Bytes to write: a storage, where it goes, and its checksum once written."""
@@ -110,7 +120,7 @@ def write_pth(
 
     slots = lay_out(
         [(f"archive/{name}", storage.nbytes) for name, storage in records],
-        [(storage.file, storage.offset) if isinstance(storage, FileStorage) else None for _, storage in records],
+        [_origin(storage) for _, storage in records],
     )
     jobs = [_Job(storage, slot.data, slot.name) for slot, (_, storage) in zip(slots, records, strict=True)]
     _write_file(path, jobs, lambda: _zip_frame(slots, jobs), force=force, mode=mode, progress=progress)
