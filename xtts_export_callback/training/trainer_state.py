@@ -6,7 +6,7 @@ import pickle
 from contextlib import suppress
 from typing import Any
 
-from xtts_export_callback.run.lr_schedule import RESUME_KEY, position_of
+from xtts_export_callback.run.lr_schedule import RESUME_KEY, each, position_of
 
 
 def weights_only(state: dict[str, Any], trainer: Any) -> dict[str, Any]:
@@ -27,9 +27,7 @@ def weights_only(state: dict[str, Any], trainer: Any) -> dict[str, Any]:
 
 def optimizers_of(trainer: Any) -> list[Any]:
     """Return the optimizers of a Trainer, which has one, several or named ones; accelerate wraps each."""
-    found = trainer.optimizer
-    each = found.values() if isinstance(found, dict) else found if isinstance(found, (list, tuple)) else [found]
-    return [getattr(one, "optimizer", one) for one in each]
+    return [getattr(one, "optimizer", one) for one in each(trainer.optimizer)]
 
 
 def state_bytes(state: Any) -> int:
