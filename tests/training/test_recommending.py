@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -247,14 +248,20 @@ def written_config(config: Any, path: Path) -> Path:
     return path
 
 
+def start_until_it_chooses(config: Any, folder: Path) -> subprocess.Popen[str]:
+    """Start a training in a folder, which is the working directory, and wait until a model is being chosen."""
+    process = start_recipe(written_config(config, folder / "config.json"), prelude=NOTE_PID)
+    wait_for((folder / PID).exists, process)
+    return process
+
+
 @needs_signals
 def test_ctrl_c_while_it_is_chosen_ends_training_as_without_it(
     tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = tiny_config(save_step=2, num_loader_workers=1, export=ExportConfig(**RECOMMEND))
-    process = start_recipe(written_config(config, tmp_path / "config.json"), prelude=NOTE_PID)
-    wait_for((tmp_path / PID).exists, process)
+    process = start_until_it_chooses(config, tmp_path)
 
     os.kill(process.pid, signal.SIGINT)
     output = finish(process)
@@ -288,8 +295,7 @@ def test_the_process_ends_with_a_training_that_is_killed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = tiny_config(save_step=2, num_loader_workers=1, export=ExportConfig(**RECOMMEND))
-    process = start_recipe(written_config(config, tmp_path / "config.json"), prelude=NOTE_PID)
-    wait_for((tmp_path / PID).exists, process)
+    process = start_until_it_chooses(config, tmp_path)
     chooser = int((tmp_path / PID).read_text())
 
     os.kill(process.pid, signal.SIGKILL)
