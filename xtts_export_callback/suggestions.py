@@ -12,5 +12,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean X?)"`` for the name in ``known`` nearest to ``name``, or nothing."""
     import difflib  # only an error needs it
 
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    bare = {each.lstrip("-"): each for each in known}  # the dashes of two options do not make them alike
+    close = difflib.get_close_matches(name.lstrip("-"), list(bare), n=1)
+    return f" (did you mean {bare[close[0]]}?)" if close else ""

@@ -29,6 +29,10 @@ SLIM_SIZE = 1_860_000_000
 _BLOCK = 1 << 20
 _SECTOR = 512
 
+_AS_USERS = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""The environment of what is measured. With that variable, as in many containers, Python compiles numpy and everything
+else anew in each process: 0.2 s more, a tenth of an average of three checkpoints."""
+
 
 class Measurement(NamedTuple):
     """What one run took.
@@ -63,7 +67,7 @@ def measure(command: Sequence[str | Path]) -> tuple[Measurement, str]:
     arguments = [str(argument) for argument in command]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         start = time.perf_counter()
-        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output)
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, env=_AS_USERS)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -123,6 +123,21 @@ def test_any_words_after_a_command_are_one_line(command: str, words: list[str]) 
     assert code in {0, 2}
 
 
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines = outcome(capsys, [])
+    assert code == 2
+    assert lines[0].startswith("usage: xtts-export")
+    assert all(any(line.split()[:1] == [command] for line in lines) for command in COMMANDS)
+
+
+def test_an_option_is_not_taken_for_another_because_both_have_dashes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(capsys, ["merge", "--recipe", "x.yaml"]) == (
+        2,
+        ["xtts-export merge: unrecognized arguments: --recipe; see xtts-export merge --help"],
+    )
+    assert "(did you mean --method?)" in outcome(capsys, ["merge", "a", "--methd", "ties"])[1][0]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_ends_every_command_with_130_and_one_line(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -142,7 +142,10 @@ def _parse(arguments: list[str], program: list[str]) -> argparse.Namespace:
     for argument in (*arguments, *program):
         if not can_be_path(argument):
             parser.error(f"{argument}: expected an argument without null characters or halves of surrogate pairs")
-    if own and not name and not own[0].startswith("-"):
+    if not own:
+        parser.print_help(sys.stderr)
+        parser.exit(_BAD_INPUT)
+    if not name and not own[0].startswith("-"):
         parser.error(f"{own[0]}: no such command{did_you_mean(own[0], COMMANDS)}")
     args, unknown = parser.parse_known_args(own)
     if unknown:
