@@ -1,6 +1,6 @@
 """Which choice is best: single checkpoints, means, decay weights, Model Stock, greedy soup, on real trainings.
 
-    python -m tests.benchmarks.bench_choices --output FOLDER [--sentences FILE] [--seeds 3] [--also OPTION=VALUE ...]
+    python -m tests.benchmarks.bench_choices --output FOLDER [--sentences FILE] [--seeds 3] [--every-step]
 
 espeak-ng (of Debian) speaks at least 200 sentences, which are split into three: to train on, to choose on, and unseen.
 For each seed a small GPT is trained with the real Trainer. Everything is measured on both splits, with the intervals
@@ -39,9 +39,13 @@ from xtts_export_callback.run.checkpoints import find_checkpoints
 
 if TYPE_CHECKING:
     from xtts_export_callback.evaluation.intervals import Interval
+    from xtts_export_callback.training.running_mean import RunningMean
 
 COUNTS = (2, 3, 4, 6)
 LAST = max(COUNTS)
+HALF_LIVES = (25, 50, 100)
+"""In steps; with the usual 100 clips for training, an epoch has 25."""
+
 SPLITS = ("train", "choose", "unseen")
 _PARTS = (
     ("the old", "a quiet", "my young", "their tired", "our first", "another", "that proud"),
@@ -66,11 +70,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3, help="trainings (default 3)")
     parser.add_argument(
-        "--also",
-        nargs="+",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="options of export: its models are measured as well",
+        "--every-step", action="store_true", help="also sum every step: means of windows, and moving averages"
     )
     options = parser.parse_args()
     data = speak(options)
@@ -80,7 +80,7 @@ def main() -> None:
     changes = []
     for seed in range(1, options.seeds + 1):
         run = train(options, assets, data, seed)
-        changes.append(report(run, data, seed))
+        changes.append(report(run, data, seed, every_step=options.every_step))
         shutil.rmtree(options.output / f"seed{seed}")
     print("unseen loss less that of the last checkpoint, a column for each seed")
     for way in changes[0]:
@@ -118,7 +118,7 @@ def train(options: argparse.Namespace, assets: Any, data: Path, seed: int) -> Pa
         assets, options.output / f"seed{seed}", epochs=options.epochs, lr=options.lr, save_best_after=10**6,
         save_n_checkpoints=LAST, save_checkpoints=True, save_step=10**6, print_step=10**6, training_seed=seed,
         batch_size=4, eval_batch_size=4,
-        export=ExportConfig(enabled=bool(options.also), keep_last=LAST, **_options(options.also)),
+        export=ExportConfig(),
     )  # fmt: skip
     dataset = config.datasets[0]
     dataset.path, dataset.meta_file_train, dataset.meta_file_val = str(data), "train.csv", "choose.csv"
@@ -129,27 +129,60 @@ def train(options: argparse.Namespace, assets: Any, data: Path, seed: int) -> Pa
     args.gpt_max_text_tokens, args.max_text_length = 402, 400
     torch.manual_seed(seed)
 
+    sums: list[RunningMean] = []
+
     def start(trainer: Any) -> None:
         if trainer.epochs_done == 0:
+            run = Path(trainer.output_path)
             trainer.save_checkpoint()
-            (saved,) = Path(trainer.output_path).glob("checkpoint_*.pth")
-            export_checkpoint(saved, Path(trainer.output_path) / "start")
+            (saved,) = run.glob("checkpoint_*.pth")
+            export_checkpoint(saved, run / "start")
             saved.unlink()
+            sums.extend(_watched(run) if options.every_step else [])
+            for each in sums:
+                each.start(trainer)
+
+    def save(trainer: Any) -> None:
+        for each in sums:
+            each.save("checkpoint", trainer.total_steps_done)
+        trainer.save_checkpoint()
 
     # At the end of an epoch's training: after the evaluation that follows, the export has finished already.
-    saving = {"on_train_epoch_start": start, "on_train_epoch_end": lambda trainer: trainer.save_checkpoint()}
-    trainer = make_trainer(config, export_callbacks(config, saving))
+    events = {"on_train_epoch_start": start, "on_train_epoch_end": save}
+    trainer = make_trainer(config, export_callbacks(config, events))
     trainer.fit()
     return Path(trainer.output_path)
 
 
-def _options(texts: list[str]) -> dict[str, Any]:
-    import yaml
+def _watched(run: Path) -> list[RunningMean]:
+    """Return sums of every step: for the means of windows between saves, and for each moving average."""
+    from xtts_export_callback import ExportConfig
+    from xtts_export_callback.training.running_mean import RunningMean
 
-    return {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in texts)}
+    watched = [RunningMean(run, ExportConfig(running_mean="mean", running_mean_every=1))]
+    for half_life in HALF_LIVES:
+        folder = run / f"half_life_{half_life}"
+        folder.mkdir()
+        options = ExportConfig(running_mean="ema", running_mean_every=1, running_mean_half_life=half_life)
+        watched.append(RunningMean(folder, options))
+    return watched
 
 
-def report(run: Path, data: Path, seed: int) -> dict[str, Interval]:
+def _write_every_step(run: Path, saved: list[Path], merges: Path) -> None:
+    """Write the means of the last windows, and the moving averages at the last checkpoint."""
+    from xtts_export_callback.merge.running_mean import write_running_mean
+    from xtts_export_callback.run.running_mean import path_of, steps_of
+
+    steps = steps_of(run)
+    for count in COUNTS:
+        windows = [path_of(run, step) for step in steps[-count:]]
+        write_running_mean(saved[-1], windows, merges / f"every_step_of_{count}")
+    for half_life in HALF_LIVES:
+        folder = run / f"half_life_{half_life}"
+        write_running_mean(saved[-1], [path_of(folder, steps[-1])], merges / f"ema_{half_life}")
+
+
+def report(run: Path, data: Path, seed: int, *, every_step: bool) -> dict[str, Interval]:
     """Merge, evaluate on both splits, and print a line for each model.
 
     Returns:
@@ -162,6 +195,8 @@ def report(run: Path, data: Path, seed: int) -> dict[str, Interval]:
     merges = run / "inference"
     for count in COUNTS:
         average_checkpoints(saved[-count:], merges / f"average_last_{count}")
+    if every_step:
+        _write_every_step(run, saved, merges)
     for decay in ("cosine", "1-sqrt"):  # linear is the plain mean
         average_checkpoints(saved, merges / f"decay_{decay}", decay=decay)
     recipe = {"models": [str(path) for path in saved], "method": "model_stock", "base": str(run / "start")}

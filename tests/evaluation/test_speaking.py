@@ -80,10 +80,17 @@ class TestSpeaking:
 
 
 @pytest.fixture(scope="module")
-def evaluated(speakers: list[Path], tiny_assets: TinyAssets, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A healthy one and two with faults, each saying six sentences; `tests.models.small_speaker` ranks all."""
+def measures() -> None:
+    """The packages of the extra `speech`, which an older stack has not."""
     for package in ("pocketsphinx", "distillmos", "silero_vad"):
         pytest.importorskip(package)
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    measures: None, speakers: list[Path], tiny_assets: TinyAssets, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A healthy one and two with faults, each saying six sentences; `tests.models.small_speaker` ranks all."""
     models = [path for path in speakers if path.name in EVALUATED]
     output = tmp_path_factory.mktemp("evaluation")
     (output / "sentences.txt").write_text("\n".join(SENTENCES[:6]))
@@ -134,6 +141,7 @@ class TestEvaluated:
         arguments += ["--voice", tiny_assets.speaker_wav, "--output", evaluated]
         assert "is of other sentences, seeds" in complaint(capsys, "evaluate", speakers[0], *map(str, arguments))
 
+    @pytest.mark.usefixtures("measures")
     def test_the_greedy_soup_can_be_chosen_by_the_speech(
         self, speakers: list[Path], tiny_assets: TinyAssets, tmp_path: Path
     ) -> None:

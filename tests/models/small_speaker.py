@@ -95,8 +95,9 @@ def _learn(model: Any, voice: Path, steps: int) -> None:
             losses = model.gpt(
                 padded, text_lengths, codes, lengths * 1024, cond_mels=voices.transpose(1, 2), cond_latents=voices
             )
+            loss = losses[0] * 0.01 + losses[1]
         optimizer.zero_grad()
-        (losses[0] * 0.01 + losses[1]).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.gpt.parameters(), 1.0)
         optimizer.step()
     model.gpt.eval()

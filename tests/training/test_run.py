@@ -364,9 +364,10 @@ with small_decoder():
 Path(f"ended{args.rank}").touch()
 """
 # A helper that exports nothing before it is allowed to.
-WAITING_HELPER = """
-import os, time
+WAITING_HELPER = f"""
+import os, sys, time
 from pathlib import Path
+sys.path.insert(0, {str(REPOSITORY)!r})  # some versions of the Trainer bring a package of the same name
 from tests.models.small_decoder import run_helper
 from xtts_export_callback.training import worker
 

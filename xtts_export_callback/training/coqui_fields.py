@@ -125,15 +125,18 @@ def fields_of(module: str, name: str) -> list[str] | None:
             bases = [base.id for base in found[-1].bases if isinstance(base, ast.Name)]
             waiting += [(module, base) for base in bases]
         else:
-            origins = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and _imports(node, name)]
-            if not origins or not origins[-1]:
+            origin = _origin(tree, name) or _origin(tree, "*")
+            if origin is None:
                 return None
-            waiting.append((origins[-1], name))
+            waiting.append((origin, name))
     return None
 
 
-def _imports(node: ast.ImportFrom, name: str) -> bool:
-    return any(alias.name == "*" or (alias.asname or alias.name) == name for alias in node.names)
+def _origin(tree: ast.Module, name: str) -> str | None:
+    """Return the module that a name is imported from, by the last import of it."""
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    origins = [node.module for node in imports if any((each.asname or each.name) == name for each in node.names)]
+    return origins[-1] if origins else None
 
 
 def _source(module: str) -> ast.Module | None:
