@@ -88,7 +88,10 @@ def measures() -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(
-    measures: None, speakers: list[Path], tiny_assets: TinyAssets, tmp_path_factory: pytest.TempPathFactory
+    speakers: list[Path],
+    tiny_assets: TinyAssets,
+    tmp_path_factory: pytest.TempPathFactory,
+    measures: None,
 ) -> Path:
     """A healthy one and two with faults, each saying six sentences; `tests.models.small_speaker` ranks all."""
     models = [path for path in speakers if path.name in EVALUATED]
