@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,6 +137,45 @@ def test_an_option_is_not_taken_for_another_because_both_have_dashes(capsys: pyt
         ["xtts-export merge: unrecognized arguments: --recipe; see xtts-export merge --help"],
     )
     assert "(did you mean --method?)" in outcome(capsys, ["merge", "a", "--methd", "ties"])[1][0]
+
+
+@pytest.mark.parametrize("options", [["--json"], ["-q"], ["-v", "--quiet"]])
+def test_the_options_of_every_command_may_stand_before_it(
+    places: dict[str, str], capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert main([*options, "inspect", places["A"]]) == 0
+    before = capsys.readouterr()
+    assert main(["inspect", places["A"], *options]) == 0
+    assert capsys.readouterr() == before
+
+
+@pytest.mark.parametrize("arguments", [["--nope", "export", "x"], ["--nope"], ["--dtype", "int8", "export", "x"]])
+def test_another_option_before_the_command_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, lines = outcome(capsys, arguments)
+    assert (code, len(lines)) == (2, 1), lines
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate", "export", "inspect", "report", "verify"])
+def test_a_path_that_does_not_exist_is_named_as_such(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, lines = outcome(capsys, [command, "nowhere.pth"])
+    assert (code, len(lines)) == (2, 1)
+    assert "nowhere.pth: " in lines[0]
+    assert re.search("no such file or folder|No such file or directory", lines[0]), lines
+
+
+def test_a_template_is_not_written_over_a_file_nor_beside_another_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = tmp_path / "voice.json"
+    template.write_text("mine")
+    found = outcome(capsys, ["train", "--template", str(template)])
+    assert found == (2, [f"xtts-export: {template}: exists already; name another file"])
+    code, lines = outcome(capsys, ["train", "other.json", "--template", str(tmp_path / "new.json")])
+    assert (code, lines[0].endswith("expected alone, found other.json; leave one out")) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["voice.json"]
+    assert template.read_text() == "mine"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

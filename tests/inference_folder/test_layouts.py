@@ -132,9 +132,9 @@ def test_the_mel_statistics_are_those_of_the_model_in_full_precision(run: Path) 
 @pytest.mark.parametrize(
     ("layout", "file", "remedy"),
     [
-        ("alltalk", "speakers_xtts.pth", "name a recording with --voice"),
+        ("alltalk", "speakers_xtts.pth", "export with --voice WAV"),
         ("realtimetts", "speakers_xtts.pth", "https://huggingface.co/coqui/XTTS-v2"),
-        ("ebook2audiobook", "ref.wav", "name a recording of 6 to 30 s of the voice with --voice"),
+        ("ebook2audiobook", "ref.wav", "export with --voice WAV, a recording of 6 to 30 s of the voice"),
         ("openedai-speech", "sample.wav", "--voice"),
         ("xtts-finetune-webui", "speakers_xtts.pth", "--voice"),
     ],

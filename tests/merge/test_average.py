@@ -153,7 +153,8 @@ def test_wrong_weights_are_refused(
         (["checkpoint_1000.pth", "checkpoint_2000.pth"], "--output: expected a folder to write to"),
         (["checkpoint_1000.pth", "--output", "x"], "expected at least 2 checkpoints to average, found 1"),
         (["checkpoint_1000.pth", "checkpoint_2000.pth", "--last", "2", "--output", "x"], "--last: expected one run"),
-        ([".", "--last", "0"], "--last should be at least 1, found 0"),
+        ([".", "--last", "0"], "--last should be at least 2, found 0"),
+        ([".", "--last", "1"], "--last should be at least 2, found 1"),
         (["checkpoint_1000.pth", "checkpoint_9.pth", "--output", "x"], "checkpoint_9.pth: cannot be read"),
     ],
 )

@@ -254,7 +254,7 @@ def test_the_remedy_that_a_merge_names_for_a_vocabulary_leads_to_success(
     paths[1].with_name("vocab.json").write_text(json.dumps(vocab("x")), encoding="utf-8")
     (tmp_path / "training_vocab.json").write_text(content, encoding="utf-8")
     assert main(["merge", *map(str, paths), "--vocab", "union", "--output", str(tmp_path / "out")]) == 2
-    assert "vocab_file of a model in a recipe" in capsys.readouterr().err
+    assert "vocab_file in its recipe" in capsys.readouterr().err
     models = [{"path": str(paths[0])}, {"path": str(paths[1]), "vocab_file": str(tmp_path / "training_vocab.json")}]
     (tmp_path / "r.yaml").write_text(json.dumps({"models": models}), encoding="utf-8")
     assert main(["merge", str(tmp_path / "r.yaml"), "--vocab", "union", "--output", str(tmp_path / "out")]) == 0

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.cli.options import add_report_options
-from xtts_export_callback.cli.progress import progress_bar
+from xtts_export_callback.cli.progress import progress_bar, say
 from xtts_export_callback.cli.reporting import report
 from xtts_export_callback.files.paths import as_path
 
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     if is_run(a):
         return _follow(args, a, as_path(args.b) if args.b else None, plot)
     if args.b is None:
-        msg = f"{a}: expected a second model to compare with, or a run folder; found neither"
+        found = "neither" if a.exists() else "no such file or folder; check the path"
+        msg = f"{a}: expected a second model to compare with, or a run folder; found {found}"
         raise ConfigError(msg)
     return _compare(args, a, as_path(args.b), plot)
 
@@ -83,6 +84,7 @@ def _compare(args: argparse.Namespace, a: Path, b: Path, plot: Path | None) -> i
         from xtts_export_callback.comparison.plot import plot_comparison
 
         plot_comparison(found, plot)
+        _tell_plot(args, plot)
     return _DIFFERENT if found.differ else _SAME
 
 
@@ -102,4 +104,10 @@ def _follow(args: argparse.Namespace, run_folder: Path, base: Path | None, plot:
         from xtts_export_callback.comparison.plot import plot_trajectory
 
         plot_trajectory(found, plot)
+        _tell_plot(args, plot)
     return _DONE
+
+
+def _tell_plot(args: argparse.Namespace, plot: Path) -> None:
+    if not args.json and not args.quiet:
+        say(f"picture: {plot}")

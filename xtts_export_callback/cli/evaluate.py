@@ -93,8 +93,11 @@ def _sweep(args: argparse.Namespace) -> int:
     from xtts_export_callback.errors import ConfigError
     from xtts_export_callback.evaluation.sweep import DEFAULT_STEPS, sweep_weights
 
-    if len(args.paths) != 1 or args.config is None:
-        msg = f"--sweep: expected one MODEL and --config FILE, found {len(args.paths)} and {args.config}; name them"
+    if len(args.paths) != 1:
+        msg = f"--sweep {args.sweep}: expected one MODEL beside it, found {len(args.paths)}; name one"
+        raise ConfigError(msg)
+    if args.config is None:
+        msg = f"--sweep {args.sweep}: expected --config FILE, that of the run whose data is evaluated; add it"
         raise ConfigError(msg)
     others = dict(one.partition("=")[::2] for one in args.others or [])
     if not all(code and file for code, file in others.items()):

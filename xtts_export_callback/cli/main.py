@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import itertools
 import os
 import re
 import select
@@ -37,6 +38,9 @@ _WRITE_TO_URLS = ("export", "average", "merge", "train")
 _ON_THIS_DISK = {"output": "--output", "plot": "--plot", "wavs": "--wavs", "run_folder": "RUN", "path": "RUN"}
 """What may not be a URL, by its name on the parsed command line and as the user knows it."""
 
+_BEFORE_THE_COMMAND = ("--json", "-q", "--quiet", "-v", "--verbose")
+"""Options of every command that are also taken before its name."""
+
 _DONE, _BAD_INPUT, _INTERRUPTED = 0, 2, 130
 _READER_GONE = 141  # as a shell reports a process that SIGPIPE ended
 
@@ -52,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         141 when the reader of the output has closed it.
     """
     _prepare_streams()
-    arguments, program = _split_program(list(sys.argv[1:] if argv is None else argv))
+    arguments, program = _split_program(_command_first(list(sys.argv[1:] if argv is None else argv)))
     try:
         args = _parse(arguments, program)
         if argv is None and not args.trains:  # then the process has no other user
@@ -118,6 +122,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_BAD_INPUT, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
+def _command_first(arguments: list[str]) -> list[str]:
+    """Put the options of every command behind its name."""
+    leading = list(itertools.takewhile(_BEFORE_THE_COMMAND.__contains__, arguments))
+    rest = arguments[len(leading) :]
+    return [*rest[:1], *leading, *rest[1:]]
+
+
 def _split_program(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Take the program of ``run`` off: its arguments are none of ours."""
     if arguments[:1] != ["run"]:
@@ -148,6 +159,8 @@ def _parse(arguments: list[str], program: list[str]) -> argparse.Namespace:
     if not name and not own[0].startswith("-"):
         parser.error(f"{own[0]}: no such command{did_you_mean(own[0], COMMANDS)}")
     args, unknown = parser.parse_known_args(own)
+    if unknown and not name:
+        parser.error(f"{unknown[0]}: no such option; write the command first")
     if unknown:
         known = [option for action in subparsers[name]._actions for option in action.option_strings]
         subparsers[name].error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], known)}")

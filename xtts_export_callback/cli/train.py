@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from xtts_export_callback.cli.options import add_report_options
 from xtts_export_callback.cli.progress import say
 from xtts_export_callback.cli.reporting import only_the_result, report
+from xtts_export_callback.errors import ConfigError, OutputExistsError
 from xtts_export_callback.extras import require
 from xtts_export_callback.files.paths import expanded
 
@@ -33,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, or write the config to start from."""
     if args.template is not None:
+        others = [args.config, args.output, args.continue_run, *args.overrides]
+        if any(others):
+            msg = f"--template {args.template}: expected alone, found {next(filter(None, others))}; leave one out"
+            raise ConfigError(msg)
         path = expanded(args.template)
         _write_template(path)
         report(
@@ -54,5 +59,8 @@ def _write_template(path: Path) -> None:
     from xtts_export_callback.files.atomic import whole_file
     from xtts_export_callback.training.templates import TEMPLATE, read_template
 
+    if path.exists() or path.is_symlink():
+        msg = f"{path}: exists already; name another file"
+        raise OutputExistsError(msg)
     with whole_file(path) as temporary:
         temporary.write_bytes(read_template(TEMPLATE))

@@ -216,7 +216,12 @@ def _old(folder: Path | None, *, force: bool) -> Evaluation | None:
 
 
 def _config_of(paths: Iterable[Path], *, needed: bool) -> Path | None:
-    configs = [path / CONFIG_FILE for path in paths if is_run(path)]
+    for path in paths:
+        if not path.exists():
+            msg = f"{path}: no such file or folder; check the path"
+            raise ConfigError(msg)
+    folders = [path if is_run(path) else path.parent for path in paths]
+    configs = [folder / CONFIG_FILE for folder in dict.fromkeys(folders) if is_run(folder)]
     if not configs and not needed:
         return None
     if len(configs) != 1:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xtts_export_callback.errors import CheckpointError, ConfigError, MissingExtraError
+from xtts_export_callback.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -242,6 +243,7 @@ def filesystem(path: RemotePath) -> tuple[Any, str]:
             options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)}
         fs, name = fsspec.core.url_to_fs(path.url, **options)
     except ImportError as error:
+        require("remote", str(path), "fsspec")
         package = _package(path.scheme)
         msg = f"{path}: {path.scheme}:// needs {package}, which is not installed; pip install {package}"
         raise MissingExtraError(msg) from error
@@ -253,10 +255,8 @@ def filesystem(path: RemotePath) -> tuple[Any, str]:
 
 def _package(scheme: str) -> str:
     """Return the package that a scheme needs, as fsspec names it: "Install s3fs to access S3"."""
-    try:
-        from fsspec.registry import known_implementations
-    except ImportError:
-        return '"xtts-export-callback[remote]"'
+    from fsspec.registry import known_implementations
+
     if scheme in HTTP or scheme == "hf":
         return "aiohttp" if scheme in HTTP else "huggingface_hub"
     found = re.search(r"[Ii]nstall `?\"?([\w-]+)", str(known_implementations.get(scheme, {}).get("err", "")))

@@ -132,7 +132,8 @@ _TABLE = (
         voice_entry="voice_to_speaker.yaml",
     ),
     # scripts/tts_funcs.py: load_local_model.
-    Layout("xtts-webui", "xtts-webui", "xtts-webui: put {path} into models/ and a .wav in it into speakers/"),
+    Layout("xtts-webui", "xtts-webui", "xtts-webui: put {path} into models/ and a recording of the voice (.wav) into "
+           "speakers/"),
     # xtts_demo.py: load_params_tts, load_model.
     Layout(
         "xtts-finetune-webui",
@@ -143,18 +144,18 @@ _TABLE = (
     ),
     # xtts_api_server/tts_funcs.py: load_local_model, get_models_list.
     Layout("xtts-api-server", "xtts-api-server", "xtts-api-server: put {path} into its folder of models (-mf) and a "
-           ".wav in it into that of speakers (-sf)"),
+           "recording of the voice (.wav) into that of speakers (-sf)"),
 )  # fmt: skip
 LAYOUTS = {layout.name: layout for layout in _TABLE}
 """Every layout by its name on the command line."""
 
 _RELEASE = "https://huggingface.co/coqui/XTTS-v2"
 _REMEDIES = {
-    SPEAKERS: f"put that of the base model ({_RELEASE}) beside the checkpoint, or name a recording with --voice",
+    SPEAKERS: f"put that of the base model ({_RELEASE}) beside the checkpoint, or export with --voice WAV",
     MEL_STATS: f"put that of the base model ({_RELEASE}) beside the checkpoint",
     DVAE: f"name a full checkpoint, which contains it, or put that of the base model ({_RELEASE}) beside this one",
 }
-_CLIP_REMEDY = "name a recording of 6 to 30 s of the voice with --voice"
+_CLIP_REMEDY = "export with --voice WAV, a recording of 6 to 30 s of the voice"
 _OTHER_REMEDY = "write the folder anew with --layout {layout}"
 
 

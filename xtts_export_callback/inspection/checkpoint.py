@@ -109,7 +109,7 @@ class CheckpointReport(NamedTuple):
             return "cannot be used for training: name a checkpoint of XTTS v2"
         if self.resumable:
             moments = "; its optimizer moments start afresh" if self.fresh_moments else ""
-            return f"resume with --continue_path RUN, the folder it lies in{moments}"
+            return f"resume with --continue_path RUN, its folder (with config.json){moments}"
         if "int8" in self.dtypes:
             return "speak with it through load_xtts; export it with --dtype float32 for everything else"
         return f"start a new fine-tune from it: model_args.xtts_checkpoint = {self.path.name}"

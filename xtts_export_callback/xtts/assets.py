@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from xtts_export_callback.checkpoint.reader import Checkpoint
     from xtts_export_callback.tensors.tensor import Tensor
 
-NAME_CONFIG = "name its config.json (--config; config of a model in a merge recipe)"
+NAME_CONFIG = "name its config.json with --config (or config in a recipe)"
 VOCAB_FILE = "vocab.json"
 LICENSE_FILE = "LICENSE.txt"
 _LICENSE = b"Coqui Public Model License"

@@ -15,7 +15,7 @@ from typing import Any
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.json_file import parse_json
 
-NAME_VOCAB = "name the training vocab.json (in merge --vocab-file, or vocab_file of a model in a recipe; else --vocab)"
+NAME_VOCAB = "name the training vocab.json with --vocab (merge --vocab-file, or vocab_file in its recipe)"
 
 _ENCODINGS = (
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -78,9 +78,8 @@ def read_subject(path: Path, *, progress: Callable[[int], None] | None = None) -
     folder = next((place for place in (path, path / EVALUATION_FOLDER) if (place / EVALUATION_FILE).is_file()), None)
     has_run = is_run(path)
     if folder is None and not has_run:
-        msg = (
-            f"{path}: expected a run folder or a folder with {EVALUATION_FILE}, found neither; run xtts-export evaluate"
-        )
+        found = "neither; run xtts-export evaluate" if path.exists() else "no such file or folder; check the path"
+        msg = f"{path}: expected a run folder or a folder with {EVALUATION_FILE}, found {found}"
         raise ConfigError(msg)
     evaluation = read_evaluation(folder) if folder is not None else None
     listening = read_listening(folder, evaluation) if folder is not None and evaluation is not None else Listening()
