@@ -60,6 +60,12 @@ def test_a_run_stands_for_its_checkpoints_exports_and_averages_each_once(run: Ru
     assert found == {run.best.stem: "export", checkpoint.stem: "checkpoint", "average_last_2": "average"}
 
 
+def test_a_checkpoint_alone_is_evaluated_with_the_config_beside_it(run: Run) -> None:
+    (alone,) = evaluate_checkpoints([run.best], device="cpu").candidates
+
+    assert alone.loss == next(one.loss for one in run.evaluation.candidates if one.name == run.best.stem)
+
+
 def test_the_shares_of_the_clips_make_the_loss(run: Run) -> None:
     for one in run.evaluation.candidates:
         assert one.loss is not None

@@ -220,8 +220,8 @@ def _config_of(paths: Iterable[Path], *, needed: bool) -> Path | None:
         if not path.exists():
             msg = f"{path}: no such file or folder; check the path"
             raise ConfigError(msg)
-    folders = [path if is_run(path) else path.parent for path in paths]
-    configs = [folder / CONFIG_FILE for folder in dict.fromkeys(folders) if is_run(folder)]
+    runs = [path for path in paths if is_run(path)] or [path.parent for path in paths if is_run(path.parent)]
+    configs = [run / CONFIG_FILE for run in dict.fromkeys(runs)]
     if not configs and not needed:
         return None
     if len(configs) != 1:
