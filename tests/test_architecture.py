@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 # Read from the top: a module imports its own folder and those above it. A new module is entered here.
 HOUSE = {
-    "": "errors units process extras suggestions",
+    "": "errors units process quiet extras suggestions",
     "files": (
         "random_access clone atomic crc32 threads processes disk json_file paths printable mistaken_download "
         "compressed remote remote_file remote_output"

@@ -589,12 +589,15 @@ def test_the_way_of_a_run_is_printed_as_json_too(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_pictures_are_drawn_of_two_models_and_of_a_run(make: MakeModel, tmp_path: Path, suffix: str) -> None:
+def test_pictures_are_drawn_of_two_models_and_of_a_run(
+    make: MakeModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
     write_run(tmp_path / "run", files=2, scale="small")
     for arguments in ([str(make("a")), str(make("b", tune))], [str(tmp_path / "run")]):
         picture = tmp_path / f"picture{len(arguments)}{suffix}"
         assert main(["compare", *arguments, "--plot", str(picture)]) == (1 if len(arguments) > 1 else 0)
         assert picture.stat().st_size > 10_000
+        assert capsys.readouterr().out.endswith(f"picture: {picture}\n")
 
 
 def test_the_picture_names_layers_kinds_and_what_did_not_change(make: MakeModel, tmp_path: Path) -> None:

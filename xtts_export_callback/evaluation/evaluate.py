@@ -111,8 +111,8 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
 
 def _samples(config_path: Path | None, *, data: Path | None, language: str | None) -> list[dict[str, Any]]:
     """Return the evaluation split of a run, for its texts and voices."""
-    from xtts_export_callback.evaluation.loss import quiet
     from xtts_export_callback.evaluation.trainer_config import evaluation_samples, read_trainer_config
+    from xtts_export_callback.quiet import quiet
 
     if config_path is None:
         return []
@@ -133,8 +133,8 @@ def _with_loss(
     **options: Any,
 ) -> Evaluation:
     """Measure the loss of the candidates that have none yet. The model is freed at the end."""
-    from xtts_export_callback.evaluation.loss import quiet
     from xtts_export_callback.evaluation.soup import is_ingredient, with_greedy_soup
+    from xtts_export_callback.quiet import quiet
 
     prepared = prepare(config_path, sources, **options)
     if evaluation.settings.get("loss", prepared.settings) != prepared.settings:

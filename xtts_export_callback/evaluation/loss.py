@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -225,23 +224,3 @@ def _split(loss: float, sums: Sequence[float]) -> list[float]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what Coqui's packages print and log off the terminal."""
-    import logging
-    import warnings
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            open(os.devnull, "w", encoding="utf-8") as nowhere,  # noqa: PTH123 - not a path of the user
-            contextlib.redirect_stdout(nowhere),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xtts_export_callback.checkpoint.reader import open_checkpoint
 from xtts_export_callback.errors import ConfigError, IncompatibleError
 from xtts_export_callback.evaluation.candidates import Source, check_fits
-from xtts_export_callback.evaluation.loss import LossMeter, build_trainer, quiet
+from xtts_export_callback.evaluation.loss import LossMeter, build_trainer
 from xtts_export_callback.evaluation.results import Data
 from xtts_export_callback.evaluation.trainer_config import (
     check_recordings,
@@ -21,6 +21,7 @@ from xtts_export_callback.evaluation.trainer_config import (
 )
 from xtts_export_callback.files.json_file import read_small_file
 from xtts_export_callback.files.paths import expanded
+from xtts_export_callback.quiet import quiet
 from xtts_export_callback.xtts.assets import find_assets
 from xtts_export_callback.xtts.state_dict import dropped_component, inference_model
 from xtts_export_callback.xtts.vocab import Vocabulary, read_vocabulary

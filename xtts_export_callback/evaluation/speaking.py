@@ -10,8 +10,8 @@ import numpy as np
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.evaluation.faults import Codes
-from xtts_export_callback.evaluation.loss import quiet
 from xtts_export_callback.evaluation.words import characters, speaking_time
+from xtts_export_callback.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

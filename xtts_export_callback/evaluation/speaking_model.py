@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from xtts_export_callback.checkpoint.reader import open_checkpoint
 from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.evaluation.candidates import swap_weights
-from xtts_export_callback.evaluation.loss import quiet
 from xtts_export_callback.inference_folder.load import without_random_values
+from xtts_export_callback.quiet import quiet
 from xtts_export_callback.xtts.assets import find_assets
 from xtts_export_callback.xtts.companions import SPEAKERS, write_companion
 from xtts_export_callback.xtts.state_dict import inference_model

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.evaluation.candidates import Source, find_candidates
 from xtts_export_callback.evaluation.intervals import is_lower
-from xtts_export_callback.evaluation.loss import LossMeter, quiet
+from xtts_export_callback.evaluation.loss import LossMeter
 from xtts_export_callback.evaluation.prepare import prepare
 from xtts_export_callback.evaluation.results import Loss
 from xtts_export_callback.evaluation.trainer_config import evaluation_samples, read_trainer_config
@@ -20,6 +20,7 @@ from xtts_export_callback.extras import require
 from xtts_export_callback.files.paths import as_path, expanded
 from xtts_export_callback.merge.merge import planned
 from xtts_export_callback.merge.recipe import load_recipe
+from xtts_export_callback.quiet import quiet
 
 if TYPE_CHECKING:
     import os

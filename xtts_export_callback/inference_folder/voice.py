@@ -19,6 +19,7 @@ from xtts_export_callback.checkpoint import write_pth
 from xtts_export_callback.errors import ConfigError, MissingExtraError
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.inference_folder.load import load_xtts
+from xtts_export_callback.quiet import quiet
 from xtts_export_callback.tensors.tensor import ArrayStorage, Tensor
 from xtts_export_callback.xtts.companions import SPEAKERS, VOICE, open_companion
 
@@ -121,12 +122,14 @@ def compute_latents(folder: Path, clip: Path, conditioning: Mapping[str, int]) -
         MissingExtraError: Without torch or Coqui.
         CheckpointError: When the folder cannot be loaded.
     """
-    model = load_xtts(folder)
+    with quiet():
+        model = load_xtts(folder)
     chosen: dict[str, Any] = dict(conditioning) or {
         "max_ref_length": model.config.max_ref_len,
         **{key: model.config[key] for key in ("gpt_cond_len", "gpt_cond_chunk_len", "sound_norm_refs")},
     }
-    latents = model.get_conditioning_latents(audio_path=[str(clip)], **chosen)
+    with quiet():
+        latents = model.get_conditioning_latents(audio_path=[str(clip)], **chosen)
     found = {key: latent.detach().cpu().float().numpy() for key, latent in zip(VOICE, latents, strict=True)}
     del model
     gc.collect()  # Windows renames no folder with a mapped file in it
