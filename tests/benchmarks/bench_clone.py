@@ -108,8 +108,10 @@ def _known(checkpoint: Path, output: Path, scale: str) -> tuple[float, float]:
 
     from tests.models.small_decoder import small_decoder
     from xtts_export_callback.files.paths import signature
+    from xtts_export_callback.process import prepare_process
     from xtts_export_callback.training.worker import perform
 
+    prepare_process()  # as the helper does when it starts
     with small_decoder() if scale == "small" else nullcontext():
         job = {"source": str(checkpoint), "known_as": str(checkpoint), "target": str(output), "stored": {}}
         for _ in range(2):  # the first has the modules imported

@@ -120,6 +120,8 @@ class TensorBuilder(ABC):
         match callee.module, callee.name:
             case "torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor" | "_rebuild_tensor_v3":
                 return self._tensor(callee, args)
+            case "collections", "OrderedDict" if not args:  # the hooks of every tensor
+                return OrderedDict()
             case "torch._utils", "_rebuild_parameter" if len(args) == 3 and isinstance(args[0], Tensor):
                 return args[0]
             case "torch._utils", "_rebuild_parameter_with_state" if len(args) == 4 and _is_harmless(args[3]):
@@ -133,8 +135,6 @@ class TensorBuilder(ABC):
                 return self.build(inner, inner_args) if plain else Opaque(callee, args)
             case "torch", "Size" if len(args) == 1 and isinstance(args[0], (tuple, list)) and len(args[0]) <= _MAX_SIZE:
                 return tuple(args[0])
-            case "collections", "OrderedDict" if not args:
-                return OrderedDict()
             case _:
                 return Opaque(callee, args)
 

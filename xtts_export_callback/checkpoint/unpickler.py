@@ -64,6 +64,7 @@ class Unpickler:
         self._persistent_load = persistent_load
         self._build = build
         self._key = Keys().check
+        self._globals: dict[tuple[str, str], Global] = {}  # a state_dict names the same few a thousand times
         self.names: set[str] = set()
         """What ``weights_only=True`` decides by: every global that the stream mentions, as ``module.name`` of Python 3,
         and its opcodes that torch does not know."""
@@ -229,6 +230,12 @@ class Unpickler:
         if not isinstance(module, str) or not isinstance(name, str):
             msg = "the name of a global is not a string"
             raise ValueError(msg)
+        found = self._globals.get((module, name))
+        if found is None:
+            found = self._globals[module, name] = self._new_global(module, name)
+        self._stack.append(found)
+
+    def _new_global(self, module: str, name: str) -> Global:
         if len(module) + len(name) > _MAX_GLOBAL or not (module + name).isprintable():
             msg = "the name of a global is not one that Python code can have"
             raise ValueError(msg)
@@ -241,7 +248,7 @@ class Unpickler:
         if len(self.names) > _MAX_GLOBALS:
             msg = "more names of globals than any checkpoint has"
             raise ValueError(msg)
-        self._stack.append(found)
+        return found
 
     def _stack_global(self) -> None:
         name = self._stack.pop()

@@ -232,10 +232,10 @@ def _strip_root(file: ReadableFile, records: list[Record]) -> dict[str, Record]:
     seen: set[str] = set()  # torch ignores case when it looks up a record
     for record in records:
         name = record.name.removeprefix(prefix)
-        strange = not record.name.startswith(prefix) or ".." in record.name.split("/") or "\\" in record.name
+        strange = not record.name.startswith(prefix) or "/../" in f"/{record.name}/" or "\\" in record.name
         if strange or name.startswith("/") or name.lower() in seen or not name.isprintable():
             msg = f"{file.path}: record name {record.name!r} is not one that torch writes; the file is hostile"
             raise CheckpointError(msg)
         seen.add(name.lower())
-        found[name] = Record(name, *record[1:])
+        found[name] = Record(name, record.header, record.nbytes, record.crc32)
     return found

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,13 +127,16 @@ def _plain(value: Any) -> Any:
 
 def versions_here() -> dict[str, str]:
     """Return the versions of this package and of those that decide the result, where they are installed."""
-    found = {}
-    for name in _VERSIONS_OF:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: _version(name) for name in _VERSIONS_OF}
+    return {name: version for name, version in found.items() if version}
+
+
+@cache  # the helper of a training writes many exports
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def sha256_of(path: Path) -> str:

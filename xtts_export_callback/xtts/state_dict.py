@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from xtts_export_callback.checkpoint.document import no_plain_tensor
@@ -40,19 +41,19 @@ _LEFTOVER = re.compile(r"(optim\w*|\w*scheduler|scaler|criterion|\w*disc(riminat
 
 _REFUSED = (
     (
-        re.compile(r"(^|\.)((lora|dora|ia3|hada|lokr|oft|vera)_\w+|base_layer|modules_to_save|base_model)(\.|$)"),
+        re.compile(r"(lora|dora|ia3|hada|lokr|oft|vera)_\w+|base_layer|modules_to_save|base_model"),
         "part of an adapter (LoRA), and the model alone has another voice; merge the adapter into the model first",
     ),
     (
-        re.compile(r"(^|\.)(\w*_)?(ema|swa|shadow\w*|averaged_model|n_averaged)(_\w*)?(\.|$)"),
+        re.compile(r"(\w*_)?(ema|swa|shadow\w*|averaged_model|n_averaged)(_\w*)?"),
         "part of a second set of weights (EMA), which has another voice; save a checkpoint of the set you want",
     ),
     (
-        re.compile(r"(^|\.)(_fsdp_wrapped_module|_forward_module|_flat_param|ds_\w+|deepspeed\w*)(\.|$)"),
+        re.compile(r"_fsdp_wrapped_module|_forward_module|_flat_param|ds_\w+|deepspeed\w*"),
         "a part of a model that DeepSpeed or FSDP has split; gather it first (zero_to_fp32.py)",
     ),
 )
-"""Names that no XTTS has and that show that its other tensors are not the whole voice, with the reason."""
+"""Components of names that no XTTS has: its other tensors are then not the whole voice, for the reason given."""
 
 _MODULES = ("gpt", "hifigan_decoder", "mel_stats")
 """First name components of ``TTS.tts.models.xtts.Xtts``."""
@@ -152,8 +153,9 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
             count, nbytes = dropped.get(component, (0, 0))
             dropped[component] = (count + 1, nbytes + tensor.nbytes)
             continue
-        for pattern, reason in _REFUSED:
-            if pattern.search(bare):
+        for part in bare.split("."):
+            reason = _reason_against(part)
+            if reason is not None:
                 msg = f"{checkpoint.path}: {name} is {reason}"
                 raise CheckpointError(msg)
         if bare in tensors:
@@ -167,6 +169,11 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
             raise CheckpointError(msg)
     checkpoint.expect(tensors.values())
     return InferenceModel(tensors, dropped, prefix)
+
+
+@lru_cache(maxsize=1024)  # a thousand names are made of a hundred components
+def _reason_against(component: str) -> str | None:
+    return next((reason for pattern, reason in _REFUSED if pattern.fullmatch(component)), None)
 
 
 def dvae_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
