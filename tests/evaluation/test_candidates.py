@@ -36,10 +36,17 @@ def test_a_run_stands_for_each_of_its_models_once_from_the_most_precise_file(run
     }
 
 
+def test_the_names_of_equal_weights_are_kept(run: Path) -> None:
+    twins = {one.candidate.name: list(one.twins) for one in find_candidates([run, run / "checkpoint_20.pth"])}
+
+    assert twins == {"best_model_15": ["checkpoint_20", "checkpoint_20"], "checkpoint_10": [], "average_last_2": []}
+
+
 def test_an_export_in_float32_stands_for_its_checkpoint(run: Path) -> None:
     export_checkpoint(run / "checkpoint_20.pth", run / "inference" / "checkpoint_20")
 
     (found,) = find_candidates([run / "checkpoint_20.pth", run / "inference" / "checkpoint_20"])
+    assert list(found.twins) == []
 
     assert found.path == run / "checkpoint_20.pth"
     assert {one.path.name for one in find_candidates([run])} >= {"average_last_2", "checkpoint_10.pth"}

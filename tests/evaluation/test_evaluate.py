@@ -60,6 +60,15 @@ def test_a_run_stands_for_its_checkpoints_exports_and_averages_each_once(run: Ru
     assert found == {run.best.stem: "export", checkpoint.stem: "checkpoint", "average_last_2": "average"}
 
 
+def test_a_model_that_is_not_measured_because_another_has_its_weights_is_named(run: Run, tmp_path: Path) -> None:
+    copied = tmp_path / "copied.pth"
+    shutil.copy(run.best, copied)
+    found = evaluate_checkpoints([run.best, copied], config=run.folder / "config.json", device="cpu")
+
+    assert [one.name for one in found.candidates] == [run.best.stem]
+    assert found.notes == [f"copied has the same weights as {run.best.stem}"]
+
+
 def test_a_checkpoint_alone_is_evaluated_with_the_config_beside_it(run: Run) -> None:
     (alone,) = evaluate_checkpoints([run.best], device="cpu").candidates
 

@@ -37,10 +37,12 @@ class Source(NamedTuple):
     Attributes:
         path: The file, or the inference folder.
         candidate: Its description, nothing measured yet.
+        twins: Names of others that were named and have the same weights.
     """
 
     path: Path
     candidate: Candidate
+    twins: Sequence[str] = ()
 
 
 def find_candidates(paths: Iterable[Path], *, folder: str | None = None) -> list[Source]:
@@ -59,12 +61,16 @@ def find_candidates(paths: Iterable[Path], *, folder: str | None = None) -> list
         ConfigError: When a path is a folder of exports.
     """
     found: dict[str | None, tuple[Path, Candidate]] = {}
+    twins: dict[str | None, list[str]] = {}
     for path in paths:
         refuse_folder_of_exports(path)
         for name, model in _of_run(path, folder) if is_run(path) else [(_name(path), path)]:
             candidate = _describe(model, name)
-            found.setdefault(candidate.fingerprint, (model, candidate))
-    return [Source(path, candidate) for (path, candidate) in _with_unique_names(list(found.values()))]
+            _, first = found.setdefault(candidate.fingerprint, (model, candidate))
+            if name != first.name:
+                twins.setdefault(candidate.fingerprint, []).append(name)
+    named = _with_unique_names(list(found.values()))
+    return [Source(path, candidate, twins.get(candidate.fingerprint, ())) for path, candidate in named]
 
 
 def _of_run(run: Path, name: str | None) -> list[tuple[str, Path]]:

@@ -96,6 +96,8 @@ def evaluate_checkpoints(  # noqa: PLR0913 - options of one command
     where: dict[str, Any] = {"data": expanded(data) if data else None, "language": language}
     plan = plan_speech(speech, config_path, _samples(config_path, **where)) if speech is not None else None
     evaluation = replace(_continued(Evaluation([one.candidate for one in sources]), old), rule=rule)
+    same = [f"{twin} has the same weights as {one.candidate.name}" for one in sources for twin in one.twins]
+    evaluation = replace(evaluation, notes=list(dict.fromkeys([*evaluation.notes, *same])))
     if config_path is not None:
         options: dict[str, Any] = {"soup": None if plan else soup, "force": force, "device": device, **where}
         evaluation = _with_loss(evaluation, config_path, sources, folder, progress, **options)
