@@ -164,6 +164,21 @@ def test_training_that_ends_with_an_error_keeps_the_checkpoints_of_a_run_whose_n
     assert steps(Path(trainer.output_path), "checkpoint") == [2, 4]
 
 
+def test_a_line_at_the_start_says_that_the_folder_holds_another_training(
+    tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.models.light import light_run
+
+    monkeypatch.setattr("trainer.trainer.get_experiment_folder_path", lambda root, _: Path(root) / "same-minute")
+    light_run(tmp_path, {"enabled": True}, epochs=1)
+    assert [line for line in log if "earlier training" in line] == []
+    run = light_run(tmp_path, {"enabled": True}, epochs=1)
+    (line,) = [line for line in log if "earlier training" in line]
+    assert line.startswith(f" ! EXPORT : {run}: holds checkpoints of an earlier training")
+    light_run(tmp_path, {"enabled": True}, run=run, epochs=2)
+    assert [line for line in log if "earlier training" in line] == [line]
+
+
 @needs_odd_names
 def test_a_line_at_the_start_says_that_the_trainer_will_not_find_a_run_whose_name_is_a_pattern(
     log: list[str], tmp_path: Path

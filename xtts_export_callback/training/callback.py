@@ -19,7 +19,7 @@ from xtts_export_callback.errors import ConfigError, XttsExportError
 from xtts_export_callback.files.atomic import remove_leftovers
 from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.files.remote import is_url
-from xtts_export_callback.run.checkpoints import Saved
+from xtts_export_callback.run.checkpoints import Saved, is_run
 from xtts_export_callback.run.log import training_logger
 from xtts_export_callback.run.retention import use_of
 from xtts_export_callback.training.dashboard import Dashboard
@@ -89,6 +89,8 @@ _NO_BUCKET = (
     "there, not behind the URL"
 )
 _HOW_TO_TURN_ON = "to turn it on: ExportConfig(enabled=True), or --coqpit.export.enabled true"
+# The Trainer names a run by the minute.
+_SHARED = "holds checkpoints of an earlier training, with which averages would mix; start again under another run_name"
 _LOOKS_LIKE_PATTERN = (
     "the Trainer reads *, ? and [ in this path as a pattern and will not find the run again. Rename the folder before "
     "you resume the run, and choose an output_path and a run_name without these characters"
@@ -196,6 +198,8 @@ class ExportCallback:
             logger.warning(" ! EXPORT : %s: %s", self._run, _NO_BUCKET)
         if trainer.args.continue_path:
             self._best_loss = resume_from_whole(trainer, self._run)
+        elif is_main_process() and is_run(self._run):
+            logger.warning(" ! EXPORT : %s: %s", self._run, _SHARED)
         refuse_inference_model(trainer.args.restore_path)
         if is_main_process() and looks_like_pattern(self._run):
             logger.warning(" ! EXPORT : %s: %s", self._run, _LOOKS_LIKE_PATTERN)
