@@ -197,7 +197,7 @@ def test_a_run_is_kept_when_it_cannot_be_searched_for_models(monkeypatch: pytest
 
     def end(trainer: Any) -> None:
         if trainer.total_steps_done == 5:
-            monkeypatch.setattr(hooks, "holds_models", fail)
+            monkeypatch.setattr(hooks, "holds_anything", fail)
             for path in Path(trainer.output_path).glob("*.pth"):
                 path.unlink()
             fail()

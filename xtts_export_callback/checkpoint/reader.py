@@ -158,10 +158,11 @@ def _digest(
 
 def _in_order(tensor: Tensor) -> tuple[str, Storage]:
     """Return the elements in row-major order; those of an expanded tensor once, with its strides."""
-    start, stop = tensor.extent
-    if tensor.nbytes <= stop - start:
-        return "", tensor.packed()
-    return f"{tensor.stride}\0", SliceStorage(tensor.storage, start, stop)
+    if not tensor.is_contiguous:
+        start, stop = tensor.extent
+        if tensor.nbytes > stop - start:
+            return f"{tensor.stride}\0", SliceStorage(tensor.storage, start, stop)
+    return "", tensor.packed()
 
 
 def _as_it_lies(tensor: Tensor) -> tuple[str, Storage]:

@@ -250,10 +250,9 @@ class Tensor:
         """Return a storage of the elements in row-major order, without a copy where they already lie so."""
         if not self.is_contiguous:
             return GatheredStorage(self)
-        start, stop = self.extent
-        if (start, stop) == (0, self.storage.nbytes):
+        if self.nbytes == self.storage.nbytes:
             return self.storage
-        return SliceStorage(self.storage, start, stop)
+        return SliceStorage(self.storage, *self.extent)
 
     def read(self) -> npt.NDArray[Any]:
         """Read the elements.
