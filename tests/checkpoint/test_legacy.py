@@ -129,6 +129,13 @@ def test_the_same_file_without_the_fault_is_read(tmp_path: Path) -> None:
         assert checkpoint.tensors["w"].read().tolist() == [1, 2]
 
 
+def test_a_key_that_controls_a_terminal_is_escaped_in_messages(tmp_path: Path) -> None:
+    pickled = tensor_of(2).replace(b"\0\0\0k", b"\0\0\0\x15").replace(b"(K\2tK\1", b"(K\x09tK\1")
+    with pytest.raises(CheckpointError, match=r"storage \\x15: a tensor with shape \[9\] reaching past") as caught:
+        open_checkpoint(old(tmp_path / "a.pth", pickled, ("\x15",), storage_of(1, 2)))
+    assert str(caught.value).isprintable()
+
+
 def test_a_tar_archive_is_refused_by_its_name(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.pth", "w") as archive:
         archive.add(save(torch.ones(1), tmp_path / "pickle"), "pickle")

@@ -12,6 +12,7 @@ from xtts_export_callback.checkpoint.placeholders import describe
 from xtts_export_callback.checkpoint.torch_objects import TensorBuilder, Typed, storage_dtype
 from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, UnpicklingError
 from xtts_export_callback.errors import CheckpointError, DamagedError
+from xtts_export_callback.files.printable import printable
 from xtts_export_callback.tensors.tensor import FileStorage
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class LegacyTensors(TensorBuilder):
     def _create(self, key: str, dtype: DType, numel: Any) -> FileStorage:
         if type(numel) is not int or not 0 <= numel * dtype.itemsize <= self._file.size:
             self._fail(f"storage {key!r} has {describe(numel)} elements in a file of {self._file.size} bytes")
-        return FileStorage(self._file, -1, numel * dtype.itemsize, None, f"storage {key}")
+        return FileStorage(self._file, -1, numel * dtype.itemsize, None, f"storage {printable(key)}")
 
     def place(self, keys: Any, start: int) -> None:
         """Set the offset of each storage.
