@@ -84,6 +84,9 @@ def _paths(args: argparse.Namespace) -> tuple[list[Path], Path]:
     if len(sources) == 1 and is_run(sources[0]):
         count = args.last if args.last is not None else _DEFAULT_LAST
         needs_dvae = DVAE in layout_of(args.layout).files
+        if count < 2:  # a recipe may take one checkpoint of a run
+            msg = f"{sources[0]}: --last should be at least 2, found {count}; choose a larger number"
+            raise ConfigError(msg)
         paths = [saved.path for saved in last_checkpoints(sources[0], count, prefer_full=needs_dvae)]
         if args.output is None and isinstance(sources[0], RemotePath):
             msg = f"{sources[0]}: expected --output, the folder to write to, since the run is not on this disk"

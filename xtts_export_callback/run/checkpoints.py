@@ -131,8 +131,8 @@ def last_checkpoints(run: Path, count: int, *, folder: str | None = None, prefer
     precise = [saved for saved in exports if (read_provenance(saved.path) or {}).get("dtype") == "float32"]
     for saved in (*exports, *precise, *full) if prefer_full else (*exports, *full, *precise):
         best[saved.step] = saved
-    if count < 2:
-        msg = f"{run}: --last should be at least 2, found {count}; choose a larger number"
+    if count < 1:
+        msg = f"{run}: --last should be at least 1, found {count}; choose a larger number"
         raise ConfigError(msg)
     if len(best) < count:
         there = ", ".join(str(step) for step in sorted(best)) or "none"
