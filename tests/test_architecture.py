@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 HOUSE = {
     "": "errors units process quiet extras suggestions",
     "files": (
-        "random_access clone atomic crc32 threads processes disk json_file paths printable mistaken_download "
+        "random_access clone atomic crc32 digest threads processes disk json_file paths printable mistaken_download "
         "compressed remote remote_file remote_output"
     ),
     "tensors": "tensor dtypes computed cast weighted_sum shared_storage quantize sparse",
     "checkpoint": (
-        "reader writer zip_format zip_reader zip_writer unpickler placeholders pickled_keys pickler torch_objects "
-        "document safetensors legacy numbers quantized"
+        "reader fingerprint writer zip_format zip_reader zip_writer unpickler placeholders pickled_keys pickler "
+        "torch_objects document safetensors legacy numbers quantized"
     ),
     "xtts": (
         "state_dict components architecture expected_shapes assets loadable companions model_config vocab parts "
@@ -196,7 +196,8 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 
 def test_reading_and_writing_checkpoints_takes_numpy_and_the_standard_library_alone() -> None:
-    allowed = set(sys.stdlib_module_names) | {PACKAGE, "numpy", "isal"}  # isal in place of zlib, where it is installed
+    where_installed = {"isal", "blake3"}
+    allowed = set(sys.stdlib_module_names) | {PACKAGE, "numpy"} | where_installed
     core = [s for s in ALL if s.module.partition(".")[0] in ("files", "tensors", "checkpoint")]
     core = [s for s in core if s.module not in READ_URLS or not s.lazy]
 

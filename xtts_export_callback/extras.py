@@ -6,8 +6,6 @@ and installing this package must not change them.
 
 from __future__ import annotations
 
-import importlib.util
-
 from xtts_export_callback.errors import MissingExtraError
 
 _PACKAGES = {
@@ -49,6 +47,8 @@ def require(extra: str, task: str, *modules: str) -> None:
 
 
 def _is_installed(module: str) -> bool:
+    import importlib.util  # no command needs it to start
+
     try:
         return importlib.util.find_spec(module) is not None
     except ValueError:  # somebody has put something else, or None, in its place

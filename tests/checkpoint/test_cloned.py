@@ -41,13 +41,13 @@ def save(path: Path) -> Path:
     return path
 
 
-def copy(source: Path, target: Path, *, known: bool = False) -> Path:
+def copy(source: Path, target: Path, *, known: bool = False, digests: dict[int, bytes] | None = None) -> Path:
     with open_checkpoint(source) as checkpoint:
         kept = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("dropped")}
         for tensor in kept.values():
             assert isinstance(tensor.storage, FileStorage)
             tensor.storage.is_verified |= known
-        write_pth(target, {"model": kept, "step": 3})
+        write_pth(target, {"model": kept, "step": 3}, digests=digests)
     return target
 
 
@@ -89,6 +89,17 @@ def test_a_clone_has_the_bytes_of_a_copy(cloning_folder: Path, tmp_path: Path) -
     copied = copy(save(tmp_path / "source.pth"), tmp_path / "copy.pth")
     assert cloned.read_bytes() == copied.read_bytes()
     check(copied)
+
+
+def test_a_clone_has_the_hash_of_a_copy_unless_nobody_read_its_bytes(cloning_folder: Path, tmp_path: Path) -> None:
+    cloned: dict[int, bytes] = {}
+    copied: dict[int, bytes] = {}
+    unread: dict[int, bytes] = {}
+    copy(save(cloning_folder / "source.pth"), cloning_folder / "copy.pth", digests=cloned)
+    copy(save(tmp_path / "source.pth"), tmp_path / "copy.pth", digests=copied)
+    copy(cloning_folder / "source.pth", cloning_folder / "other.pth", known=True, digests=unread)
+    assert cloned == copied
+    assert 0 < len(unread) < len(cloned)
 
 
 def test_a_source_without_checksums_is_cloned_and_gets_them(cloning_folder: Path) -> None:

@@ -256,7 +256,7 @@ def test_the_command_exports_a_whole_run_and_skips_what_is_done(run: Path, capsy
     assert main(["export", str(run / "checkpoint_1000.pth")]) == 0
     assert main(["export", str(run)]) == 0
     output = capsys.readouterr().out
-    assert "exported already, skipped" in output
+    assert "exported already, skipped (not read again)" in output
     assert output.splitlines()[-1].startswith("1 exported (")
     assert sorted(entry.name for entry in (run / "inference").iterdir()) == ["checkpoint_1000", "checkpoint_2000"]
 
@@ -417,12 +417,12 @@ def test_a_checkpoint_without_its_optimizer_is_known_again_by_its_export(run: Pa
 
 
 def test_an_export_of_an_earlier_version_is_known_again(checkpoint: Path) -> None:
-    from xtts_export_callback.checkpoint import reader
+    from xtts_export_callback.checkpoint import fingerprint
 
     path = export_checkpoint(checkpoint).path / "export.json"
     provenance = json.loads(path.read_text(encoding="utf-8"))
     with open_checkpoint(checkpoint) as opened:
-        earlier = f"sha256:{reader._digest(opened.tensors, reader._as_it_lies)}"
+        earlier = f"sha256:{fingerprint._hash(opened.tensors, fingerprint._as_it_lies)}"
     provenance["sources"][0]["fingerprint"] = earlier
     path.write_text(json.dumps(provenance), encoding="utf-8")
     assert not export_checkpoint(checkpoint).written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -100,3 +101,32 @@ Damage: TypeAlias = Callable[[bytearray, int, int], None]
 
 DAMAGES: list[Damage] = [flip, flip, overwrite, fill_with_ones, fill_with_zeros, delete, repeat, move, truncate]
 """Each takes the bytes, a position in them and any number, and changes the bytes in place."""
+
+
+def forged(content: bytes) -> bytes:
+    """Other bytes of the same length and CRC-32: all zero but the last eight, of which four are free to choose.
+
+    CRC-32 is linear, so that the four bytes solve 32 equations in 32 bits.
+    """
+    wanted = zlib.crc32(content)
+    other = bytearray(len(content))
+    other[-8:] = b"\0\0\x80\x3f\0\0\0\0"  # a 1.0 in float32, and the four bytes
+    start = zlib.crc32(other)
+    pivots: dict[
+        int, tuple[int, int]
+    ] = {}  # by the highest bit that they change: what they change, and the bits to flip
+    for bit in range(32):
+        flipped = bytearray(other)
+        flipped[-4 + bit // 8] ^= 1 << bit % 8
+        change, bits = _reduced(zlib.crc32(flipped) ^ start, 1 << bit, pivots)
+        pivots[change.bit_length()] = change, bits
+    _, bits = _reduced(wanted ^ start, 0, pivots)
+    other[-4:] = bits.to_bytes(4, "little")
+    return bytes(other)
+
+
+def _reduced(change: int, bits: int, pivots: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    while change and change.bit_length() in pivots:
+        pivot, flips = pivots[change.bit_length()]
+        change, bits = change ^ pivot, bits ^ flips
+    return change, bits

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ import pytest
 import torch
 
 from tests.benchmarks.files import LAYOUT, TRAINER_CONFIG
+from tests.models.damage import forged
 from tests.models.small_decoder import LAYERS, TOKENS, WIDTH, real_decoder
 from tests.models.small_xtts import small_state, with_older_names, without_optimizer, write_small
-from xtts_export_callback import export_checkpoint
+from xtts_export_callback import average_checkpoints, export_checkpoint
+from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.files.random_access import RandomFile
+from xtts_export_callback.inference_folder.layouts import layout_of
 from xtts_export_callback.run.resume import trainers_choice
+from xtts_export_callback.tensors.tensor import FileStorage
+from xtts_export_callback.verification.layout import verify_layout
 from xtts_export_callback.verification.model import verify_checkpoint
 from xtts_export_callback.verification.run import verify_run
 from xtts_export_callback.verification.zip_directory import directory_faults
@@ -393,6 +399,50 @@ def test_weights_exchanged_for_others_are_found(folder: Path, run: Path, tmp_pat
     export_checkpoint(run / "checkpoint_2000.pth", tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.pth", folder / "model.pth")
     assert set(checks(folder)) == {"provenance"}
+
+
+def forge(path: Path, name: str) -> None:
+    """Put other weights of the same checksum in place of a tensor."""
+    with open_checkpoint(path) as checkpoint:
+        storage = checkpoint.stored[name].storage
+        assert isinstance(storage, FileStorage)
+        offset, nbytes = storage.offset, storage.nbytes
+    content = bytearray(path.read_bytes())
+    content[offset : offset + nbytes] = forged(bytes(content[offset : offset + nbytes]))
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_other_weights_with_the_same_checksums_are_found(run: Path, tmp_path: Path, kind: str) -> None:
+    export_checkpoint(run / "checkpoint_1000.pth", tmp_path / "out", format=kind)
+    forge(tmp_path / "out" / f"model.{kind}", "gpt.text_head.weight")
+    (fault,) = verify_checkpoint(tmp_path / "out").faults
+    assert fault.check == "provenance"
+    assert "its BLAKE3 differs although all checksums match" in fault.message
+
+
+def test_other_weights_in_a_folder_for_auralis_are_found(run: Path, tmp_path: Path) -> None:
+    folder = export_checkpoint(run / "checkpoint_1000.pth", tmp_path / "out", layout="auralis").path
+    assert verify_layout(folder, layout_of("auralis")).is_fine
+    forge(folder / "core_xttsv2" / "xtts-v2.safetensors", "hifigan_decoder.waveform_decoder.conv_pre.weight")
+    (fault,) = verify_layout(folder, layout_of("auralis")).faults
+    assert "core_xttsv2/xtts-v2.safetensors does not hold the tensors that export.json describes" in fault.message
+
+
+def test_a_note_says_where_other_weights_would_not_be_noticed(run: Path, tmp_path: Path) -> None:
+    average_checkpoints([run / "checkpoint_1000.pth", run / "checkpoint_2000.pth"], tmp_path / "out")
+    report = verify_checkpoint(tmp_path / "out")
+    assert report.is_fine
+    (note,) = report.notes
+    assert note.startswith("model.pth was compared with its checksums alone, which show damage but not forgery")
+    assert note.endswith("export.json holds no BLAKE3 of it")
+
+
+def test_a_note_says_that_the_package_for_the_hash_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "blake3", None)
+    report = verify_checkpoint(folder)
+    assert report.is_fine
+    assert [note.rpartition(": ")[2] for note in report.notes] == ["the package blake3 is not installed"]
 
 
 def test_an_edited_config_is_found(folder: Path) -> None:

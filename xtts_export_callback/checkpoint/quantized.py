@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import CheckpointError
-from xtts_export_callback.tensors.quantize import dequantize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -67,6 +66,8 @@ def dequantized(path: Path, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: When integers and scales do not belong together.
     """
+    from xtts_export_callback.tensors.quantize import dequantize  # few files need it
+
     result: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if is_scale(name, stored):

@@ -15,15 +15,14 @@ from xtts_export_callback.checkpoint.unpickler import MAX_PICKLE, Unpickler, Unp
 from xtts_export_callback.checkpoint.zip_reader import Record, data_offset, read_directory
 from xtts_export_callback.errors import CheckpointError, DamagedError
 from xtts_export_callback.files.crc32 import crc32
-from xtts_export_callback.files.mistaken_download import mistaken_download
 from xtts_export_callback.files.paths import as_path
 from xtts_export_callback.files.random_access import RandomFile, ReadableFile
 from xtts_export_callback.files.remote import RemotePath
-from xtts_export_callback.tensors.tensor import BLOCK, FileStorage, SliceStorage, Storage, Tensor
+from xtts_export_callback.tensors.tensor import FileStorage, Tensor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
     from types import TracebackType
 
 MODEL_NAMES = ("model.pth", "model.safetensors")
@@ -108,78 +107,20 @@ class Checkpoint:
 
         The file's name, dates and layout do not change it. Tensors whose checksums are in the file are not read for it;
         all others, and views of larger storages, are. It tells one save from another and finds damage. It does not
-        prove that nobody tampered with a file: four chosen bytes give a tensor any CRC-32.
+        prove that nobody tampered with a file: four chosen bytes give a tensor any CRC-32. `content_digest` does.
 
         Returns:
             ``"crc32-sha256:"`` and 64 hexadecimal digits.
         """
+        from xtts_export_callback.checkpoint.fingerprint import fingerprint  # only few commands need it
+
         return fingerprint(self.stored)
 
     def has_fingerprint(self, recorded: object) -> bool:
         """Whether the tensors match a recorded fingerprint, of this version or an earlier one."""
-        if isinstance(recorded, str) and recorded.startswith(_EARLIER):
-            return recorded == _EARLIER + _digest(self.stored, _as_it_lies)
-        return recorded == self.fingerprint()
+        from xtts_export_callback.checkpoint.fingerprint import matches
 
-
-_NONE: dict[str, int] = {}
-_FINGERPRINT, _EARLIER = "crc32-sha256:", "sha256:"
-
-
-def fingerprint(tensors: dict[str, Tensor], checksums: Mapping[str, int] | None = None) -> str:
-    """See `Checkpoint.fingerprint`.
-
-    Args:
-        tensors: The state_dict.
-        checksums: CRC-32s of the elements of contiguous tensors, by name, where they are known already.
-    """
-    return _FINGERPRINT + _digest(tensors, _in_order, checksums or {})
-
-
-def _digest(
-    tensors: dict[str, Tensor], place: Callable[[Tensor], tuple[str, Storage]], checksums: Mapping[str, int] = _NONE
-) -> str:
-    import hashlib  # loads OpenSSL, which inspecting a file does not need
-
-    digest = hashlib.sha256()
-    known: dict[int, int] = {}
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        layout, storage = place(tensor)
-        is_shared = storage is tensor.storage
-        crc = checksums.get(name, known.get(id(storage)) if is_shared else None)
-        if crc is None:
-            crc = _storage_crc(storage)
-        if is_shared:
-            known[id(storage)] = crc
-        digest.update(f"{name}\0{tensor.dtype.name}\0{tensor.shape}\0{layout}{crc:08x}\n".encode())
-    return digest.hexdigest()
-
-
-def _in_order(tensor: Tensor) -> tuple[str, Storage]:
-    """Return the elements in row-major order; those of an expanded tensor once, with its strides."""
-    if not tensor.is_contiguous:
-        start, stop = tensor.extent
-        if tensor.nbytes > stop - start:
-            return f"{tensor.stride}\0", SliceStorage(tensor.storage, start, stop)
-    return "", tensor.packed()
-
-
-def _as_it_lies(tensor: Tensor) -> tuple[str, Storage]:
-    return f"{tensor.stride}\0{tensor.offset}\0", tensor.storage
-
-
-def _storage_crc(storage: Storage) -> int:
-    if storage.crc32 is not None:
-        return storage.crc32
-    fill = storage.reader()
-    buffer = memoryview(bytearray(min(BLOCK, storage.nbytes)))
-    crc = 0
-    for start in range(0, storage.nbytes, BLOCK):
-        part = buffer[: min(BLOCK, storage.nbytes - start)]
-        fill(part)
-        crc = crc32(part, crc)
-    return crc
+        return matches(self.stored, recorded)
 
 
 def open_checkpoint(
@@ -323,6 +264,8 @@ def _open(file: ReadableFile) -> Checkpoint:
     if file.size > 512 and file.read(257, 5) == b"ustar":
         msg = f"{file.path}: is a tar archive, as torch before 0.2 wrote; load it and save it again with torch"
         raise CheckpointError(msg)
+    from xtts_export_callback.files.mistaken_download import mistaken_download
+
     mistaken = mistaken_download(file.read(0, min(512, file.size)))
     if mistaken:
         msg = f"{file.path}: {mistaken}"

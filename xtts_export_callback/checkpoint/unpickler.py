@@ -69,7 +69,7 @@ class Unpickler:
         """What ``weights_only=True`` decides by: every global that the stream mentions, as ``module.name`` of Python 3,
         and its opcodes that torch does not know."""
 
-    def load(self) -> Any:
+    def load(self) -> Any:  # noqa: PLR0912, PLR0915 - a call for each opcode would take twice the time
         """Run the stream.
 
         Returns:
@@ -79,7 +79,8 @@ class Unpickler:
             UnpicklingError: When the stream is malformed or uses an opcode that no checkpoint needs.
         """
         data, operations, stack, marks, memo = self._data, _OPCODES, self._stack, self._marks, self._memo
-        position = self._position
+        position, persistent_load, build = self._position, self._persistent_load, self._build
+        intern = sys.intern  # checkpoints of one run share their names
         try:
             for _ in range(_MAX_OPERATIONS):
                 opcode = data[position]
@@ -100,17 +101,27 @@ class Unpickler:
                     start = marks.pop()
                     stack[start:] = (tuple(stack[start:]),)
                 elif opcode == 0x52:  # REDUCE
-                    args = stack.pop()
-                    stack[-1] = self._call(stack[-1], args)
+                    args, callee = stack.pop(), stack[-1]
+                    is_plain = type(callee) is Global and type(args) is tuple
+                    stack[-1] = build(callee, args) if is_plain else self._call(callee, args)
                 elif opcode == 0x58:  # BINUNICODE
                     start = position + 4
                     position = start + _UINT4(data, position)[0]
-                    stack.append(_text(data[start:position]))
+                    stack.append(intern(data[start:position].decode("utf-8", "surrogatepass")))
                 elif opcode == 0x4D:  # BININT2
                     stack.append(_UINT2(data, position)[0])
                     position += 2
                 elif opcode == 0x29:  # EMPTY_TUPLE
                     stack.append(())
+                elif opcode == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif opcode == 0x51:  # BINPERSID
+                    stack[-1] = persistent_load(stack[-1])
+                elif opcode == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                elif opcode == 0x6A:  # LONG_BINGET
+                    stack.append(memo[_UINT4(data, position)[0]])
+                    position += 4
                 elif opcode == 0x2E:  # STOP
                     self._position = position
                     return stack.pop()
@@ -280,15 +291,12 @@ class Unpickler:
             raise ValueError(msg)
         # On a dict it is an attribute such as an OrderedDict's _metadata, which no tensor depends on.
 
-    def _persistent(self) -> None:
-        self._stack.append(self._persistent_load(self._stack.pop()))
-
     def _frozen_set(self) -> None:
         self._stack.append(frozenset(map(self._key, self._pop_mark())))
 
 
 def _text(content: bytes) -> str:
-    return sys.intern(content.decode("utf-8", "surrogatepass"))  # checkpoints of one run share their names
+    return sys.intern(content.decode("utf-8", "surrogatepass"))
 
 
 def _pop_and(method: Callable[[Unpickler, list[Any]], None], count: int) -> Callable[[Unpickler], None]:
@@ -308,7 +316,6 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x32: lambda m: m._stack.append(m._stack[-1]),  # DUP
     0x4E: lambda m: m._stack.append(None),  # NONE
     0x88: lambda m: m._stack.append(True),  # NEWTRUE
-    0x89: lambda m: m._stack.append(False),  # NEWFALSE
     0x4A: lambda m: m._stack.append(int.from_bytes(m._take(4), "little", signed=True)),  # BININT
     0x8A: lambda m: m._long(1),  # LONG1
     0x8B: lambda m: m._long(4),  # LONG4
@@ -325,7 +332,6 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x7D: lambda m: m._stack.append({}),  # EMPTY_DICT
     0x8F: lambda m: m._stack.append(set()),  # EMPTY_SET
     0x6C: lambda m: m._stack.append(m._pop_mark()),  # LIST
-    0x85: lambda m: m._tuple(1),  # TUPLE1
     0x86: lambda m: m._tuple(2),  # TUPLE2
     0x87: lambda m: m._tuple(3),  # TUPLE3
     0x91: Unpickler._frozen_set,  # FROZENSET
@@ -336,13 +342,11 @@ _OPCODES: dict[int, Callable[[Unpickler], object]] = {
     0x75: lambda m: m._set_items(m._pop_mark()),  # SETITEMS
     0x71: lambda m: m._put(m._uint(1)),  # BINPUT
     0x94: Unpickler._memoize,  # MEMOIZE
-    0x6A: lambda m: m._stack.append(m._memo[m._uint(4)]),  # LONG_BINGET
     0x63: lambda m: m._global(m._line(), m._line()),  # GLOBAL
     0x93: Unpickler._stack_global,  # STACK_GLOBAL
     0x81: Unpickler._new_object,  # NEWOBJ
     0x92: Unpickler._new_object_with_keywords,  # NEWOBJ_EX
     0x62: Unpickler._build_state,  # BUILD
-    0x51: Unpickler._persistent,  # BINPERSID
 }
 
 

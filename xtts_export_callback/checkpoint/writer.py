@@ -25,6 +25,7 @@ from xtts_export_callback.errors import CheckpointError, ConfigError, Verificati
 from xtts_export_callback.files.atomic import whole_file
 from xtts_export_callback.files.clone import clone_range, whole_blocks
 from xtts_export_callback.files.crc32 import crc32
+from xtts_export_callback.files.digest import new_digest
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.files.threads import thread_pool
 from xtts_export_callback.tensors.shared_storage import pack
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
     from typing import TypeAlias
+
+    from xtts_export_callback.checkpoint.fingerprint import Digests
 
     Progress: TypeAlias = Callable[[int], None]
 
@@ -63,12 +66,14 @@ def _origin(storage: Storage) -> tuple[object, int] | None:
 
 @dataclass
 class _Job:
-    """Bytes to write: a storage, where it goes, and its checksum once written."""
+    """Bytes to write: a storage, where it goes, its checksum once written, and its BLAKE3 where that is asked for."""
 
     storage: Storage
     offset: int
     label: str
     crc32: int = 0
+    is_hashed: bool = False
+    blake3: bytes | None = None
 
     @property
     def copies(self) -> bool:
@@ -83,6 +88,7 @@ def write_pth(
     force: bool = False,
     mode: int = 0o666,
     progress: Progress | None = None,
+    digests: Digests | None = None,
 ) -> None:
     """Write a file that ``torch.load(weights_only=True)``, also with ``mmap=True``, and ``unzip -t`` accept.
 
@@ -93,6 +99,7 @@ def write_pth(
         force: Replace an existing file.
         mode: Permissions of the file from the start, narrowed by the umask.
         progress: Called with the number of bytes written since the last call, from any thread.
+        digests: Filled with the BLAKE3 of what is read back, for `content_digest`.
 
     Raises:
         CheckpointError: When a source is damaged.
@@ -123,7 +130,7 @@ def write_pth(
         [_origin(storage) for _, storage in records],
     )
     jobs = [_Job(storage, slot.data, slot.name) for slot, (_, storage) in zip(slots, records, strict=True)]
-    _write_file(path, jobs, lambda: _zip_frame(slots, jobs), force=force, mode=mode, progress=progress)
+    _write_file(path, jobs, lambda: _zip_frame(slots, jobs), digests, force=force, mode=mode, progress=progress)
 
 
 def write_safetensors(
@@ -134,6 +141,7 @@ def write_safetensors(
     force: bool = False,
     mode: int = 0o666,
     progress: Progress | None = None,
+    digests: Digests | None = None,
 ) -> dict[str, int]:
     """Write a ``.safetensors``.
 
@@ -146,6 +154,7 @@ def write_safetensors(
         force: Replace an existing file.
         mode: As for `write_pth`.
         progress: As for `write_pth`.
+        digests: As for `write_pth`.
 
     Returns:
         The CRC-32 of each tensor's elements, by name, which the format does not hold.
@@ -178,7 +187,7 @@ def write_safetensors(
         job.offset += start
 
     head = [(0, len(text).to_bytes(8, "little") + text)]
-    _write_file(path, jobs, lambda: head, force=force, mode=mode, progress=progress)
+    _write_file(path, jobs, lambda: head, digests, force=force, mode=mode, progress=progress)
     return {job.label: job.crc32 for job in jobs}
 
 
@@ -207,7 +216,7 @@ def write_zip(
         _Job(FileStorage(file, 0, file.size, None, name), slot.data, name)
         for slot, (name, file) in zip(slots, files.items(), strict=True)
     ]
-    _write_file(path, jobs, lambda: _zip_frame(slots, jobs), force=force, mode=mode, progress=progress)
+    _write_file(path, jobs, lambda: _zip_frame(slots, jobs), None, force=force, mode=mode, progress=progress)
 
 
 def _zip_frame(slots: list[Slot], jobs: list[_Job]) -> list[tuple[int, bytes]]:
@@ -233,12 +242,15 @@ def _write_file(
     path: Path,
     jobs: list[_Job],
     frame: Callable[[], list[tuple[int, bytes]]],
+    digests: Digests | None,
     *,
     force: bool,
     mode: int,
     progress: Progress | None,
 ) -> None:
     """Write the storages, then the bytes around them: ``frame`` returns these with offsets once checksums are known."""
+    for each in jobs:
+        each.is_hashed = digests is not None and each.storage.nbytes > 0
     with (
         whole_file(path, force=force) as temporary,
         RandomFile(temporary, create=True, mode=mode) as out,
@@ -260,6 +272,8 @@ def _write_file(
         for offset, data in pieces:
             _verify_piece(out, offset, data)
         sync.wait_for_last()
+    if digests is not None:
+        digests |= {job.offset: job.blake3 for job in jobs if job.blake3 is not None}
 
 
 class _Syncer:
@@ -353,6 +367,7 @@ def _write_job(
             _finish_clone(out, job, storage, (first, last), buffers[0], stop, progress)
             return
     fill = None if job.copies else storage.reader()
+    digest = new_digest() if job.is_hashed else None
     crc = crc_back = 0
     for start in range(0, storage.nbytes, BLOCK):
         if stop.is_set():
@@ -367,10 +382,13 @@ def _write_job(
             out.write_at(part, job.offset + start)
         _read_back(out, back, job.offset + start)
         crc_back = crc32(back, crc_back)
+        if digest is not None:
+            digest.update(back)
         sync.written(size)
         if progress is not None:
             progress(size)
     job.crc32 = storage.crc32 if job.copies and storage.crc32 is not None else crc
+    job.blake3 = digest.digest() if digest is not None else None
     _verify_job(out, job, crc_back)
 
 
@@ -386,9 +404,10 @@ def _finish_clone(
     """Write what lies around the blocks that a record shares with its source, and verify it.
 
     Shared blocks have no second copy that could differ, so that the source is read in place of them, unless its
-    checksum is known to be right.
+    checksum is known to be right: then there is no digest either.
     """
     is_known = job.copies and source.is_verified
+    digest = new_digest() if job.is_hashed and not is_known else None
     fill = source.reader()
     crc = 0
     for start, size in _pieces(source.nbytes, cloned):
@@ -402,9 +421,12 @@ def _finish_clone(
             _verify_piece(out, job.offset + start, bytes(part))
         if not job.copies:
             crc = crc32(part, crc)
+        if digest is not None:
+            digest.update(part)
         if progress is not None:
             progress(size)
     job.crc32 = source.crc32 if job.copies and source.crc32 is not None else crc
+    job.blake3 = digest.digest() if digest is not None else None
 
 
 def _pieces(nbytes: int, cloned: tuple[int, int]) -> Iterator[tuple[int, int]]:

@@ -29,7 +29,6 @@ from xtts_export_callback.checkpoint.zip_format import (
     ZIP64_EXTRA,
     End,
     End64,
-    Entry,
     Local,
     Locator64,
 )
@@ -160,33 +159,34 @@ def _read_end64(file: ReadableFile, end: int) -> tuple[int, End64]:
 
 def _parse_entries(raw: bytes, count: int) -> list[Record]:
     records = []
-    position = 0
+    position, unpack = 0, ENTRY.unpack_from
     for _ in range(count):
-        entry = Entry._make(ENTRY.unpack_from(raw, position))
+        # The fields of an `Entry`, without making one: a file has two thousand records.
+        magic, _, _, flags, method, _, _, crc32, packed, nbytes, *sizes, _, _, external, header = unpack(raw, position)
+        name_size, extra_size, comment_size = sizes
         position += ENTRY.size
-        name = raw[position : position + entry.name_size].decode("utf-8")
-        position += entry.name_size
-        extra = raw[position : position + entry.extra_size]
-        position += entry.extra_size + entry.comment_size
-        if entry.magic != ENTRY_MAGIC or position > len(raw):
+        name = raw[position : position + name_size].decode("utf-8")
+        position += name_size
+        extra = raw[position : position + extra_size]
+        position += extra_size + comment_size
+        if magic != ENTRY_MAGIC or position > len(raw):
             msg = "bad entry"
             raise struct.error(msg)
-        nbytes, packed, header = entry.nbytes, entry.packed, entry.header
         if FULL32 in (packed, nbytes, header):
             nbytes, packed, header = _zip64_numbers(extra, nbytes, packed, header)
-        if entry.flags & ENCRYPTED_FLAG:
+        if flags & ENCRYPTED_FLAG:
             msg = f"record {name!r} is encrypted, expected a plain checkpoint; decrypt it first"
             raise _BadRecordError(msg)
-        if entry.method != 0 or packed != nbytes:
+        if method != 0 or packed != nbytes:
             msg = f"record {name!r} is compressed, expected stored records; save it again with torch.save"
             raise _BadRecordError(msg)
-        if entry.external & FOLDER_ATTRIBUTE:  # torch would read nothing there
+        if external & FOLDER_ATTRIBUTE:  # torch would read nothing there
             msg = f"record {name!r} is marked as a folder, which torch never does; save it again with torch.save"
             raise _BadRecordError(msg)
-        if nbytes == 0 and entry.crc32 != 0:  # an empty record is never read, so no later check finds it
-            msg = f"record {name!r} is empty with checksum {entry.crc32:08x}; the file is damaged, download it again"
+        if nbytes == 0 and crc32 != 0:  # an empty record is never read, so no later check finds it
+            msg = f"record {name!r} is empty with checksum {crc32:08x}; the file is damaged, download it again"
             raise _BadRecordError(msg)
-        records.append(Record(name, header, nbytes, entry.crc32))
+        records.append(Record(name, header, nbytes, crc32))
     return records
 
 
@@ -230,12 +230,13 @@ def _strip_root(file: ReadableFile, records: list[Record]) -> dict[str, Record]:
     prefix = roots[0] + "/"
     found: dict[str, Record] = {}
     seen: set[str] = set()  # torch ignores case when it looks up a record
-    for record in records:
-        name = record.name.removeprefix(prefix)
-        strange = not record.name.startswith(prefix) or "/../" in f"/{record.name}/" or "\\" in record.name
-        if strange or name.startswith("/") or name.lower() in seen or not name.isprintable():
-            msg = f"{file.path}: record name {record.name!r} is not one that torch writes; the file is hostile"
+    for full, header, nbytes, crc32 in records:
+        name = full.removeprefix(prefix)
+        folded = name.lower()
+        strange = not full.startswith(prefix) or (".." in full and "/../" in f"/{full}/") or "\\" in full
+        if strange or name.startswith("/") or folded in seen or not name.isprintable():
+            msg = f"{file.path}: record name {full!r} is not one that torch writes; the file is hostile"
             raise CheckpointError(msg)
-        seen.add(name.lower())
-        found[name] = Record(name, record.header, record.nbytes, record.crc32)
+        seen.add(folded)
+        found[name] = Record(name, header, nbytes, crc32)
     return found

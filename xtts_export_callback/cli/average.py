@@ -19,7 +19,6 @@ from xtts_export_callback.files.paths import as_path
 if TYPE_CHECKING:
     import argparse
 
-HELP = "average the last checkpoints of a run, or any others"
 _DEFAULT_LAST = 5
 
 

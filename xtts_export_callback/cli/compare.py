@@ -28,7 +28,6 @@ from xtts_export_callback.files.paths import as_path
 if TYPE_CHECKING:
     import argparse
 
-HELP = "tell how two models differ, or how a run's weights moved"
 _DONE, _SAME, _DIFFERENT = 0, 0, 1
 
 

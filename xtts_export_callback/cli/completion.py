@@ -9,7 +9,7 @@ import sys
 from xtts_export_callback.extras import require
 
 SHELLS = ("bash", "zsh", "fish")
-_FOLDER, _FILE = re.compile("DIR|RUN"), re.compile("FILE|PATH|CHECKPOINT|MODEL|CONFIG|RECIPE|A|B")
+_FOLDER, _FILE = "DIR|RUN", "FILE|PATH|CHECKPOINT|MODEL|CONFIG|RECIPE|A|B"
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
@@ -56,6 +56,6 @@ def _completes(action: argparse.Action) -> str:
     if action.nargs == 0 or action.choices is not None or action.type is not None:
         return ""
     words = metavar.split("|")
-    if all(_FOLDER.fullmatch(word) for word in words):
+    if all(re.fullmatch(_FOLDER, word) for word in words):
         return "DIRECTORY"
-    return "FILE" if any(_FILE.match(word) or _FOLDER.match(word) for word in words) else ""
+    return "FILE" if any(re.match(f"{_FILE}|{_FOLDER}", word) for word in words) else ""

@@ -15,8 +15,6 @@ from xtts_export_callback.extras import require
 if TYPE_CHECKING:
     import argparse
 
-HELP = "see the whole job on a tiny XTTS and generated speech"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-HELP = "measure models on the same clips and choose, with ties named"
 _INTERRUPTED = 130
 _RULE = "faults,errors,voice,loss"
 

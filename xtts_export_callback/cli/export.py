@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.inference_folder.folder import WrittenFolder
 
-HELP = "write the inference folder of full checkpoints"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
@@ -111,7 +109,7 @@ def _export(path: Path, args: argparse.Namespace, *, several: bool) -> WrittenFo
         for line in (*result.notes, *(files_of(result) if args.verbose else ()), *place):
             tell(args, f"  {line}")
     else:
-        tell(args, f"{output}: exported already, skipped")
+        tell(args, f"{output}: exported already, skipped (not read again)")
     return result
 
 

@@ -6,7 +6,7 @@ import argparse
 import re
 import textwrap
 
-_HEAD = re.compile(r" +(?:- |\S+(?: \S+)* {2,})")  # the mark or the first column of an item
+_HEAD = r" +(?:- |\S+(?: \S+)* {2,})"  # the mark or the first column of an item
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -36,7 +36,7 @@ def _parts(block: str) -> list[str]:
 
 
 def _filled(part: str, width: int, indent: str) -> str:
-    found = _HEAD.match(part)
+    found = re.match(_HEAD, part)
     head = found.group() if found else " " * _indent(part)
     return textwrap.fill(
         " ".join(part[len(head) :].split()),

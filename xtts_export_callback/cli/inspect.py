@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from xtts_export_callback.inspection.checkpoint import CheckpointReport
     from xtts_export_callback.inspection.run import RunReport
 
-HELP = "tell where the gigabytes are, and what a file is"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""

@@ -1,7 +1,7 @@
 """Parses the command line ``xtts-export`` and turns errors into exit codes.
 
-Each command is a module in `cli` with ``HELP``, ``add_arguments(parser)`` and ``run(args)``; none of them imports
-anything heavy before it runs, so ``--help`` takes little longer than Python itself.
+Each command is a module in `cli` with ``add_arguments(parser)`` and ``run(args)``. It is imported when it is named, and
+imports nothing heavy before it runs: the list of commands takes little longer than Python itself.
 """
 
 from __future__ import annotations
@@ -29,11 +29,25 @@ from xtts_export_callback.suggestions import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-COMMANDS = (
-    *("demo", "train", "run", "export", "average", "merge", "inspect", "compare", "verify", "prune"),
-    *("evaluate", "speak", "report", "push"),
-)
-_TRAINING = ("demo", "train", "run")
+COMMANDS = {
+    "demo": "see the whole job on a tiny XTTS and generated speech",
+    "train": "fine-tune XTTS v2 with the export turned on",
+    "run": "run a training program as it is, with the export turned on",
+    "export": "write the inference folder of full checkpoints",
+    "average": "average the last checkpoints of a run, or any others",
+    "merge": "merge fine-tunes: weighted, by layer, with a base",
+    "inspect": "tell where the gigabytes are, and what a file is",
+    "compare": "tell how two models differ, or how a run's weights moved",
+    "verify": "tell whether a file, an inference folder or a run is whole and usable",
+    "prune": "free disk space of a run: show what can go, ask, remove it",
+    "evaluate": "measure models on the same clips and choose, with ties named",
+    "speak": "have models say a text, one wav each",
+    "report": "make a page of a run or an evaluation, to look at and listen to",
+    "push": "put an inference folder on the Hugging Face Hub",
+}
+"""The commands, and what each does."""
+
+_TRAINING = {"demo", "train", "run"}
 _WRITE_TO_URLS = ("export", "average", "merge", "train")
 _ON_THIS_DISK = {"output": "--output", "plot": "--plot", "wavs": "--wavs", "run_folder": "RUN", "path": "RUN"}
 """What may not be a URL, by its name on the parsed command line and as the user knows it."""
@@ -57,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _prepare_streams()
     arguments, program = _split_program(_command_first(list(sys.argv[1:] if argv is None else argv)))
+    if argv is None and _TRAINING.isdisjoint(arguments[:1]):  # then the process has no other user
+        prepare_process()
     try:
         args = _parse(arguments, program)
-        if argv is None and not args.trains:  # then the process has no other user
-            prepare_process()
         code = int(args.run(args) or _DONE)
         sys.stdout.flush()  # a reader that is gone is noticed here, not by the interpreter as it ends
     except BrokenPipeError as error:
@@ -147,7 +161,8 @@ def _parse(arguments: list[str], program: list[str]) -> argparse.Namespace:
         own, overrides = split_overrides(arguments[1:])
         own = [arguments[0], *own]
     name = own[0] if own[:1] and own[0] in COMMANDS else ""
-    parser, subparsers = _parsers([name] if name else COMMANDS)
+    completes = any(argument.startswith("--p") for argument in own)  # --print-completion, which may be shortened
+    parser, subparsers = _parsers([name] if name else COMMANDS, whole=bool(name) or completes)
     for each in (parser, *subparsers.values()):
         each.as_json = _is_json(own)
     for argument in (*arguments, *program):
@@ -173,8 +188,8 @@ def _parse(arguments: list[str], program: list[str]) -> argparse.Namespace:
     return args
 
 
-def _parsers(names: Iterable[str]) -> tuple[_Parser, dict[str, _Parser]]:
-    """Make the parser, and that of each command named; a command that is not named is not imported."""
+def _parsers(names: Iterable[str], *, whole: bool) -> tuple[_Parser, dict[str, _Parser]]:
+    """Make the parser, and that of each command named; ``whole`` adds the arguments of these, which imports them."""
     parser = _Parser(
         prog="xtts-export",
         description="Turn XTTS v2 checkpoints into inference models, measure them, choose and listen.",
@@ -191,17 +206,14 @@ def _parsers(names: Iterable[str]) -> tuple[_Parser, dict[str, _Parser]]:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     subparsers = {}
     for name in names:
-        module = importlib.import_module(f"xtts_export_callback.cli.{name}")
-        subparser = commands.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=HelpFormatter,
-            allow_abbrev=False,
+        subparser = subparsers[name] = commands.add_parser(
+            name, help=COMMANDS[name], formatter_class=HelpFormatter, allow_abbrev=False
         )
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run, trains=name in _TRAINING)
-        subparsers[name] = subparser
+        if whole:
+            module = importlib.import_module(f"xtts_export_callback.cli.{name}")
+            subparser.description = module.__doc__
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
     return parser, subparsers
 
 

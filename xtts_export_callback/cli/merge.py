@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from xtts_export_callback.merge.plan import Plan
     from xtts_export_callback.merge.recipe import Recipe
 
-HELP = "merge fine-tunes: weighted, by layer, with a base"
-
 _METHODS = ("linear", "slerp", "task_arithmetic", "ties", "interpolate", "model_stock")
 _RECIPE_SUFFIXES = {".yaml", ".yml"}
 _SETTINGS = ("method", "weights", "base", "scale", "density")

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from xtts_export_callback.inspection.removals import Removal
     from xtts_export_callback.inspection.run import RunReport
 
-HELP = "free disk space of a run: show what can go, ask, remove it"
 _DONE, _SOME_STAY = 0, 2
 _KEEP_LAST = 1
 

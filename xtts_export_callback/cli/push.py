@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.hub.push import Push
 
-HELP = "put an inference folder on the Hugging Face Hub"
 _DONE = 0
 
 

@@ -19,8 +19,6 @@ from xtts_export_callback.units import human_size
 if TYPE_CHECKING:
     import argparse
 
-HELP = "make a page of a run or an evaluation, to look at and listen to"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""

@@ -17,8 +17,6 @@ from xtts_export_callback.extras import require
 if TYPE_CHECKING:
     import argparse
 
-HELP = "run a training program as it is, with the export turned on"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line; `training.overrides.split_program` takes the program off before it is parsed."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from xtts_export_callback.evaluation.speak import Wav
 
-HELP = "have models say a text, one wav each"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-HELP = "fine-tune XTTS v2 with the export turned on"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from xtts_export_callback.verification.model import VerificationReport
     from xtts_export_callback.verification.run import RunVerification
 
-HELP = "tell whether a file, an inference folder or a run is whole and usable"
 _FINE, _FAULTS = 0, 1
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xtts_export_callback.checkpoint.reader import MODEL_NAMES, fingerprint, open_checkpoint
+from xtts_export_callback.checkpoint.fingerprint import fingerprint
+from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
 from xtts_export_callback.errors import IncompatibleError
 from xtts_export_callback.evaluation.results import Candidate
 from xtts_export_callback.inference_folder.provenance import read_provenance

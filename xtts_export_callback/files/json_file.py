@@ -14,7 +14,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
-from xtts_export_callback.files.mistaken_download import mistaken_download
 from xtts_export_callback.files.remote import RemotePath
 
 if TYPE_CHECKING:
@@ -86,6 +85,8 @@ def parse_json(content: bytes | str, where: str, *, strict: bool = False) -> Any
             else json.loads(content, parse_int=_integer)
         )
     except (ValueError, RecursionError) as error:
+        from xtts_export_callback.files.mistaken_download import mistaken_download
+
         mistaken = mistaken_download(content[:512] if isinstance(content, bytes) else content[:512].encode())
         if mistaken:
             msg = f"{where}: {mistaken}"

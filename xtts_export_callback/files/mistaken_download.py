@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-_PAGE = re.compile(rb"\s*(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|\?xml)", re.IGNORECASE | re.DOTALL)
+_PAGE = rb"(?is)\s*(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)*<(!doctype html|html|head|\?xml)"
 _POINTER = b"version https://git-lfs"  # github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-_SIZE = re.compile(rb"\nsize (\d{1,15})\n")
+_SIZE = rb"\nsize (\d{1,15})\n"
 
 
 def mistaken_download(head: bytes) -> str:
@@ -16,10 +16,10 @@ def mistaken_download(head: bytes) -> str:
         head: Its first few hundred bytes.
     """
     if head.startswith(_POINTER):
-        size = _SIZE.search(head)
+        size = re.search(_SIZE, head)
         of = f" of the file of {int(size[1]):,} bytes" if size else ""
         return f"is a Git LFS pointer{of}, not the file itself; fetch that with git lfs pull, or download it"
-    if _PAGE.match(head):
+    if re.match(_PAGE, head):
         return (
             "is a web page (HTML), not the file itself; use the page's download link (on huggingface.co the address "
             "has /resolve/ in place of /blob/)"

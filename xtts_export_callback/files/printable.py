@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 # Control characters (C0, C1), marks and overrides of the writing direction, line separators, lone surrogates.
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNFIT = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 def printable(text: object) -> str:
@@ -19,4 +19,7 @@ def printable(text: object) -> str:
         >>> printable("run\x1b[2J")
         'run\\x1b[2J'
     """
-    return _UNFIT.sub(lambda found: repr(found[0])[1:-1], str(text))
+    line = str(text)
+    if line.isprintable():  # nearly always; Python then has no pattern to compile as it starts
+        return line
+    return re.sub(_UNFIT, lambda found: repr(found[0])[1:-1], line)

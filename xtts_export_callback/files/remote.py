@@ -29,7 +29,7 @@ else:
 T = TypeVar("T")
 
 HTTP = ("http", "https")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*)(/[^?#]*)?(.*)", re.DOTALL)
+_URL = r"(?s)([A-Za-z][A-Za-z0-9+.-]+)://([^/]*)(/[^?#]*)?(.*)"
 _LOCAL = ("file", "local")
 _NO_LOGIN = ("abfs", "abfss")  # abfs://CONTAINER@ACCOUNT: what stands before the @ is part of the place
 _FILES = (".pth", ".pt", ".safetensors", ".json", ".yaml", ".yml", ".zip", ".wav")
@@ -58,7 +58,7 @@ def remote_path(url: str) -> Path:
     Raises:
         ConfigError: When it is not a URL.
     """
-    match = _URL.fullmatch(url)
+    match = re.fullmatch(_URL, url)
     if match is None:
         msg = f"{url.partition('://')[0]:.40}://...: is not a URL; name a path, or SCHEME://PLACE/FILE"
         raise ConfigError(msg)

@@ -116,6 +116,8 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
     name = path.stem if layout.is_archive else path.name
     described = {**provenance, **packing_of(layout, clip)}
     document = {"config": assets.config, **header, "export": described}
+    # An export waits for the disk, and a hash of all bytes takes no time; a mean or a merge would take an eighth more.
+    is_hashed = provenance["kind"] == "export"
     weights, texts = _contents(path, tensors, assets, format, layout)
     weights_by_name = {name: tensor for name, tensor in tensors.items() if not is_scale(name, tensors)}
     check_loadable(weights_by_name, assets.config, origin)
@@ -132,7 +134,7 @@ def write_inference_folder(  # noqa: PLR0913 - one place knows everything that g
         later = {*weights, SPEAKERS} if clip is not None and layout.lists_voices else set(weights)
         _check_complete(temporary, layout, name, notes, later)
         files = {
-            file: write_weights(temporary / file, part, document, mode=mode, progress=progress)
+            file: write_weights(temporary / file, part, document, hashed=is_hashed, mode=mode, progress=progress)
             for file, part in weights.items()
         }
         if clip is not None:

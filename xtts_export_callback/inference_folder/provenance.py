@@ -37,6 +37,13 @@ def read_provenance(output: Path) -> dict[str, Any] | None:
     return value if "sources" in value and "kind" in value else None
 
 
+def described_file(folder: Path, name: str) -> dict[str, Any]:
+    """Return what ``export.json`` says of a file in its folder; empty where it says nothing."""
+    files = (read_provenance(folder) or {}).get("files")
+    described = files.get(name) if isinstance(files, dict) else None
+    return described if isinstance(described, dict) else {}
+
+
 def _read_archived(archive: Path) -> dict[str, Any]:
     """Return the ``export.json`` in a ZIP, empty where there is none."""
     import zlib

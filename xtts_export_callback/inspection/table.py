@@ -15,7 +15,6 @@ from rich.text import Text
 from xtts_export_callback.files.printable import printable
 from xtts_export_callback.inspection.checkpoint import KINDS, CheckpointReport
 from xtts_export_callback.inspection.columns import filled, fitting, shortened
-from xtts_export_callback.inspection.tree import Node, fold
 from xtts_export_callback.units import human_size
 from xtts_export_callback.xtts.components import BY_KEY
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from xtts_export_callback.inspection.run import RunReport, SavedReport
+    from xtts_export_callback.inspection.tree import Node
     from xtts_export_callback.xtts.architecture import Architecture
 
 # Widths of the terminal: full tables from the first on, purposes from the second.
@@ -71,6 +71,8 @@ def show_checkpoint(report: CheckpointReport, *, with_tensors: bool = False, con
     for label, text in _facts(report):
         _print_line(console, f"{label:<{_LABEL_WIDTH}}{text}")
     if with_tensors:
+        from xtts_export_callback.inspection.tree import fold
+
         console.print()
         print_table(console, _tensor_table(fold(report.tensors), console.width))
 

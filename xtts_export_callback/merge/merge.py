@@ -9,7 +9,7 @@ from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.reader import fingerprint
+from xtts_export_callback.checkpoint.fingerprint import fingerprint
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.export.export import check_choice
 from xtts_export_callback.export.precision import TYPES, storage_options, store

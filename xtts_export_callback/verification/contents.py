@@ -9,6 +9,7 @@ from xtts_export_callback.checkpoint.reader import Checkpoint
 from xtts_export_callback.checkpoint.zip_reader import read_directory
 from xtts_export_callback.errors import CheckpointError
 from xtts_export_callback.files.crc32 import crc32
+from xtts_export_callback.files.digest import new_digest
 from xtts_export_callback.files.threads import thread_pool
 from xtts_export_callback.tensors.tensor import BLOCK, FileStorage, Storage, Tensor
 from xtts_export_callback.verification.faults import Fault
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from xtts_export_callback.checkpoint.fingerprint import Digests
     from xtts_export_callback.tensors.dtypes import DType
 
 # Bits of the exponent; a float whose exponent bits are all set is NaN or infinite, whatever else it holds.
@@ -47,12 +49,15 @@ class _Job:
         return f"{shown} and {len(self.tensors) - 2} more" if len(self.tensors) > 2 else shown
 
 
-def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | None = None) -> list[Fault]:
+def content_faults(
+    checkpoint: Checkpoint, progress: Callable[[int], None] | None = None, digests: Digests | None = None
+) -> list[Fault]:
     """Read every record of a file and check what was read.
 
     Args:
         checkpoint: An open checkpoint.
         progress: Called with the number of bytes read since the last call, from any thread.
+        digests: Filled with the BLAKE3 of each storage, for `content_digest`.
 
     Returns:
         Records that do not match their checksum, and tensors with NaN or infinity, in file order.
@@ -66,7 +71,7 @@ def content_faults(checkpoint: Checkpoint, progress: Callable[[int], None] | Non
         job.tensors.append(tensor)
 
     def work(job: _Job) -> list[Fault]:
-        return _job_faults(job, progress)
+        return _job_faults(job, progress, digests)
 
     with thread_pool() as pool:
         found = [fault for faults in pool.map(work, jobs.values()) for fault in faults]
@@ -96,18 +101,21 @@ def _place(path: tuple[str | int, ...]) -> str:
     return "".join(parts).removeprefix(".")
 
 
-def _job_faults(job: _Job, progress: Callable[[int], None] | None) -> list[Fault]:
+def _job_faults(job: _Job, progress: Callable[[int], None] | None, digests: Digests | None) -> list[Fault]:
     import numpy as np
 
     dtype = next((tensor.dtype for tensor in job.tensors if tensor.dtype.name in _EXPONENT), None)
     fill = job.storage.reader()
     buffer = np.empty(min(BLOCK, job.storage.nbytes), np.uint8)
+    digest = new_digest() if digests is not None and job.storage.nbytes else None
     bad = 0
     first = -1
     try:
         for start in range(0, job.storage.nbytes, BLOCK):
             part = buffer[: min(BLOCK, job.storage.nbytes - start)]
             fill(memoryview(part.data))
+            if digest is not None:
+                digest.update(memoryview(part.data))
             if dtype is not None:
                 found = _nonfinite(part, dtype)
                 if found.size and first < 0:
@@ -118,6 +126,8 @@ def _job_faults(job: _Job, progress: Callable[[int], None] | None) -> list[Fault
     except CheckpointError as error:
         path = f"{job.storage.file.path}: " if isinstance(job.storage, FileStorage) else ""
         return [Fault("checksums", f"{job.label}: {str(error).removeprefix(path)}")]
+    if digests is not None and digest is not None and isinstance(job.storage, FileStorage):
+        digests[job.storage.offset] = digest.digest()
     if not bad:
         return []
     what = "value is" if bad == 1 else "values are"

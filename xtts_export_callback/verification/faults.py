@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from xtts_export_callback.checkpoint.fingerprint import Digests
     from xtts_export_callback.checkpoint.reader import Checkpoint
     from xtts_export_callback.tensors.tensor import Tensor
 
@@ -22,8 +23,7 @@ CHECKS = {
     "config": "config.json can be read",
     "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
     "companions": "speakers_xtts.pth, mel_stats.pth and dvae.pth hold voices, mel statistics and a DVAE",
-    "provenance": "the folder's files match their description in export.json; its checksums of the weights find "
-    "damage, not forgery",
+    "provenance": "the folder's files match their SHA-256 in export.json, the weights their BLAKE3",
     "layout": "with --layout: the program finds every file that it needs",
     "resume": "the next resume picks files that can be resumed from",
 }
@@ -52,6 +52,7 @@ class Subject:
         tensors: Its tensors by bare names.
         load: Whether to load the file with torch too.
         progress: Called with the number of bytes read since the last call, from any thread.
+        digests: BLAKE3 of the storages, once they are read, where `export.json` holds one to compare with.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Subject:
     tensors: dict[str, Tensor]
     load: bool = False
     progress: Callable[[int], None] | None = None
+    digests: Digests = field(default_factory=dict)
 
 
 Findings: TypeAlias = "Iterator[Fault | str]"

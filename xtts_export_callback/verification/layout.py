@@ -12,8 +12,10 @@ from xtts_export_callback.files.json_file import read_json_object, read_small_fi
 from xtts_export_callback.inference_folder.auralis import described_args, split_weights
 from xtts_export_callback.inference_folder.layouts import CORE_WEIGHTS, GPT_WEIGHTS, Layout, remedy
 from xtts_export_callback.inference_folder.ownership import folder_bytes
+from xtts_export_callback.inference_folder.provenance import described_file
 from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.faults import Fault, fault_for_each
+from xtts_export_callback.verification.folder import weights_faults
 from xtts_export_callback.verification.model import VerificationReport, verify_checkpoint
 from xtts_export_callback.xtts.expected_shapes import expected_tensors
 from xtts_export_callback.xtts.vocab import read_vocabulary
@@ -115,7 +117,10 @@ def _faults_of_weights(
     try:
         with open_checkpoint(folder / name) as weights:
             found = {key: tensor.shape for key, tensor in weights.tensors.items()}
-            yield from content_faults(weights, progress)
+            described, digests = described_file(folder, name), dict[int, bytes]()
+            yield from content_faults(weights, progress, digests)
+            if described:
+                yield from (Fault("provenance", each) for each in weights_faults(weights, name, described, digests))
     except CheckpointError as error:
         yield Fault("layout", str(error))
         return

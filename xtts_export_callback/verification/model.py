@@ -12,6 +12,7 @@ from xtts_export_callback.checkpoint.reader import MODEL_NAMES, open_checkpoint
 from xtts_export_callback.errors import CheckpointError, ConfigError
 from xtts_export_callback.files.paths import as_path, is_there
 from xtts_export_callback.files.remote import RemotePath
+from xtts_export_callback.inference_folder.provenance import described_file
 from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.faults import Fault, Findings, Subject, fault_for_each
 from xtts_export_callback.verification.folder import companion_faults, folder_faults, vocabulary_check
@@ -136,7 +137,8 @@ def _directory(subject: Subject) -> Findings:
 def _contents(subject: Subject) -> Findings:
     if not subject.checkpoint.has_checksums:
         yield "the file holds no checksums: damage that leaves its numbers finite cannot be found"
-    yield from content_faults(subject.checkpoint, subject.progress)
+    is_described = "blake3" in described_file(subject.checkpoint.path.parent, subject.checkpoint.path.name)
+    yield from content_faults(subject.checkpoint, subject.progress, subject.digests if is_described else None)
 
 
 def _tensors(subject: Subject) -> Findings:
@@ -172,7 +174,7 @@ def _tensors(subject: Subject) -> Findings:
 
 def _folder(subject: Subject) -> Findings:
     if subject.checkpoint.path.name in MODEL_NAMES:
-        yield from folder_faults(subject.checkpoint)
+        yield from folder_faults(subject.checkpoint, subject.digests)
         yield from companion_faults(subject.checkpoint.path.parent, ALLOWED)
 
 

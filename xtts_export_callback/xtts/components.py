@@ -5,9 +5,10 @@ Module names from ``TTS.tts.models.xtts.Xtts`` and ``TTS.tts.layers.xtts.trainer
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
-from xtts_export_callback.xtts.state_dict import dropped_component
+from xtts_export_callback.xtts.state_dict import NAMES, dropped_component
 
 
 class Component(NamedTuple):
@@ -59,6 +60,7 @@ _DROPPED = {
 }
 
 
+@lru_cache(NAMES)
 def component_of(name: str) -> str:
     """Return the component of a tensor of the model.
 

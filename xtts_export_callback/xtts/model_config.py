@@ -71,7 +71,7 @@ AUDIO_NUMBERS = frozenset({"sample_rate", "output_sample_rate", "dvae_sample_rat
 ARGS_PATHS = frozenset({"tokenizer_file", "gpt_checkpoint", "clvp_checkpoint", "decoder_checkpoint"})
 """Paths among the fields of ``XttsArgs``; an inference folder has them empty."""
 
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,2}")  # en, zh-cn, pt_BR, hi-Latn-IN
+_LANGUAGE = r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,2}"  # en, zh-cn, pt_BR, hi-Latn-IN
 _LARGEST = 1 << 63
 
 
@@ -148,7 +148,7 @@ def clean_config(config: dict[str, Any], text_tokens: int) -> dict[str, Any]:
     cleaned: dict[str, Any] = {"model": "xtts", **_numbers(config, CONFIG_NUMBERS)}
     languages = config.get("languages")
     if isinstance(languages, list):
-        cleaned["languages"] = [code for code in languages if isinstance(code, str) and _LANGUAGE.fullmatch(code)]
+        cleaned["languages"] = [code for code in languages if isinstance(code, str) and re.fullmatch(_LANGUAGE, code)]
     if "audio" in config:
         cleaned["audio"] = _numbers(_section(config, "audio"), AUDIO_NUMBERS)
     args = model_args(config)

@@ -41,19 +41,22 @@ _LEFTOVER = re.compile(r"(optim\w*|\w*scheduler|scaler|criterion|\w*disc(riminat
 
 _REFUSED = (
     (
-        re.compile(r"(lora|dora|ia3|hada|lokr|oft|vera)_\w+|base_layer|modules_to_save|base_model"),
+        r"(lora|dora|ia3|hada|lokr|oft|vera)_\w+|base_layer|modules_to_save|base_model",
         "part of an adapter (LoRA), and the model alone has another voice; merge the adapter into the model first",
     ),
     (
-        re.compile(r"(\w*_)?(ema|swa|shadow\w*|averaged_model|n_averaged)(_\w*)?"),
+        r"(\w*_)?(ema|swa|shadow\w*|averaged_model|n_averaged)(_\w*)?",
         "part of a second set of weights (EMA), which has another voice; save a checkpoint of the set you want",
     ),
     (
-        re.compile(r"_fsdp_wrapped_module|_forward_module|_flat_param|ds_\w+|deepspeed\w*"),
+        r"_fsdp_wrapped_module|_forward_module|_flat_param|ds_\w+|deepspeed\w*",
         "a part of a model that DeepSpeed or FSDP has split; gather it first (zero_to_fp32.py)",
     ),
 )
 """Components of names that no XTTS has: its other tensors are then not the whole voice, for the reason given."""
+
+NAMES = 4096
+"""Names to remember: those of two training checkpoints, which every command asks for several times."""
 
 _MODULES = ("gpt", "hifigan_decoder", "mel_stats")
 """First name components of ``TTS.tts.models.xtts.Xtts``."""
@@ -76,6 +79,7 @@ class InferenceModel(NamedTuple):
     prefix: str
 
 
+@lru_cache(NAMES)
 def bare_name(name: str) -> str:
     """Return a tensor's name without wrappers and the Trainer's prefix, as in today's modules.
 
@@ -173,7 +177,7 @@ def inference_model(checkpoint: Checkpoint) -> InferenceModel:
 
 @lru_cache(maxsize=1024)  # a thousand names are made of a hundred components
 def _reason_against(component: str) -> str | None:
-    return next((reason for pattern, reason in _REFUSED if pattern.fullmatch(component)), None)
+    return next((reason for pattern, reason in _REFUSED if re.fullmatch(pattern, component)), None)
 
 
 def dvae_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
