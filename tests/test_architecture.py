@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 HOUSE = {
     "": "errors units process quiet extras suggestions",
     "files": (
-        "random_access clone atomic crc32 digest threads processes disk json_file paths printable mistaken_download "
-        "compressed remote remote_file remote_output"
+        "random_access part clone atomic crc32 digest threads processes disk json_file paths printable "
+        "mistaken_download compressed remote remote_file remote_output"
     ),
     "tensors": "tensor dtypes computed cast weighted_sum shared_storage quantize sparse",
     "checkpoint": (
@@ -37,7 +37,7 @@ HOUSE = {
     "merge.methods": "registry settings slerp ties weighted_sums model_stock",
     "inspection": "checkpoint run tree table removals columns",
     "comparison": "models trajectory distance metadata summary table plot figure",
-    "verification": "model run contents folder layout zip_directory faults weights_only prune",
+    "verification": "archive model run contents folder layout zip_directory faults weights_only prune",
     "evaluation": (
         "candidates choose evaluate intervals loss plots prepare results soup sweep table trainer_config "
         "evaluate_recordings faults kept_files measures recogniser recordings sentences sound speak speaking "

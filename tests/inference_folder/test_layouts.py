@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.benchmarks.files import vocabulary
 from tests.models.command_line import complaint
+from tests.models.damage import forge
 from tests.models.programs import ACCEPTS
 from tests.models.small_xtts import small_state, write_small
 from xtts_export_callback import average_checkpoints, export_checkpoint
@@ -211,6 +212,62 @@ def test_verify_names_each_file_that_is_missing(
         assert main(["verify", "--layout", layout, str(damaged)]) == 1
         assert f"layout: {file} is missing, which {LAYOUTS[layout].program} needs" in capsys.readouterr().out
         shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
+
+
+@pytest.fixture
+def archive(run: Path, clip: Path, tmp_path: Path) -> Path:
+    """A ZIP for ebook2audiobook."""
+    return export_checkpoint(run / "checkpoint_1.pth", tmp_path / "a.zip", layout="ebook2audiobook", voice=clip).path
+
+
+def faults_of(archive: Path) -> list[str]:
+    return [fault.message for fault in verify_layout(archive, LAYOUTS["ebook2audiobook"]).faults]
+
+
+def exchange(archive: Path, name: str, content: bytes) -> None:
+    """Put other bytes of the same length in place of a file in a ZIP, and correct its checksum."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(archive.with_name("other.zip"), "w") as new:
+        for entry in old.namelist():
+            new.writestr(entry, content if entry == name else old.read(entry))
+    archive.with_name("other.zip").replace(archive)
+
+
+def test_an_archive_as_written_is_fine(archive: Path) -> None:
+    assert faults_of(archive) == []
+
+
+def test_other_weights_with_the_same_checksums_are_found_in_an_archive(archive: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        content = opened.read("model.pth")
+    (tmp_path / "model.pth").write_bytes(content)
+    forge(tmp_path / "model.pth", "gpt.text_head.weight")
+    archive.write_bytes(archive.read_bytes().replace(content, (tmp_path / "model.pth").read_bytes()))
+    (fault,) = faults_of(archive)
+    assert "its BLAKE3 differs although all checksums match" in fault
+
+
+def test_another_vocabulary_is_found_in_an_archive(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        content = opened.read("vocab.json")
+    exchange(archive, "vocab.json", content.replace(b"a", b"e"))
+    assert faults_of(archive) == ["vocab.json is not the file that export.json describes: its SHA-256 differs"]
+
+
+def test_damaged_weights_are_found_in_an_archive_whose_own_checksums_are_right(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        content = bytearray(opened.read("model.pth"))
+    content[len(content) // 2] ^= 1
+    exchange(archive, "model.pth", bytes(content))
+    assert [fault for fault in faults_of(archive) if "checksum" in fault]
+
+
+def test_an_encrypted_archive_is_one_fault(archive: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.rindex(magic) + place] |= 1  # the bit in the flags of the header and of the directory
+    archive.write_bytes(content)
+    (fault,) = faults_of(archive)
+    assert fault.startswith("cannot be read as a ZIP")
 
 
 def test_an_empty_recording_is_missed_in_an_archive(run: Path, clip: Path, tmp_path: Path) -> None:

@@ -188,6 +188,14 @@ def test_a_run_stands_for_its_last_checkpoints_and_too_few_are_listed(tmp_path: 
     assert "steps: 5, 20, 100" in said
 
 
+def test_each_run_may_stand_for_its_last_checkpoint_alone(tmp_path: Path) -> None:
+    for name in ("anna/checkpoint_1.pth", "anna/checkpoint_2.pth", "bert/checkpoint_7.pth"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    models = load_recipe(write(tmp_path, "models: [{run: anna, last: 1}, {run: bert, last: 1}]")).models
+    assert [Path(model.path).name for model in models] == ["checkpoint_2.pth", "checkpoint_7.pth"]
+
+
 def test_models_on_the_command_line_get_names_of_their_own() -> None:
     paths = [Path("x/model.pth"), Path("y/checkpoint_1.pth"), Path("z/checkpoint_1.pth"), Path("base")]
     assert [source.name for source in model_sources(paths)] == ["x", "checkpoint_1", "checkpoint_1_2", "base_2"]

@@ -6,12 +6,15 @@ import io
 import zipfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import save as save_safetensors
 
 from tests.models.generated import SAVES_WITHOUT_CHECKSUMS, StateDict, no_checksums, zip_of
+from xtts_export_callback.checkpoint import open_checkpoint
+from xtts_export_callback.tensors.tensor import FileStorage
 
 MODEL: StateDict = {
     "xtts.gpt.weight": torch.arange(24.0).reshape(4, 6),
@@ -101,6 +104,17 @@ Damage: TypeAlias = Callable[[bytearray, int, int], None]
 
 DAMAGES: list[Damage] = [flip, flip, overwrite, fill_with_ones, fill_with_zeros, delete, repeat, move, truncate]
 """Each takes the bytes, a position in them and any number, and changes the bytes in place."""
+
+
+def forge(path: Path, name: str) -> None:
+    """Put other weights of the same checksum in place of a tensor of a file."""
+    with open_checkpoint(path) as checkpoint:
+        storage = checkpoint.stored[name].storage
+        assert isinstance(storage, FileStorage)
+        start, stop = storage.offset, storage.offset + storage.nbytes
+    content = bytearray(path.read_bytes())
+    content[start:stop] = forged(bytes(content[start:stop]))
+    path.write_bytes(content)
 
 
 def forged(content: bytes) -> bytes:

@@ -15,16 +15,14 @@ import pytest
 import torch
 
 from tests.benchmarks.files import LAYOUT, TRAINER_CONFIG
-from tests.models.damage import forged
+from tests.models.damage import forge
 from tests.models.small_decoder import LAYERS, TOKENS, WIDTH, real_decoder
 from tests.models.small_xtts import small_state, with_older_names, without_optimizer, write_small
 from xtts_export_callback import average_checkpoints, export_checkpoint
-from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.cli.main import main
 from xtts_export_callback.files.random_access import RandomFile
 from xtts_export_callback.inference_folder.layouts import layout_of
 from xtts_export_callback.run.resume import trainers_choice
-from xtts_export_callback.tensors.tensor import FileStorage
 from xtts_export_callback.verification.layout import verify_layout
 from xtts_export_callback.verification.model import verify_checkpoint
 from xtts_export_callback.verification.run import verify_run
@@ -399,17 +397,6 @@ def test_weights_exchanged_for_others_are_found(folder: Path, run: Path, tmp_pat
     export_checkpoint(run / "checkpoint_2000.pth", tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.pth", folder / "model.pth")
     assert set(checks(folder)) == {"provenance"}
-
-
-def forge(path: Path, name: str) -> None:
-    """Put other weights of the same checksum in place of a tensor."""
-    with open_checkpoint(path) as checkpoint:
-        storage = checkpoint.stored[name].storage
-        assert isinstance(storage, FileStorage)
-        offset, nbytes = storage.offset, storage.nbytes
-    content = bytearray(path.read_bytes())
-    content[offset : offset + nbytes] = forged(bytes(content[offset : offset + nbytes]))
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])

@@ -145,22 +145,25 @@ def open_checkpoint(
         >>> with open_checkpoint("run/checkpoint_1000.pth") as checkpoint:
         ...     print(len(checkpoint.tensors), checkpoint.document["step"])
     """
-    file_path = _weights_file(as_path(path))
-    file = _open_file(file_path)
-    try:
-        checkpoint = _open(file)
-    except (OSError, EOFError) as error:
-        file.close()
-        msg = f"{file_path}: cannot be read ({error}); download it again or use another checkpoint"
-        raise (DamagedError if isinstance(error, EOFError) else CheckpointError)(msg) from error
-    except BaseException:
-        file.close()
-        raise
+    checkpoint = open_file(_open_file(_weights_file(as_path(path))))
     if known_as is not None:
         checkpoint.path = known_as
     if keep is not None:
         checkpoint.document = {key: value for key, value in checkpoint.document.items() if key in keep}
     return checkpoint
+
+
+def open_file(file: ReadableFile) -> Checkpoint:
+    """Open a checkpoint in a file that is open already, and that is closed with it; see `open_checkpoint`."""
+    try:
+        return _open(file)
+    except (OSError, EOFError) as error:
+        file.close()
+        msg = f"{file.path}: cannot be read ({error}); download it again or use another checkpoint"
+        raise (DamagedError if isinstance(error, EOFError) else CheckpointError)(msg) from error
+    except BaseException:
+        file.close()
+        raise
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import platform
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.json_file import MOST_BYTES, parse_json, read_json_object
@@ -148,8 +148,13 @@ def _version(name: str) -> str | None:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        return sha256_in(file)
+
+
+def sha256_in(file: IO[bytes]) -> str:
+    """Return the SHA-256 of the bytes of an open file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
     return digest.hexdigest()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile, ZipFile
 
 from xtts_export_callback.checkpoint import open_checkpoint
 from xtts_export_callback.errors import CheckpointError, ConfigError
@@ -13,6 +11,7 @@ from xtts_export_callback.inference_folder.auralis import described_args, split_
 from xtts_export_callback.inference_folder.layouts import CORE_WEIGHTS, GPT_WEIGHTS, Layout, remedy
 from xtts_export_callback.inference_folder.ownership import folder_bytes
 from xtts_export_callback.inference_folder.provenance import described_file
+from xtts_export_callback.verification.archive import UNREADABLE, archive_faults, archived_sizes
 from xtts_export_callback.verification.contents import content_faults
 from xtts_export_callback.verification.faults import Fault, fault_for_each
 from xtts_export_callback.verification.folder import weights_faults
@@ -43,6 +42,8 @@ def verify_layout(
         CheckpointError: When permissions forbid reading the weights.
     """
     faults = list(_faults_of_files(path, layout))
+    if layout.is_archive and not faults:
+        faults += archive_faults(path, progress)
     if layout.is_archive or not path.is_dir():
         return VerificationReport(path, tuple(faults), nbytes=folder_bytes(path))
     if layout.is_plain and (path / "model.pth").is_file():
@@ -60,8 +61,8 @@ def _faults_of_files(path: Path, layout: Layout) -> Iterator[Fault]:
         yield Fault("layout", f"{layout.program} takes {what}, found {found}; write it with --layout {layout.name}")
         return
     try:
-        sizes = _archived(path) if layout.is_archive else _beside(path, layout)
-    except (BadZipFile, OSError) as error:
+        sizes = archived_sizes(path) if layout.is_archive else _beside(path, layout)
+    except UNREADABLE as error:
         yield Fault("layout", f"cannot be read as a ZIP ({error}); write it anew with --layout {layout.name}")
         return
     name = path.stem if layout.is_archive else path.name
@@ -76,17 +77,6 @@ def _beside(folder: Path, layout: Layout) -> dict[str, int]:
     """Return the sizes of those files of a layout that are there."""
     paths = {file: folder / file for file in layout.files}
     return {file: path.stat().st_size for file, path in paths.items() if path.is_file()}
-
-
-def _archived(archive: Path) -> dict[str, int]:
-    """Return the sizes of the files in a ZIP by their base names, and check their checksums."""
-    with ZipFile(archive) as opened:
-        damaged = opened.testzip()
-        if damaged is not None:
-            message = f"{damaged}: wrong checksum"
-            raise BadZipFile(message)
-        entries = [entry for entry in opened.infolist() if not entry.is_dir()]
-    return {os.path.basename(entry.filename): entry.file_size for entry in entries}  # noqa: PTH119 - a name in a ZIP
 
 
 def _faults_of_auralis(folder: Path, progress: Callable[[int], None] | None) -> Iterator[Fault]:
