@@ -113,7 +113,7 @@ def test_a_number_that_means_nothing_is_one_line(
 
 # Not the first three, which train, nor those words that `run` would start in place of the tests.
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(COMMANDS[3:]), st.lists(st.text(st.characters(), max_size=6), max_size=3))
+@given(st.sampled_from(list(COMMANDS)[3:]), st.lists(st.text(st.characters(), max_size=6), max_size=3))
 def test_any_words_after_a_command_are_one_line(command: str, words: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY / "tests" / "fuzz")
