@@ -1,7 +1,7 @@
 """BLAKE3, a hash that nobody can forge and that keeps up with a disk.
 
-The package ``blake3`` is the reference implementation (https://github.com/BLAKE3-team/BLAKE3-specs). SHA-256 takes five
-times the processor time: measured in `tests/benchmarks/bench_digest.py`.
+The package ``blake3`` is the reference implementation (https://github.com/BLAKE3-team/BLAKE3-specs). SHA-256 takes
+several times the processor time: `tests/benchmarks/bench_digest.py` measures both.
 """
 
 from __future__ import annotations
