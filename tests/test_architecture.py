@@ -37,7 +37,7 @@ HOUSE = {
     "merge.methods": "registry settings slerp ties weighted_sums model_stock",
     "inspection": "checkpoint run tree table removals columns",
     "comparison": "models trajectory distance metadata summary table plot figure",
-    "verification": "archive model run contents folder layout zip_directory faults weights_only prune",
+    "verification": "archive provenance model run contents folder layout zip_directory faults weights_only prune",
     "evaluation": (
         "candidates choose evaluate intervals loss plots prepare results soup sweep table trainer_config "
         "evaluate_recordings faults kept_files measures recogniser recordings sentences sound speak speaking "

@@ -243,7 +243,7 @@ def test_other_weights_with_the_same_checksums_are_found_in_an_archive(archive: 
     forge(tmp_path / "model.pth", "gpt.text_head.weight")
     archive.write_bytes(archive.read_bytes().replace(content, (tmp_path / "model.pth").read_bytes()))
     (fault,) = faults_of(archive)
-    assert "its BLAKE3 differs although all checksums match" in fault
+    assert "its BLAKE3 differs" in fault
 
 
 def test_another_vocabulary_is_found_in_an_archive(archive: Path) -> None:

@@ -405,7 +405,7 @@ def test_other_weights_with_the_same_checksums_are_found(run: Path, tmp_path: Pa
     forge(tmp_path / "out" / f"model.{kind}", "gpt.text_head.weight")
     (fault,) = verify_checkpoint(tmp_path / "out").faults
     assert fault.check == "provenance"
-    assert "its BLAKE3 differs although all checksums match" in fault.message
+    assert "its BLAKE3 differs" in fault.message
 
 
 def test_other_weights_in_a_folder_for_auralis_are_found(run: Path, tmp_path: Path) -> None:

@@ -130,10 +130,10 @@ class Unpickler:
                     operations[opcode](self)
                     position = self._position
         except KeyError as error:
-            msg = f"unknown opcode or memo entry {error} at byte {self._position}"
+            msg = f"unknown opcode or memo entry {error} at byte {max(position, self._position)}"
             raise UnpicklingError(msg) from error
         except (IndexError, ValueError, struct.error) as error:  # missing bytes or items, and what the methods refuse
-            msg = f"not understood at byte {self._position} ({error})"
+            msg = f"not understood at byte {max(position, self._position)} ({error})"
             raise UnpicklingError(msg) from error
         msg = f"more than {_MAX_OPERATIONS} operations, far beyond what any checkpoint needs"
         raise UnpicklingError(msg)

@@ -73,10 +73,10 @@ def not_ours(output: Path) -> list[str]:
 def described_files(provenance: dict[str, Any] | None) -> dict[str, Any]:
     """Return what an ``export.json`` says of each file, by its name; empty where it describes none."""
     described = (provenance or {}).get("files")
-    return {name: each for name, each in described.items() if _is_inside(name)} if isinstance(described, dict) else {}
+    return {name: each for name, each in described.items() if is_inside(name)} if isinstance(described, dict) else {}
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
     """Whether a name in ``export.json`` is that of a file in the folder or below it."""
     path = PurePosixPath(name)
     return "\0" not in name and not path.is_absolute() and ".." not in path.parts and path != PurePosixPath()

@@ -9,7 +9,7 @@ import os
 import platform
 from datetime import datetime, timezone
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from xtts_export_callback.errors import ConfigError
@@ -45,18 +45,30 @@ def described_file(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read_archived(archive: Path) -> dict[str, Any]:
-    """Return the ``export.json`` in a ZIP, empty where there is none."""
-    import zlib
-    from zipfile import BadZipFile, ZipFile
+    """Return the ``export.json`` in a ZIP, in whatever folder there, empty where there is none."""
+    from zipfile import ZipFile
 
     try:
         with ZipFile(archive) as opened:
-            entry = opened.getinfo(PROVENANCE_FILE)
-            content = opened.read(entry) if entry.file_size <= MOST_BYTES else b""
-    except (BadZipFile, KeyError, RuntimeError, NotImplementedError, zlib.error):  # damaged, encrypted, no such file
+            found = [entry for entry in opened.infolist() if PurePosixPath(entry.filename).name == PROVENANCE_FILE]
+            content = opened.read(found[0]) if found and found[0].file_size <= MOST_BYTES else b"{}"
+    except zip_errors():
         return {}
     value = parse_json(content, f"{PROVENANCE_FILE} in {archive}")
     return value if isinstance(value, dict) else {}
+
+
+def zip_errors() -> tuple[type[Exception], ...]:
+    """Return what Python's ``zipfile`` raises for a damaged, an encrypted or an unknown kind of archive."""
+    import zlib
+    from zipfile import BadZipFile
+
+    errors = (BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError, zlib.error)
+    try:
+        from lzma import LZMAError
+    except ImportError:
+        return errors
+    return *errors, LZMAError
 
 
 def training_state(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -19,7 +19,7 @@ CHECKS = {
     "checksums": "every record matches its checksum in the directory",
     "values": "no NaN, no infinity",
     "tensors": "names and shapes are those that the config asks for",
-    "weights_only": "torch.load(weights_only=True) would accept everything in it",
+    "weights_only": "torch.load(weights_only=True) accepts every name and opcode in it; with --load, it loads the file",
     "config": "config.json can be read",
     "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
     "companions": "speakers_xtts.pth, mel_stats.pth and dvae.pth hold voices, mel statistics and a DVAE",

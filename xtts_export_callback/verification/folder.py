@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtts_export_callback.checkpoint.fingerprint import content_digest
 from xtts_export_callback.checkpoint.reader import MODEL_NAMES
-from xtts_export_callback.errors import ConfigError, XttsExportError
-from xtts_export_callback.files.digest import new_digest
+from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.json_file import parse_json, read_small_file
 from xtts_export_callback.files.paths import is_there
-from xtts_export_callback.inference_folder.provenance import PROVENANCE_FILE, described_file, read_provenance, sha256_of
+from xtts_export_callback.inference_folder.provenance import read_provenance
 from xtts_export_callback.verification.faults import Fault, Findings, Subject
+from xtts_export_callback.verification.provenance import FolderFiles, Weights, provenance_findings
 from xtts_export_callback.xtts.assets import VOCAB_FILE, find_vocabulary
 from xtts_export_callback.xtts.companions import COMPANIONS, companion_fault
 from xtts_export_callback.xtts.model_config import CONFIG_FILE
@@ -22,7 +20,7 @@ from xtts_export_callback.xtts.vocab import read_vocabulary
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from xtts_export_callback.checkpoint.fingerprint import Digests
     from xtts_export_callback.checkpoint.reader import Checkpoint
@@ -70,16 +68,13 @@ def folder_faults(checkpoint: Checkpoint, digests: Digests) -> Findings:
         checkpoint: The weights in the folder.
         digests: BLAKE3 of their storages, if ``export.json`` holds one of the weights.
     """
-    config, faults = _read_config(checkpoint.path.with_name(CONFIG_FILE))
+    folder, name = checkpoint.path.parent, checkpoint.path.name
+    config, faults = _read_config(folder / CONFIG_FILE)
     yield from faults
-    provenance = read_provenance(checkpoint.path.parent)
+    provenance = read_provenance(folder)
     if provenance is not None:
-        yield from _provenance_faults(checkpoint, provenance, config, digests)
-        yield from digest_notes(described_file(checkpoint.path.parent, checkpoint.path.name), checkpoint.path.name)
-    elif is_there(checkpoint.path.with_name(PROVENANCE_FILE)):
-        yield Fault("provenance", f"{PROVENANCE_FILE} cannot be understood: damaged or edited")
-    elif isinstance(checkpoint.document.get("export"), dict):
-        yield Fault("provenance", f"{PROVENANCE_FILE} is missing")
+        yield from (Fault("provenance", message) for message in _config_differences(checkpoint, config))
+    yield from provenance_findings(FolderFiles(folder), provenance, {name: Weights(checkpoint, digests)})
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
@@ -102,25 +97,6 @@ def companion_faults(folder: Path, allowed: re.Pattern[str]) -> Findings:
             yield Fault("companions", message)
 
 
-def _provenance_faults(
-    checkpoint: Checkpoint, provenance: dict[str, Any], config: dict[str, Any] | None, digests: Digests
-) -> list[Fault]:
-    faults = [Fault("provenance", message) for message in _config_differences(checkpoint, config)]
-    files = provenance.get("files")
-    if not isinstance(files, dict):
-        return [*faults, Fault("provenance", f"{PROVENANCE_FILE}: does not describe the files in the folder")]
-    for name, described in files.items():
-        messages = _described_faults(checkpoint, str(name), described, digests)
-        faults += [Fault("provenance", message) for message in messages]
-    inside = checkpoint.document.get("export")
-    stated = {key: value for key, value in provenance.items() if key != "files"}
-    if isinstance(inside, dict) and stated != inside:
-        differing = sorted(key for key in {*stated, *inside} if stated.get(key) != inside.get(key))
-        message = f"{PROVENANCE_FILE} and {checkpoint.path.name} differ in {', '.join(differing)}"
-        faults.append(Fault("provenance", f"{message}: one of them was edited"))
-    return faults
-
-
 def _config_differences(checkpoint: Checkpoint, beside: dict[str, Any] | None) -> list[str]:
     inside = checkpoint.document.get("config")
     if beside is None:
@@ -136,51 +112,3 @@ def _as_json(config: dict[str, Any]) -> dict[str, str]:
     """Return each field as JSON text, in which every key is a string and NaN equals itself."""
     plain = json.loads(json.dumps(config, default=str))  # sorting keys of several types would fail
     return {key: json.dumps(value, sort_keys=True) for key, value in plain.items()}
-
-
-def _described_faults(checkpoint: Checkpoint, name: str, described: Any, digests: Digests) -> list[str]:
-    path = checkpoint.path.parent / name
-    if not isinstance(described, dict) or not name or "\0" in name or Path(name).name != name or name == "..":
-        return [f"{PROVENANCE_FILE}: {name!r} is not described as a file of this folder"]
-    if not path.is_file():
-        return [f"{name} is missing"]
-    size = path.stat().st_size
-    if described.get("bytes") != size:
-        return [f"{name} has {size} bytes, {PROVENANCE_FILE} says {described.get('bytes')}"]
-    if "fingerprint" in described:
-        if name == checkpoint.path.name:
-            return weights_faults(checkpoint, name, described, digests)
-        return [f"{PROVENANCE_FILE} gives the fingerprint of {name}, which is not the model of this folder"]
-    if described.get("sha256") != sha256_of(path):
-        return [f"{name} is not the file that {PROVENANCE_FILE} describes: its SHA-256 differs"]
-    return []
-
-
-def weights_faults(checkpoint: Checkpoint, name: str, described: dict[str, Any], digests: Digests) -> list[str]:
-    """Compare weights that were read with their description in ``export.json``.
-
-    Args:
-        checkpoint: The weights.
-        name: Their file, as the description calls it.
-        described: The description.
-        digests: BLAKE3 of their storages.
-    """
-    try:
-        is_same = checkpoint.has_fingerprint(described.get("fingerprint"))
-    except XttsExportError as error:
-        return [str(error)]
-    what = f"{name} does not hold the tensors that {PROVENANCE_FILE} describes"
-    if not is_same:
-        return [f"{what}: its fingerprint differs"]
-    found = content_digest(checkpoint.stored, digests)
-    if found is None or described.get("blake3", found) == found:
-        return []
-    return [f"{what}: its BLAKE3 differs although all checksums match: one of the two was forged; do not use them"]
-
-
-def digest_notes(described: dict[str, Any], name: str) -> Iterator[str]:
-    """Say when other weights with the same checksums would not be noticed."""
-    if "fingerprint" not in described or ("blake3" in described and new_digest() is not None):
-        return
-    why = "the package blake3 is not installed" if "blake3" in described else f"{PROVENANCE_FILE} holds no BLAKE3 of it"
-    yield f"{name} was compared with its checksums alone, which show damage but not forgery: {why}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from xtts_export_callback.checkpoint import open_checkpoint
@@ -10,18 +11,20 @@ from xtts_export_callback.files.json_file import read_json_object, read_small_fi
 from xtts_export_callback.inference_folder.auralis import described_args, split_weights
 from xtts_export_callback.inference_folder.layouts import CORE_WEIGHTS, GPT_WEIGHTS, Layout, remedy
 from xtts_export_callback.inference_folder.ownership import folder_bytes
-from xtts_export_callback.inference_folder.provenance import described_file
-from xtts_export_callback.verification.archive import UNREADABLE, archive_faults, archived_sizes
+from xtts_export_callback.inference_folder.provenance import read_provenance, zip_errors
+from xtts_export_callback.verification.archive import archive_findings, archived_sizes
 from xtts_export_callback.verification.contents import content_faults
-from xtts_export_callback.verification.faults import Fault, fault_for_each
-from xtts_export_callback.verification.folder import weights_faults
+from xtts_export_callback.verification.faults import Fault, Findings, fault_for_each
 from xtts_export_callback.verification.model import VerificationReport, verify_checkpoint
+from xtts_export_callback.verification.provenance import FolderFiles, Weights, provenance_findings
 from xtts_export_callback.xtts.expected_shapes import expected_tensors
 from xtts_export_callback.xtts.vocab import read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from xtts_export_callback.checkpoint.reader import Checkpoint
 
 
 def verify_layout(
@@ -42,16 +45,17 @@ def verify_layout(
         CheckpointError: When permissions forbid reading the weights.
     """
     faults = list(_faults_of_files(path, layout))
-    if layout.is_archive and not faults:
-        faults += archive_faults(path, progress)
-    if layout.is_archive or not path.is_dir():
-        return VerificationReport(path, tuple(faults), nbytes=folder_bytes(path))
-    if layout.is_plain and (path / "model.pth").is_file():
+    if layout.is_plain and not layout.is_archive and (path / "model.pth").is_file():
         report = verify_checkpoint(path, load=load, progress=progress)
         return VerificationReport(path, (*faults, *report.faults), report.notes, report.nbytes, report.tensors)
-    if not layout.is_plain and not faults:
-        faults += _faults_of_auralis(path, progress)
-    return VerificationReport(path, tuple(faults), nbytes=folder_bytes(path))
+    found: list[Fault | str] = []
+    if not faults and layout.is_archive:
+        found = list(archive_findings(path, layout, progress))
+    elif not faults and not layout.is_plain:
+        found = list(_auralis_findings(path, progress))
+    faults += [item for item in found if isinstance(item, Fault)]
+    notes = tuple(item for item in found if isinstance(item, str))
+    return VerificationReport(path, tuple(faults), notes, folder_bytes(path))
 
 
 def _faults_of_files(path: Path, layout: Layout) -> Iterator[Fault]:
@@ -62,7 +66,7 @@ def _faults_of_files(path: Path, layout: Layout) -> Iterator[Fault]:
         return
     try:
         sizes = archived_sizes(path) if layout.is_archive else _beside(path, layout)
-    except UNREADABLE as error:
+    except zip_errors() as error:
         yield Fault("layout", f"cannot be read as a ZIP ({error}); write it anew with --layout {layout.name}")
         return
     name = path.stem if layout.is_archive else path.name
@@ -79,8 +83,8 @@ def _beside(folder: Path, layout: Layout) -> dict[str, int]:
     return {file: path.stat().st_size for file, path in paths.items() if path.is_file()}
 
 
-def _faults_of_auralis(folder: Path, progress: Callable[[int], None] | None) -> Iterator[Fault]:
-    """Check both files of weights against the configs, as Auralis loads them strictly, and the tokenizer."""
+def _auralis_findings(folder: Path, progress: Callable[[int], None] | None) -> Findings:
+    """Check both files of weights against the configs, as Auralis loads them strictly, and all with ``export.json``."""
     try:
         config = read_json_object(folder / "gpt/config.json")
         core_config = read_json_object(folder / "core_xttsv2/config.json")
@@ -97,23 +101,23 @@ def _faults_of_auralis(folder: Path, progress: Callable[[int], None] | None) -> 
     except ValueError as error:
         yield Fault("layout", f"no XTTS can be built from gpt/config.json: {error}")
         return
-    for name, shapes in zip((GPT_WEIGHTS, CORE_WEIGHTS), expected, strict=True):
-        yield from _faults_of_weights(folder, name, shapes, progress)
+    weights: dict[str, Weights | None] = {}
+    with ExitStack() as stack:
+        for name, shapes in zip((GPT_WEIGHTS, CORE_WEIGHTS), expected, strict=True):
+            weights[name] = None
+            try:
+                checkpoint = stack.enter_context(open_checkpoint(folder / name))
+            except CheckpointError as error:
+                yield Fault("layout", str(error))
+                continue
+            one = weights[name] = Weights(checkpoint, {})
+            yield from content_faults(checkpoint, progress, one.digests)
+            yield from _differing_shapes(name, checkpoint, shapes)
+        yield from provenance_findings(FolderFiles(folder), read_provenance(folder), weights)
 
 
-def _faults_of_weights(
-    folder: Path, name: str, expected: dict[str, tuple[int, ...]], progress: Callable[[int], None] | None
-) -> Iterator[Fault]:
-    try:
-        with open_checkpoint(folder / name) as weights:
-            found = {key: tensor.shape for key, tensor in weights.tensors.items()}
-            described, digests = described_file(folder, name), dict[int, bytes]()
-            yield from content_faults(weights, progress, digests)
-            if described:
-                yield from (Fault("provenance", each) for each in weights_faults(weights, name, described, digests))
-    except CheckpointError as error:
-        yield Fault("layout", str(error))
-        return
+def _differing_shapes(name: str, checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> Iterator[Fault]:
+    found = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     wrong = [
         f"{name}: {key} is {list(found[key]) if key in found else 'missing'}, the config asks for {list(shape)}"
         for key, shape in expected.items()

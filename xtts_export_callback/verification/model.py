@@ -135,10 +135,11 @@ def _directory(subject: Subject) -> Findings:
 
 
 def _contents(subject: Subject) -> Findings:
-    if not subject.checkpoint.has_checksums:
+    described = described_file(subject.checkpoint.path.parent, subject.checkpoint.path.name)
+    if not subject.checkpoint.has_checksums and "fingerprint" not in described:
         yield "the file holds no checksums: damage that leaves its numbers finite cannot be found"
-    is_described = "blake3" in described_file(subject.checkpoint.path.parent, subject.checkpoint.path.name)
-    yield from content_faults(subject.checkpoint, subject.progress, subject.digests if is_described else None)
+    digests = subject.digests if "blake3" in described else None
+    yield from content_faults(subject.checkpoint, subject.progress, digests)
 
 
 def _tensors(subject: Subject) -> Findings:
@@ -173,7 +174,7 @@ def _tensors(subject: Subject) -> Findings:
 
 
 def _folder(subject: Subject) -> Findings:
-    if subject.checkpoint.path.name in MODEL_NAMES:
+    if subject.checkpoint.path.name in MODEL_NAMES or subject.path.is_dir():
         yield from folder_faults(subject.checkpoint, subject.digests)
         yield from companion_faults(subject.checkpoint.path.parent, ALLOWED)
 
