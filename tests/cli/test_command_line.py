@@ -131,6 +131,31 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     assert all(any(line.split()[:1] == [command] for line in lines) for command in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--verison"], " (did you mean --version?)"),
+        (["--print-completoin", "bash"], " (did you mean --print-completion?)"),
+        (["--vocab", "x", "export", "y"], "; write the command first"),
+        (["--", "inspect", "x"], "; write the command first"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_an_unknown_option_before_the_command_is_named(
+    capsys: pytest.CaptureFixture[str], words: list[str], meant: str
+) -> None:
+    assert outcome(capsys, words) == (
+        2,
+        [f"xtts-export: {words[0]}: no such option{meant}; see xtts-export --help"],
+    )
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect", "export", "prune", "average"])
+def test_an_empty_path_is_not_the_working_directory(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, lines = outcome(capsys, [command, ""])
+    assert (code, lines) == (2, ["xtts-export: an empty path; name a file or a folder (the one you are in is .)"])
+
+
 def test_an_option_is_not_taken_for_another_because_both_have_dashes(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(capsys, ["merge", "--recipe", "x.yaml"]) == (
         2,

@@ -261,6 +261,105 @@ def test_damaged_weights_are_found_in_an_archive_whose_own_checksums_are_right(a
     assert [fault for fault in faults_of(archive) if "checksum" in fault]
 
 
+def repack(archive: Path, *, method: int = zipfile.ZIP_STORED, folder: str = "") -> None:
+    """Write a ZIP anew as another program would."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(archive.with_name("other.zip"), "w", method) as new:
+        for entry in old.namelist():
+            new.writestr(f"{folder}{entry}", old.read(entry))
+    archive.with_name("other.zip").replace(archive)
+
+
+@pytest.mark.parametrize("folder", ["", "sub/"])
+def test_an_archive_that_another_program_wrote_anew_is_fine(archive: Path, folder: str) -> None:
+    repack(archive, folder=folder)
+    report = verify_layout(archive, LAYOUTS["ebook2audiobook"])
+    assert (report.faults, report.notes) == ((), ())
+
+
+def test_a_note_says_that_compressed_weights_were_not_read(archive: Path) -> None:
+    repack(archive, method=zipfile.ZIP_DEFLATED)
+    report = verify_layout(archive, LAYOUTS["ebook2audiobook"])
+    assert report.is_fine
+    assert [note.partition(",")[0] for note in report.notes] == ["model.pth is compressed"]
+
+
+def test_two_files_of_one_name_in_an_archive_are_a_fault(archive: Path) -> None:
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("more/ref.wav", b"other")
+    assert "holds 2 files called ref.wav, and ebook2audiobook takes any of them" in faults_of(archive)
+
+
+ODD_PROVENANCE: dict[str, bytes] = {
+    "cut": b'{"a',
+    "empty": b"",
+    "no text": b"\xff\xfe{",
+    "deep": b"[" * 100_000,
+    "a list": b"[]",
+    "no sources": b"{}",
+}
+
+
+@pytest.mark.parametrize("kind", ODD_PROVENANCE)
+def test_a_provenance_that_cannot_be_understood_is_a_fault_in_an_archive(archive: Path, kind: str) -> None:
+    exchange(archive, "export.json", ODD_PROVENANCE[kind])
+    assert faults_of(archive) == ["export.json cannot be understood: damaged or edited"]
+
+
+def test_a_provenance_that_is_missing_is_a_fault_in_an_archive(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(archive.with_name("other.zip"), "w") as new:
+        for entry in set(old.namelist()) - {"export.json"}:
+            new.writestr(entry, old.read(entry))
+    assert faults_of(archive.with_name("other.zip")) == ["export.json is missing"]
+
+
+def test_an_archive_with_a_name_that_is_no_text_is_one_fault(archive: Path, run: Path, clip: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    content[content.rindex(b"vocab.json")] = 0xFF
+    archive.write_bytes(content)
+    assert [fault.partition(" (")[0] for fault in faults_of(archive)] == ["cannot be read as a ZIP"]
+    with pytest.raises(OutputExistsError):
+        export_checkpoint(run / "checkpoint_1.pth", archive, layout="ebook2audiobook", voice=clip)
+
+
+def test_damage_that_the_compression_finds_is_one_fault(archive: Path) -> None:
+    repack(archive, method=zipfile.ZIP_LZMA)
+    content = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as opened:
+        entry = opened.getinfo("config.json")
+    content[entry.header_offset + 30 + len("config.json") + 4] = 0xFF  # the properties of LZMA
+    archive.write_bytes(content)
+    assert [fault.partition(" (")[0] for fault in faults_of(archive)] == ["cannot be read as a ZIP"]
+
+
+def test_a_mean_in_an_archive_or_for_auralis_has_the_note_on_checksums(run: Path, clip: Path, tmp_path: Path) -> None:
+    sources = [run / "checkpoint_1.pth", run / "checkpoint_2.pth"]
+    for layout, name in (("ebook2audiobook", "mean.zip"), ("auralis", "mean")):
+        average_checkpoints(sources, tmp_path / name, layout=layout, voice=clip)
+        report = verify_layout(tmp_path / name, LAYOUTS[layout])
+        assert report.is_fine
+        assert report.notes
+        assert all("was compared with its checksums alone" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("change", ["damaged", "missing", "a file edited", "not described"])
+def test_auralis_folders_are_compared_with_their_provenance(run: Path, tmp_path: Path, change: str) -> None:
+    folder = export_checkpoint(run / "checkpoint_1.pth", tmp_path / "mine", layout="auralis").path
+    provenance = folder / "export.json"
+    if change == "damaged":
+        provenance.write_bytes(b'{"a')
+    elif change == "missing":
+        provenance.unlink()
+    elif change == "a file edited":
+        (folder / "gpt" / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    else:
+        described = json.loads(provenance.read_bytes())
+        described["files"].clear()
+        provenance.write_text(json.dumps(described), encoding="utf-8")
+    faults = verify_layout(folder, LAYOUTS["auralis"]).faults
+    assert faults
+    assert {fault.check for fault in faults} == {"provenance"}
+
+
 def test_an_encrypted_archive_is_one_fault(archive: Path) -> None:
     content = bytearray(archive.read_bytes())
     for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):

@@ -173,9 +173,11 @@ def _parse(arguments: list[str], program: list[str]) -> argparse.Namespace:
         parser.exit(_BAD_INPUT)
     if not name and not own[0].startswith("-"):
         parser.error(f"{own[0]}: no such command{did_you_mean(own[0], COMMANDS)}")
+    first = own[0].partition("=")[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    if not name and not (first.strip("-") and any(option.startswith(first) for option in known)):
+        parser.error(f"{first}: no such option{did_you_mean(first, known) or '; write the command first'}")
     args, unknown = parser.parse_known_args(own)
-    if unknown and not name:
-        parser.error(f"{unknown[0]}: no such option; write the command first")
     if unknown:
         known = [option for action in subparsers[name]._actions for option in action.option_strings]
         subparsers[name].error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], known)}")

@@ -23,7 +23,7 @@ CHECKS = {
     "config": "config.json can be read",
     "vocabulary": "vocab.json has as many tokens as the text embedding has rows",
     "companions": "speakers_xtts.pth, mel_stats.pth and dvae.pth hold voices, mel statistics and a DVAE",
-    "provenance": "the folder's files match their SHA-256 in export.json, the weights their BLAKE3",
+    "provenance": "the folder's files match their SHA-256 in export.json, the weights their BLAKE3 or their checksums",
     "layout": "with --layout: the program finds every file that it needs",
     "resume": "the next resume picks files that can be resumed from",
 }
