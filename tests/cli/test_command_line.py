@@ -153,7 +153,8 @@ def test_an_unknown_option_before_the_command_is_named(
 @pytest.mark.parametrize("command", ["verify", "inspect", "export", "prune", "average"])
 def test_an_empty_path_is_not_the_working_directory(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, lines = outcome(capsys, [command, ""])
-    assert (code, lines) == (2, ["xtts-export: an empty path; name a file or a folder (the one you are in is .)"])
+    said = "xtts-export: an empty path; name a file or a folder (the one you are in is .); see xtts-export --help"
+    assert (code, lines) == (2, [said])
 
 
 def test_an_option_is_not_taken_for_another_because_both_have_dashes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,6 +177,8 @@ def _parse(arguments: list[str], program: list[str]) -> argparse.Namespace:
     known = [option for action in parser._actions for option in action.option_strings]
     if not name and not (first.strip("-") and any(option.startswith(first) for option in known)):
         parser.error(f"{first}: no such option{did_you_mean(first, known) or '; write the command first'}")
+    if own[1:2] == [""]:  # to Python it is the working directory
+        parser.error("an empty path; name a file or a folder (the one you are in is .)")
     args, unknown = parser.parse_known_args(own)
     if unknown:
         known = [option for action in subparsers[name]._actions for option in action.option_strings]

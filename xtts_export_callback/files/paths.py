@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from xtts_export_callback.errors import ConfigError
 from xtts_export_callback.files.remote import RemotePath, is_url, remote_path
 
 
@@ -21,13 +20,10 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     """Return a path of this machine, or one behind a URL (`files.remote`).
 
     Raises:
-        ConfigError: When something is neither; an empty text is nothing.
+        ConfigError: When something is neither.
     """
     if isinstance(path, RemotePath):
         return path
-    if not os.fspath(path):  # to Python it is the working directory
-        msg = "an empty path; name a file or a folder (the one you are in is .)"
-        raise ConfigError(msg)
     return remote_path(os.fspath(path)) if is_url(path) else Path(path)
 
 
